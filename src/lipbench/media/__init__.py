@@ -1,0 +1,1 @@
+"""Frames, samples, landmarks and tokens: what they are and how they are read and written."""

@@ -1,0 +1,116 @@
+"""When things are said: word times from corpus files, and frames a token."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from lipbench.media import text
+
+SILENCES: Final = frozenset({"sil", "sp"})
+"""Entries of GRID's alignment files that are no words: long and short silence."""
+
+GRID_UNITS: Final = 25_000
+"""GRID's time units a second: 1000 units are one frame at 25 frames a second."""
+
+
+class Word(NamedTuple):
+    """A word or a silence with its time in seconds from the start of the clip."""
+
+    start: float
+    end: float
+    word: str
+
+
+def read_align(path: str | Path) -> list[Word]:
+    """Read a GRID `.align` file: a line `start end word` each, in units of 1/25000 s; any line ends.
+
+    Args:
+        path: The file.
+
+    Returns:
+        Every line in order, silences (`sil`, `sp`) included; words in lower case.
+
+    Raises: FileNotFoundError: There is no such file. ValueError: A line has another form, times run backwards, or
+        there is no spoken word; the message names the line.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"no alignment file: {path}")
+    words: list[Word] = []
+    for number, line in enumerate(path.read_text("utf-8", errors="replace").splitlines(), 1):
+        if not line.strip():
+            continue
+        fields = line.split()
+        try:
+            begin, stop, word = fields
+            start, end = float(begin) / GRID_UNITS, float(stop) / GRID_UNITS
+        except ValueError:
+            raise ValueError(f"{path.name}, line {number}: found {line.strip()!r}; expected start, end, word") from None
+        if not 0 <= start <= end < np.inf or (words and start < words[-1].end):
+            raise ValueError(f"{path.name}, line {number}: the times of {line.strip()!r} run backwards")
+        words.append(Word(start, end, word.lower()))
+    if not spoken(words):
+        raise ValueError(f"{path.name} holds no spoken word")
+    return words
+
+
+def spoken(words: Sequence[Word]) -> list[Word]:
+    """The entries that are words, without the silences."""
+    return [w for w in words if w.word not in SILENCES]
+
+
+def durations(words: Sequence[Word], symbols: Sequence[str], n_frames: int, fps: float) -> npt.NDArray[np.int64]:
+    """Frames that each token lasts.
+
+    A word's time is spread evenly over its letters (own choice; GRID has no letter times). A frame belongs to the
+    token in whose time its centre falls; so a letter of a short word may get 0 frames, and the sum is `n_frames` for
+    any number of frames. Whatever lies between two words (`sp`, or a gap) belongs to the `|` between them, what lies
+    before the first and after the last word to the outer two.
+
+    Args:
+        words: Word times from the start of the clip; silences may be among them.
+        symbols: `text.symbols` of the spoken words, L tokens.
+        n_frames: Frames of the clip.
+        fps: Frames a second.
+
+    Returns:
+        (L,) frames >= 0, summing to `n_frames`.
+
+    Raises:
+        ValueError: `symbols` does not spell `words`.
+    """
+    said = spoken(words)
+    if list(symbols) != text.symbols([w.word for w in said]):
+        raise ValueError(
+            f"{' '.join(symbols)!r} does not spell {' '.join(w.word for w in said)!r} with | before, between and after"
+        )
+    ends: list[float] = []  # of every token but the last, seconds
+    for word in said:
+        ends.append(word.start)  # of the silence before the word
+        ends += np.linspace(word.start, word.end, len(word.word) + 1)[1:].tolist()
+    edges = np.searchsorted(_centres(n_frames, fps), np.array(ends) - _EPSILON)
+    return np.diff(edges, prepend=0, append=n_frames).astype(np.int64)
+
+
+def speech_frames(words: Sequence[Word], n_frames: int, fps: float) -> tuple[int, int]:
+    """First frame of speech and the frame after its last, by frame centres, as in `durations`.
+
+    Returns:
+        Two numbers in 0..n_frames; (0, n_frames) if no frame of the clip lies in a word.
+    """
+    said = spoken(words)
+    if not said:
+        return 0, n_frames
+    span = np.array([said[0].start, said[-1].end])
+    first, last = np.searchsorted(_centres(n_frames, fps), span - _EPSILON).tolist()
+    return (first, last) if first < last else (0, n_frames)
+
+
+_EPSILON: Final = 1e-6  # seconds: a frame centre on a word's edge belongs to what follows, whatever the rounding
+
+
+def _centres(n_frames: int, fps: float) -> npt.NDArray[np.float64]:
+    return np.asarray((np.arange(n_frames) + 0.5) / fps, np.float64)

@@ -1,0 +1,108 @@
+"""The contracts between the layers: what a batch holds, what a model asks for and what it returns.
+
+Imports torch and typing only, so that every layer can import it.
+"""
+
+from dataclasses import dataclass, field
+from typing import Literal, TypedDict
+
+from torch import Tensor
+
+Timing = Literal["given", "length", "free"]
+"""Who decides how long each token lasts: the truth, the truth's total length only, or the model."""
+
+
+@dataclass(frozen=True)
+class View:
+    """A named box of the canonical picture at a stated pixel size.
+
+    Args:
+        name: A key of `lipbench.media.geometry.BOXES`, such as "mouth" or "face".
+        height: Pixels.
+        width: Pixels.
+    """
+
+    name: str
+    height: int
+    width: int
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width) in pixels."""
+        return self.height, self.width
+
+    def __str__(self) -> str:
+        """Short form used in records and tables, such as "mouth 40x80"."""
+        return f"{self.name} {self.height}x{self.width}"
+
+
+@dataclass(frozen=True)
+class ClipSpec:
+    """What a model wants in its batches; the datamodule supplies exactly that.
+
+    Args:
+        frames: Batch key -> view. The key "video" is the main view, also used for `identity`.
+        window: Training frames a clip; None gives the whole clip. Validation, test and predict always give whole clips.
+        scattered: The `window` training frames are drawn at random over the clip (sorted) instead of in a row.
+        references: Identity frames R a clip: random ones in training, the first frame in scoring.
+        audio_rate: Samples a second of `audio`; None if the model does not hear.
+        keys: Further batch keys, out of `KEYS`.
+    """
+
+    frames: dict[str, View]
+    window: int | None = None
+    scattered: bool = False
+    references: int = 1
+    audio_rate: int | None = None
+    keys: frozenset[str] = field(default_factory=frozenset)
+
+    KEYS = frozenset({"identity", "audio", "tokens", "durations", "face", "landmarks", "foreign"})
+
+    def __post_init__(self) -> None:
+        """Refuse unknown keys early, where the model is defined."""
+        unknown = self.keys - self.KEYS
+        if unknown:
+            raise ValueError(f"ClipSpec.keys has {sorted(unknown)}; known keys are {sorted(self.KEYS)}")
+        if self.scattered and self.window is None:
+            raise ValueError("ClipSpec.scattered needs a window: how many frames are drawn from each clip")
+
+
+class ClipBatch(TypedDict, total=False):
+    """One batch; a plain dict, so that collating, pinning and moving to a device need no code of ours.
+
+    Shapes: B clips, T frames (zero-padded), L tokens (0 = padding), S samples, R references, H and W pixels.
+    Pictures are RGB.
+    """
+
+    index: Tensor  # (B,) int64, position in the split: the key that removes DDP duplicates
+    clip_id: list[str]  # "grid/s1/bbaf2n", stable across machines
+    speaker: list[str]
+    speaker_id: Tensor  # (B,) int64, position among the sorted speakers of the training split, -1 if not in it
+    video: Tensor  # (B, T, 3, H, W) float32 in [0, 1], the main view; further views under their own names
+    video_len: Tensor  # (B,) int64, valid frames of the window
+    frame: Tensor  # (B, T) int64, position in the clip of every frame of `video`; padded with 0
+    n_frames: Tensor  # (B,) int64, frames of the whole clip
+    fps: Tensor  # (B,) float32
+    identity: Tensor  # (B, R, 3, H, W) float32 in [0, 1]
+    audio: Tensor  # (B, S) float32 mono in [-1, 1], always the whole clip
+    audio_len: Tensor  # (B,) int64
+    tokens: Tensor  # (B, L) int64, 0 = padding
+    token_len: Tensor  # (B,) int64
+    durations: Tensor  # (B, L) int64 frames, summing to n_frames
+    text: list[str]
+    speech: Tensor  # (B, 2) int64, first frame of speech and the frame after its last; (0, n_frames) where unknown
+    face: Tensor  # (B, T, 3, 352, 320) uint8 canonical picture, in scoring only
+    landmarks: Tensor  # (B, T, 68, 2) float32 pixels of the canonical picture
+    foreign: "ClipBatch"  # the words and sound of ANOTHER clip of the same speaker, fitted to n_frames: control rows
+
+
+class Generated(TypedDict, total=False):
+    """What a model made."""
+
+    video: Tensor  # (B, N, 3, h, w) float in [0, 1], in the model's main view
+    video_len: Tensor  # (B,) int64
+    durations: Tensor  # (B, L) int64 frames the model gave to each token
+    attention: Tensor
+    text: list[str]
+    audio: Tensor
+    sample_rate: int
