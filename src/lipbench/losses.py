@@ -1,0 +1,124 @@
+"""Loss functions: pure, with shapes stated. They take what a model made first and the truth second."""
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def l1(prediction: Tensor, target: Tensor, lengths: Tensor | None = None) -> Tensor:
+    """Mean absolute error.
+
+    Args:
+        prediction: (B, T, ...).
+        target: Same shape.
+        lengths: (B,) valid steps T of each row; None counts all.
+
+    Returns:
+        Scalar, mean over valid steps.
+    """
+    error = (prediction.float() - target.float()).abs()
+    if lengths is None:
+        return error.mean()
+    per_step = error.flatten(2).mean(dim=2) if error.dim() > 2 else error  # (B, T)
+    valid = torch.arange(error.shape[1], device=error.device) < lengths[:, None]
+    return (per_step * valid).sum() / valid.sum()
+
+
+def _blur_matrix(length: int, window: int, sigma: float, like: Tensor) -> Tensor:
+    """(length, length - window + 1) matrix: multiplying from the right blurs an axis, valid positions only."""
+    offset = torch.arange(window, device=like.device, dtype=torch.float32) - (window - 1) / 2
+    kernel = torch.exp(-0.5 * (offset / sigma) ** 2)
+    kernel = kernel / kernel.sum()
+    column = torch.arange(length - window + 1, device=like.device)
+    matrix = like.new_zeros(length, len(column), dtype=torch.float32)
+    matrix[column[:, None] + torch.arange(window, device=like.device), column[:, None]] = kernel
+    return matrix
+
+
+def ssim(prediction: Tensor, target: Tensor, window: int = 11, sigma: float = 1.5) -> Tensor:
+    """Structural similarity with a Gaussian window (Wang et al. 2004), differentiable; window 11 as in ParaLip.
+
+    The blur is two products with a banded matrix: faster than a depthwise convolution on CPUs and equal to it. Always
+    computed in float32, since E[x^2] - E[x]^2 cancels in half precision.
+
+    Args:
+        prediction: (N, C, H, W), range of data 1.
+        target: Same shape. No gradient flows to it.
+        window: Side of the window, at most H and W.
+        sigma: Of the Gaussian, in pixels.
+
+    Returns:
+        (N,) mean over channels and over positions where the window lies inside the picture.
+
+    Raises:
+        ValueError: The pictures are smaller than the window.
+    """
+    height, width = prediction.shape[-2:]
+    if min(height, width) < window:
+        raise ValueError(f"SSIM with a window of {window} needs pictures that large, found {height}x{width}")
+    with torch.autocast(prediction.device.type, enabled=False):
+        x, y = prediction.float(), target.detach().float()
+        rows = _blur_matrix(height, window, sigma, x).T  # (H - 10, H)
+        columns = _blur_matrix(width, window, sigma, x)  # (W, W - 10)
+        maps = torch.stack([x, y, x * x + y * y, x * y])  # (4, N, C, H, W)
+        mean_x, mean_y, mean_squares, mean_product = rows @ (maps @ columns)  # each (N, C, H - 10, W - 10)
+        product, squares = mean_x * mean_y, mean_x**2 + mean_y**2
+        c1, c2 = 0.01**2, 0.03**2
+        score = (2 * product + c1) * (2 * (mean_product - product) + c2)
+        score = score / ((squares + c1) * (mean_squares - squares + c2))
+        similarity: Tensor = score.mean(dim=(1, 2, 3))
+        return similarity
+
+
+def duration_token(log_frames: Tensor, durations: Tensor, valid: Tensor) -> Tensor:
+    """Mean squared error of log(frames + 1) over tokens (ParaLip's published code).
+
+    Args:
+        log_frames: (B, L) predicted log(frames + 1).
+        durations: (B, L) int64 true frames.
+        valid: (B, L) bool, true on real tokens.
+
+    Returns:
+        Scalar.
+    """
+    error = (log_frames.float() - torch.log1p(durations.float())) ** 2
+    return (error * valid).sum() / valid.sum()
+
+
+def duration_sentence(log_frames: Tensor, durations: Tensor, valid: Tensor) -> Tensor:
+    """Mean squared error of log(total frames + 1) over sentences.
+
+    ParaLip names a sequence-level term and its form is lost; the logarithm, as in the token term, is an own choice.
+
+    Args:
+        log_frames: (B, L) predicted log(frames + 1).
+        durations: (B, L) int64 true frames.
+        valid: (B, L) bool, true on real tokens.
+
+    Returns:
+        Scalar.
+    """
+    # Tokens are not cut at 0 one by one: a token predicted below 0 frames keeps its gradient.
+    predicted = (torch.expm1(log_frames.float()) * valid).sum(dim=1).clamp(min=0)
+    true = (durations * valid).sum(dim=1).float()
+    return F.mse_loss(torch.log1p(predicted), torch.log1p(true))
+
+
+def lsgan_discriminator(real: Tensor, fake: Tensor) -> dict[str, Tensor]:
+    """Least-squares GAN, discriminator's side: real scores to 1, made ones to 0.
+
+    ParaLip's constant factors are lost; 1 is an own choice.
+
+    Args:
+        real: Scores of real samples, any shape.
+        fake: Scores of made samples, any shape.
+
+    Returns:
+        Scalars "real" and "fake", to be added.
+    """
+    return {"real": ((real.float() - 1) ** 2).mean(), "fake": (fake.float() ** 2).mean()}
+
+
+def lsgan_generator(fake: Tensor) -> Tensor:
+    """Least-squares GAN, generator's side: scores of made samples to 1. Any shape -> scalar."""
+    return ((fake.float() - 1) ** 2).mean()

@@ -1,0 +1,1 @@
+"""One system a file; the file name is the short name. Files that start with _ are shared."""

@@ -1,0 +1,404 @@
+"""What every model shares: optimisation, checkpoints, exact resuming, validation, test and predict. Written once."""
+
+import math
+import random
+import time
+import warnings
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar, Final, Literal, cast
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.strategies import DDPStrategy, ParallelStrategy, SingleDeviceStrategy
+from pytorch_lightning.trainer.states import TrainerFn
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+from lipbench import __version__, losses
+from lipbench.models._average import MovingAverage
+from lipbench.types import ClipBatch, ClipSpec, Generated, Timing
+
+Schedule = Literal["constant", "inverse_sqrt", "cosine"]
+SCHEMA: Final = 1
+"""Version of what lipbench adds to a checkpoint, under the key "lipbench"."""
+_TIMINGS: Final[tuple[Timing, ...]] = ("given", "length", "free")
+_UNKNOWN: Final[dict[Timing, frozenset[str]]] = {
+    "given": frozenset(),
+    "length": frozenset({"durations"}),
+    "free": frozenset({"durations", "n_frames"}),
+}
+
+
+class BenchModule(pl.LightningModule, ABC):
+    """Base of all models. A subclass names its optimisers and its losses; this class does the rest.
+
+    Optimisation is manual in Lightning's sense, and written here once: `optimise` does zero_grad, backward, the average
+    over processes, clipping, the check for values that are not finite, and the step. One batch is one `global_step`,
+    however many optimisers there are, so `max_steps`, checkpoints and logs count batches.
+
+    Gradients are averaged over processes here and not by DistributedDataParallel's hooks: a loss may then touch any
+    part of the model (a discriminator alone, a stage alone) under the plain strategy "ddp". BatchNorm statistics are
+    averaged with them.
+
+    Randomness: before each batch all generators are seeded from (seed of the run, number of the batch, process). A
+    resumed run thus draws the same numbers as an uninterrupted one, whatever validation or loaders drew in between.
+
+    Args:
+        clip_norm: Largest norm of the gradient of one optimiser; 0 does not clip.
+        schedule: Shape of the learning rate over batches, after `warmup`: "constant", "inverse_sqrt" (falls with
+            1/sqrt(batch / warmup)) or "cosine" (to 0 at the end of training, for small budgets).
+        warmup: Batches over which the rate rises linearly from 0.
+        ema_decay: Decay of the moving average of the weights that validation, test and generation use; 0 is off.
+        init_from: Checkpoint whose weights are the start of a fresh fit (a warm start from an earlier stage).
+    """
+
+    may_be_fresh: ClassVar[tuple[str, ...]] = ()
+    """Names of submodules that `init_from` need not hold."""
+
+    def __init__(
+        self,
+        *,
+        clip_norm: float = 0.0,
+        schedule: Schedule = "constant",
+        warmup: int = 0,
+        ema_decay: float = 0.0,
+        init_from: str | None = None,
+    ) -> None:
+        super().__init__()
+        if schedule == "inverse_sqrt" and warmup < 1:
+            raise ValueError("schedule inverse_sqrt needs warmup >= 1: it falls with 1/sqrt(batch / warmup)")
+        self.automatic_optimization = False
+        self.clip_norm, self.schedule, self.warmup = clip_norm, schedule, warmup
+        self.ema_decay, self.init_from = ema_decay, init_from
+        self.batches = 0
+        """Training batches seen so far, over all resumed runs."""
+        self.loss_weights: dict[str, float] = {}
+        """Name of a loss -> its weight in the sum; 1 where not named."""
+        self._seed: int | None = None
+        self._counted = False  # this batch already has its optimiser step that Lightning counts
+        self._total_batches = 0.0
+        self._batch_end: float | None = None
+        self._current: tuple[str, Mapping[str, Tensor]] = ("", {})
+
+    # What a subclass says
+
+    @property
+    @abstractmethod
+    def clip(self) -> ClipSpec:
+        """What the datamodule shall put into a batch."""
+
+    @abstractmethod
+    def make_optimisers(self) -> dict[str, Optimizer]:
+        """Name -> optimiser, each over its own parameters and at its peak learning rate."""
+
+    @abstractmethod
+    def train_batch(self, batch: Any) -> None:  # noqa: ANN401 - a ClipBatch, or a dict of them if there are several streams
+        """Compute losses and call `optimise` once for each optimiser."""
+
+    # Optimisation
+
+    def configure_optimizers(self) -> Any:  # noqa: ANN401 - Lightning's own union of shapes
+        """The optimisers, each with the schedule of the learning rate."""
+        optimisers = self.make_optimisers()
+        self._names = list(optimisers)
+        if self.schedule == "cosine":
+            self._total_batches = float(self.trainer.estimated_stepping_batches)
+            if not math.isfinite(self._total_batches):
+                raise ValueError(
+                    "schedule cosine must know when training ends; add --trainer.max_steps N or --trainer.max_epochs N"
+                )
+        return list(optimisers.values()), [LambdaLR(optimiser, self.rate) for optimiser in optimisers.values()]
+
+    def rate(self, batch: int) -> float:
+        """Factor of the learning rate, 0 to 1, at a number of batches already done."""
+        if batch < self.warmup:
+            return (batch + 1) / self.warmup
+        match self.schedule:
+            case "constant":
+                return 1.0
+            case "inverse_sqrt":
+                return math.sqrt(self.warmup / (batch + 1))
+            case "cosine":
+                done = (batch - self.warmup) / max(self._total_batches - self.warmup, 1)
+                return 0.5 * (1 + math.cos(math.pi * min(done, 1.0)))
+
+    def training_step(self, batch: Any, batch_idx: int) -> None:  # noqa: ANN401 - see train_batch
+        """One batch: seed, train, step the learning rate, count, log."""
+        start = time.perf_counter()
+        self._seed_batch()
+        self._counted = False
+        self.train_batch(batch)
+        schedulers = self.lr_schedulers()
+        for scheduler in schedulers if isinstance(schedulers, list) else [schedulers]:
+            cast("LambdaLR", scheduler).step()
+        self.batches += 1
+        self._log_throughput(start, _clips(batch))
+
+    def optimise(self, name: str, terms: Mapping[str, Tensor]) -> None:
+        """Take one step of the named optimiser down the weighted sum of losses.
+
+        Args:
+            name: A key of `make_optimisers`.
+            terms: Name of a loss -> scalar, unweighted; logged as `train/<name>`, weighted by `loss_weights`.
+
+        Raises:
+            RuntimeError: A loss or the gradient is not finite. The weights are still those of the last good step.
+        """
+        found = self.optimizers()
+        optimiser = (found if isinstance(found, list) else [found])[self._names.index(name)]
+        total = torch.stack([self.loss_weights.get(key, 1.0) * value.float() for key, value in terms.items()]).sum()
+        optimiser.zero_grad()
+        strategy = self.trainer.strategy
+        if isinstance(strategy, ParallelStrategy):
+            with strategy.block_backward_sync():
+                self.manual_backward(total)
+            total = self._average_over_processes(optimiser.optimizer, total.detach())
+        else:
+            self.manual_backward(total)
+        self._current = name, {**terms, "total": total}
+        if self._counted:  # past the wrapper that counts global_step, with the same precision plugin
+            strategy.optimizer_step(optimiser.optimizer, lambda: None)
+        else:
+            optimiser.step()
+            self._counted = True
+        # Not logged in the hook: when hooks alternate, Lightning forgets the earlier values of an epoch's first batch.
+        self.log(f"train/grad_norm_{name}", self._norm)
+        for key, value in terms.items():
+            self.log(f"train/{key}", value.detach(), prog_bar=len(terms) <= 3)
+
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        """Clip, and refuse values that are not finite; called just before the step, with gradients unscaled."""
+        name, terms = self._current
+        gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        norm = nn.utils.get_total_norm(gradients)
+        values = torch.stack([norm.float(), *(value.detach().float() for value in terms.values())])
+        # In half precision the loss scaler skips steps whose gradient overflows; that is no error.
+        scaled = getattr(self.trainer.precision_plugin, "scaler", None) is not None
+        finite = values.isfinite().tolist()  # the one wait for the device in a step
+        if not all(finite[1:]) or not (finite[0] or scaled):
+            raise RuntimeError(
+                self._not_finite(name, dict(zip(("the gradient", *terms), values.tolist(), strict=True)))
+            )
+        if self.clip_norm > 0:
+            factor = (self.clip_norm / (norm + 1e-6)).clamp(max=1.0)
+            torch._foreach_mul_(gradients, factor)
+        self._norm = norm
+
+    def _not_finite(self, name: str, values: dict[str, float]) -> str:
+        """The message for a step that would have destroyed the weights."""
+        bad = {key: value for key, value in values.items() if not math.isfinite(value)}
+        named = [key for key in bad if key not in ("the gradient", "total")]
+        what = " and ".join(f"the loss {key!r} is {bad[key]}" for key in named)
+        what = what or f"{' and '.join(bad)} is not finite (or a loss on another process)"
+        kept = getattr(self.trainer.checkpoint_callback, "last_model_path", "") or getattr(
+            self.trainer.checkpoint_callback, "best_model_path", ""
+        )
+        return (
+            f"training stopped at batch {self.batches} before the step of optimiser {name!r}: {what}. The weights were "
+            f"not changed; the last good checkpoint is {kept or 'not written yet'}. "
+            "Lower --model.lr, or set --model.clip_norm 1"
+        )
+
+    def _average_over_processes(self, optimiser: Optimizer, total: Tensor) -> Tensor:
+        """Average the gradients of one optimiser, all floating-point buffers and the total loss in one exchange.
+
+        A parameter without a gradient counts as zero if any other process has one, and stays without if none has.
+        """
+        parameters = [p for group in optimiser.param_groups for p in group["params"]]
+        buffers = [b for b in self.buffers() if b.is_floating_point()]
+        used = total.new_tensor([p.grad is not None for p in parameters], dtype=torch.float32)
+        parts = [p.grad if p.grad is not None else torch.zeros_like(p) for p in parameters]
+        flat = torch.cat([*(part.float().flatten() for part in (*parts, *buffers)), used, total.float().flatten()])
+        torch.distributed.all_reduce(flat)
+        flat /= self.trainer.world_size
+        sizes = [*(p.numel() for p in parameters), *(b.numel() for b in buffers), len(used), 1]
+        means = torch.split(flat, sizes)
+        anywhere = means[-2].tolist()
+        for parameter, mean, share in zip(parameters, means, anywhere, strict=False):
+            parameter.grad = mean.view_as(parameter).to(parameter.dtype) if share else None
+        for buffer, mean in zip(buffers, means[len(parameters) :], strict=False):
+            buffer.copy_(mean.view_as(buffer))
+        mean_total: Tensor = means[-1][0]
+        return mean_total
+
+    def _seed_batch(self) -> None:
+        """Seed torch, numpy and python for this batch."""
+        if self._seed is None:
+            self._seed = self.trainer.strategy.broadcast(torch.initial_seed())
+        state = np.random.SeedSequence([self._seed, self.batches, self.global_rank]).generate_state(3)
+        torch.manual_seed(int(state[0]))
+        np.random.seed(int(state[1]))  # noqa: NPY002 - the global generator, which other packages draw from
+        random.seed(int(state[2]))
+
+    def _log_throughput(self, start: float, clips: int) -> None:
+        """Log clips a second and the share of the time spent waiting for the loader."""
+        end = time.perf_counter()
+        if self._batch_end is not None:
+            self.log("throughput/clips_per_second", clips * self.trainer.world_size / (end - self._batch_end))
+            self.log("throughput/wait_share", (start - self._batch_end) / (end - self._batch_end))
+        self._batch_end = end
+
+    def on_validation_end(self) -> None:
+        """Validation is not waiting."""
+        self._batch_end = None
+
+    # Starting, saving and resuming
+
+    def configure_callbacks(self) -> list[pl.Callback]:
+        """The moving average of the weights, while fitting and if wanted."""
+        if self.ema_decay and self.trainer.state.fn == TrainerFn.FITTING:
+            return [MovingAverage(self.ema_decay)]
+        return []
+
+    def setup(self, stage: str) -> None:
+        """Check the trainer, and take over the weights of `init_from` in a fresh fit.
+
+        Raises:
+            ValueError: The strategy shards the model, checkpoints are asked for by time, or the weights do not fit.
+        """
+        if not isinstance(self.trainer.strategy, SingleDeviceStrategy | DDPStrategy):
+            raise ValueError(
+                "lipbench runs on one device or with --trainer.strategy ddp, "
+                f"found {type(self.trainer.strategy).__name__}"
+            )
+        if stage != "fit":
+            return
+        for callback in self.trainer.checkpoint_callbacks:
+            if getattr(callback, "_train_time_interval", None) is not None:
+                raise ValueError(
+                    "ModelCheckpoint's train_time_interval does nothing under manual optimisation (Lightning 2.6); "
+                    "set every_n_train_steps instead"
+                )
+        # Lightning warns that checkpoints hold the weights after the step, which is what they should hold.
+        warnings.filterwarnings("ignore", "Using ModelCheckpoint with manual optimization")
+        if self.init_from and not self.trainer.ckpt_path:
+            self._take_weights(Path(self.init_from))
+
+    def _take_weights(self, path: Path) -> None:
+        """Load what a checkpoint holds; everything outside `may_be_fresh` must be there with the right shape."""
+        if not path.is_file():
+            raise FileNotFoundError(
+                f"--model.init_from: no checkpoint at {path}; give the .ckpt file of the earlier stage"
+            )
+        stored = torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
+        own = self.state_dict()
+        fits = {key: stored[key] for key in own if key in stored and stored[key].shape == own[key].shape}
+        lacking = [key for key in own if key not in fits and not key.startswith(self.may_be_fresh or ("\0",))]
+        if lacking:
+            raise ValueError(
+                f"--model.init_from {path} does not fit this model: {len(lacking)} of {len(own)} tensors are absent or "
+                f"of another size, such as {lacking[:3]}; give the same sizes as in the earlier stage"
+            )
+        self.load_state_dict(fits, strict=False)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Write what identifies and resumes the run; plain values only, so that `weights_only` loading works."""
+        checkpoint["lipbench"] = {
+            "schema": SCHEMA,
+            "version": __version__,
+            "model": type(self).__module__.rpartition(".")[2],
+            "class": f"{type(self).__module__}.{type(self).__qualname__}",
+            "batches": self.batches,
+            "seed": self._seed,
+        }
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Read it back.
+
+        Raises:
+            ValueError: Not a lipbench checkpoint, a newer one, or another model's.
+        """
+        meta = checkpoint.get("lipbench")
+        if meta is None:
+            raise ValueError("this checkpoint was not written by lipbench: it has no entry 'lipbench'")
+        if meta["schema"] > SCHEMA:
+            raise ValueError(
+                f"this checkpoint was written by lipbench {meta['version']} (schema {meta['schema']}); this is "
+                f"{__version__} (schema {SCHEMA}): upgrade lipbench"
+            )
+        if meta["class"] != f"{type(self).__module__}.{type(self).__qualname__}":
+            raise ValueError(f"this checkpoint holds a {meta['model']!r}, not a {type(self).__qualname__}")
+        self.batches, self._seed = meta["batches"], meta["seed"]
+
+
+class GenerativeModel(BenchModule):
+    """A model that makes pictures: the contract that the evaluator and `lipbench generate` rely on.
+
+    Attributes:
+        timing: How the next test or predict times its clips; the evaluator sets it.
+    """
+
+    timings: ClassVar[frozenset[str]]
+    """Which of "given", "length" and "free" it supports."""
+    paper: ClassVar[str]
+    """Authors, title, venue and year."""
+
+    def __init__(self, **options: Any) -> None:  # noqa: ANN401 - BenchModule's arguments
+        super().__init__(**options)
+        self.timing: Timing = next(timing for timing in _TIMINGS if timing in self.timings)
+
+    @property
+    @abstractmethod
+    def needs(self) -> frozenset[str]:
+        """The batch keys that `generate` is handed, and no others. Never "video"."""
+
+    @abstractmethod
+    def generate(self, batch: ClipBatch, timing: Timing) -> Generated:
+        """Make whole clips.
+
+        Args:
+            batch: Only `needs`, less "durations" unless timing is "given", less "n_frames" too if it is "free".
+            timing: Who decides how long each token lasts: the truth, the truth's total length, or the model (the
+                length of the sound, if it is driven by sound).
+
+        Returns:
+            At least `video` (B, N, 3, h, w) in [0, 1] in the main view, zero after `video_len` (B,).
+        """
+
+    def drive(self, batch: ClipBatch, timing: Timing) -> Generated:
+        """Call `generate` with exactly the keys that the timing allows.
+
+        Raises:
+            ValueError: The model does not support this timing, or the batch lacks a key.
+        """
+        if timing not in self.timings:
+            raise ValueError(f"{type(self).__name__} has no timing {timing!r}; it has {sorted(self.timings)}")
+        keys = self.needs - _UNKNOWN[timing]
+        lacking = keys - batch.keys()
+        if lacking:
+            raise ValueError(
+                f"{type(self).__name__} needs {sorted(lacking)} for timing {timing!r}; the batch lacks them"
+            )
+        return self.generate(cast("ClipBatch", {key: batch[key] for key in keys}), timing)  # type: ignore[literal-required]
+
+    def validation_step(self, batch: ClipBatch, batch_idx: int) -> None:
+        """Generate with the timing closest to the truth and log `val/l1` and `val/psnr` on the frames both have."""
+        timing = next(timing for timing in _TIMINGS if timing in self.timings)
+        made, truth = self.drive(batch, timing), batch["video"]
+        frames = min(made["video"].shape[1], truth.shape[1])
+        lengths = torch.minimum(made["video_len"], batch["video_len"])  # (B,)
+        prediction, target = made["video"][:, :frames].float(), truth[:, :frames]
+        valid = torch.arange(frames, device=truth.device) < lengths[:, None]  # (B, frames)
+        error = F.mse_loss(prediction, target, reduction="none").flatten(2).mean(dim=2)  # (B, frames)
+        psnr = -10 * torch.log10(error.clamp(min=1e-10))
+        size = len(truth)
+        self.log("val/l1", losses.l1(prediction, target, lengths), prog_bar=True, batch_size=size, sync_dist=True)
+        self.log("val/psnr", psnr[valid].mean(), prog_bar=True, batch_size=size, sync_dist=True)
+
+    def test_step(self, batch: ClipBatch, batch_idx: int) -> Generated:
+        """Generate as `timing` says; the evaluator scores what is returned."""
+        return self.drive(batch, self.timing)
+
+    def predict_step(self, batch: ClipBatch, batch_idx: int) -> Generated:
+        """Generate as `timing` says."""
+        return self.drive(batch, self.timing)
+
+
+def _clips(batch: Any) -> int:  # noqa: ANN401 - see BenchModule.train_batch
+    """Clips in a batch, or in all streams of a dict of batches."""
+    return len(batch["index"]) if "index" in batch else sum(_clips(stream) for stream in batch.values())

@@ -1,0 +1,1 @@
+"""Published networks and shared blocks as plain modules: no Lightning, no data."""

@@ -1,0 +1,153 @@
+"""ParaLip's picture networks: the identity encoder with its skips and the picture decoder.
+
+Layer for layer after ParaLip's published code (Dianezzy/ParaLip `modules/lip_modules/img_modules.py`), which follows
+Song et al.; kernels of 5, BatchNorm always on. Widths are arguments; any picture size works, since every decoder
+stage restores exactly the size that the encoder had there.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+_KERNEL = 5
+
+
+def halved(size: tuple[int, int], times: int) -> list[tuple[int, int]]:
+    """The (height, width) of a picture before and after each of `times` convolutions of stride 2: times + 1 entries."""
+    sizes = [size]
+    for _ in range(times):
+        sizes.append(((sizes[-1][0] + 1) // 2, (sizes[-1][1] + 1) // 2))
+    return sizes
+
+
+class IdentityEncoder(nn.Module):
+    """Stride-2 convolutions with BatchNorm and ReLU, then a linear layer and tanh.
+
+    Args:
+        size: (height, width) of the picture.
+        widths: Channels after each convolution.
+        hidden: Size H of the identity vector.
+    """
+
+    def __init__(self, size: tuple[int, int], widths: Sequence[int], hidden: int) -> None:
+        super().__init__()
+        self.stages = nn.ModuleList(
+            nn.Sequential(
+                nn.Conv2d(before, after, _KERNEL, stride=2, padding=_KERNEL // 2),
+                nn.BatchNorm2d(after),
+                nn.ReLU(inplace=True),
+            )
+            for before, after in zip((3, *widths), widths, strict=False)
+        )
+        height, width = halved(size, len(widths))[-1]
+        self.out = nn.Linear(widths[-1] * height * width, hidden)
+
+    def forward(self, picture: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Encode one picture a clip.
+
+        Args:
+            picture: (B, 3, height, width) in [0, 1].
+
+        Returns:
+            Identity vector (B, H) in (-1, 1); the map after every convolution, from large to small.
+        """
+        x = picture.contiguous(memory_format=torch.channels_last)
+        skips = []
+        for stage in self.stages:
+            x = stage(x)
+            skips.append(x)
+        return torch.tanh(self.out(x.flatten(1))), skips
+
+
+def _add_per_clip(frames: Tensor, clips: Tensor, clip: Tensor | None) -> Tensor:
+    """(M, ...) of frames + (B, ...) of the clips they belong to -> (M, ...); `clip` as in `PictureDecoder.forward`."""
+    if clip is None:  # broadcasting copies nothing, and its gradient is a plain sum
+        frames_of = frames.view(len(clips), -1, *frames.shape[1:])  # (B, M / B, ...)
+        return (frames_of + clips[:, None]).flatten(0, 1)
+    return frames + clips.index_select(0, clip)
+
+
+class _Stage(nn.Module):
+    """A transposed convolution of stride 2 over [frame map, identity map], BatchNorm, ReLU.
+
+    The identity map is the same for all frames of a clip. A convolution over two maps side by side is the sum of one
+    over each, so the identity's share is computed once a clip and added: same weights, same result, a fifth less
+    work.
+    """
+
+    def __init__(self, frame_width: int, skip_width: int, out_width: int, size: tuple[int, int]) -> None:
+        super().__init__()
+        self.frame_width, self.size = frame_width, size
+        self.deconv = nn.ConvTranspose2d(frame_width + skip_width, out_width, _KERNEL, stride=2, padding=_KERNEL // 2)
+        self.norm = nn.BatchNorm2d(out_width)
+
+    def forward(self, x: Tensor, skip: Tensor, clip: Tensor | None) -> Tensor:
+        """(M, C, h, w) of frames and (B, S, h, w) of clips -> (M, O, *size)."""
+        weight, padding = self.deconv.weight, _KERNEL // 2
+        extra = [self.size[0] - (2 * x.shape[2] - 1), self.size[1] - (2 * x.shape[3] - 1)]  # 0 or 1 a side
+        ours = F.conv_transpose2d(x, weight[: self.frame_width], None, 2, padding, extra)
+        theirs = F.conv_transpose2d(skip, weight[self.frame_width :], self.deconv.bias, 2, padding, extra)
+        return F.relu(self.norm(_add_per_clip(ours, theirs, clip)), inplace=True)
+
+
+class PictureDecoder(nn.Module):
+    """A linear layer to a small map, stride-2 transposed convolutions with identity skips, two convolutions, tanh.
+
+    Args:
+        size: (height, width) of the pictures.
+        identity_widths: Channels of the identity encoder's maps, from large to small; one stage undoes each.
+        widths: Channels of the first map, after every stage and of the last hidden map: len(identity_widths) + 2.
+        hidden: Size H of the identity and the motion vector.
+
+    Raises:
+        ValueError: `widths` has the wrong length.
+    """
+
+    def __init__(
+        self, size: tuple[int, int], identity_widths: Sequence[int], widths: Sequence[int], hidden: int
+    ) -> None:
+        super().__init__()
+        if len(widths) != len(identity_widths) + 2:
+            raise ValueError(
+                f"the decoder needs {len(identity_widths) + 2} widths (first map, one a stage, last map) "
+                f"for {len(identity_widths)} encoder widths, found {len(widths)}: {tuple(widths)}"
+            )
+        sizes = halved(size, len(identity_widths))[::-1]  # from small to large
+        self.first_map = (widths[0], *sizes[0])
+        self.first = nn.Linear(2 * hidden, widths[0] * sizes[0][0] * sizes[0][1])
+        self.stages = nn.ModuleList(
+            _Stage(before, skip, after, out)
+            for before, skip, after, out in zip(
+                widths[:-2], identity_widths[::-1], widths[1:-1], sizes[1:], strict=True
+            )
+        )
+        self.smooth = nn.Sequential(
+            nn.Conv2d(widths[-2], widths[-1], _KERNEL, padding=_KERNEL // 2),
+            nn.BatchNorm2d(widths[-1]),
+            nn.ReLU(inplace=True),
+        )
+        self.to_rgb = nn.Conv2d(widths[-1], 3, _KERNEL, padding=_KERNEL // 2)
+
+    def forward(self, motion: Tensor, identity: Tensor, skips: Sequence[Tensor], clip: Tensor | None) -> Tensor:
+        """Draw frames; BatchNorm sees exactly the frames given, so padding must not be among them.
+
+        Args:
+            motion: (M, H), one vector a frame, of any clips.
+            identity: (B, H) identity vectors.
+            skips: The identity encoder's maps, from large to small, each (B, ...).
+            clip: (M,) int64, the row of `identity` and `skips` that each frame belongs to. None: every clip has M / B
+                frames, one clip after the other (faster).
+
+        Returns:
+            (M, 3, height, width) in (-1, 1); the target range is [0, 1].
+        """
+        # One layer over [identity, motion]; the identity's share is computed once a clip, as in the stages.
+        of_identity, of_motion = self.first.weight.chunk(2, dim=1)
+        theirs = F.linear(identity, of_identity, self.first.bias)
+        x = F.relu(_add_per_clip(F.linear(motion, of_motion), theirs, clip))
+        x = x.view(-1, *self.first_map).contiguous(memory_format=torch.channels_last)
+        for stage, skip in zip(self.stages, reversed(skips), strict=True):
+            x = stage(x, skip, clip)
+        return torch.tanh(self.to_rgb(self.smooth(x)))

@@ -1,0 +1,135 @@
+"""A datamodule in memory that supplies whatever a model's ClipSpec asks for, without a store."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import pytorch_lightning as pl
+import torch
+
+from lipbench.models._base import BenchModule
+from lipbench.types import ClipBatch, ClipSpec
+
+LENGTHS = (6, 9, 7, 8)  # frames of the clips: all different, so that padding shows
+
+
+def make_batch(spec: ClipSpec, seed: int, lengths: tuple[int, ...] = LENGTHS, training: bool = False) -> ClipBatch:
+    """Clips whose brightness follows their tokens, so that there is something to learn."""
+    draw = torch.Generator().manual_seed(seed)
+    clips, most = len(lengths), max(lengths)
+    tokens, durations = torch.zeros(clips, most, dtype=torch.long), torch.zeros(clips, most, dtype=torch.long)
+    token_len = torch.zeros(clips, dtype=torch.long)
+    for row, frames in enumerate(lengths):
+        count = frames // 2
+        tokens[row, :count] = torch.randint(3, 30, (count,), generator=draw)
+        durations[row, :count] = 2
+        durations[row, count - 1] += frames - 2 * count
+        token_len[row] = count
+    window = spec.window if training and spec.window else most
+    frame = torch.zeros(clips, window, dtype=torch.long)
+    video_len = torch.tensor([min(window, frames) for frames in lengths])
+    for row, frames in enumerate(lengths):
+        picked = torch.randperm(frames, generator=draw)[: video_len[row]] if training else torch.arange(frames)
+        frame[row, : video_len[row]] = picked.sort().values
+    batch: dict[str, Any] = {
+        "index": torch.arange(clips),
+        "clip_id": [f"fake/s1/{seed}-{row}" for row in range(clips)],
+        "video_len": video_len,
+        "frame": frame,
+        "n_frames": torch.tensor(lengths),
+        "fps": torch.full((clips,), 25.0),
+    }
+    for key, view in spec.frames.items():
+        face = torch.rand(clips, 1, 3, *view.size, generator=draw)
+        mouth = torch.stack([tokens[row].repeat_interleave(durations[row])[frame[row]] for row in range(clips)]) / 30.0
+        video = 0.7 * face.expand(-1, window, -1, -1, -1) + 0.3 * mouth[:, :, None, None, None]
+        valid = torch.arange(window) < video_len[:, None]
+        batch[key] = video * valid[:, :, None, None, None]
+        if key == "video":
+            batch["identity"] = video[:, :1].expand(-1, spec.references, -1, -1, -1)
+    batch |= {"tokens": tokens, "token_len": token_len, "durations": durations}
+    return batch  # type: ignore[return-value]
+
+
+class Loader:
+    """Loader of numbered batches whose position can be saved, as the real one's can."""
+
+    def __init__(self, spec: ClipSpec, count: int, rank: int, training: bool) -> None:
+        self.spec, self.count, self.rank, self.training, self.start = spec, count, rank, training, 0
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __iter__(self) -> Iterator[ClipBatch]:
+        torch.rand(3)  # a real loader draws from the global generator when it starts: resuming must not depend on it
+        start, self.start = self.start, 0  # Lightning stops a sized loader without exhausting it
+        for position in range(start, self.count):
+            self.position = position
+            yield make_batch(self.spec, position + 1000 * self.rank, training=self.training)
+
+    def state_dict(self) -> dict[str, int]:
+        return {"start": (self.position + 1) % self.count}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        self.start = state["start"]
+
+
+class FakeData(pl.LightningDataModule):
+    """`batches` training batches an epoch, one batch to validate and to test."""
+
+    def __init__(self, batches: int = 4) -> None:
+        super().__init__()
+        self.batches = batches
+
+    def loader(self, count: int, training: bool) -> Loader:
+        assert self.trainer is not None
+        module = self.trainer.lightning_module
+        assert isinstance(module, BenchModule)
+        return Loader(module.clip, count, self.trainer.global_rank, training)
+
+    def train_dataloader(self) -> Loader:
+        return self.loader(self.batches, training=True)
+
+    def val_dataloader(self) -> Loader:
+        return self.loader(1, training=False)
+
+    test_dataloader = predict_dataloader = val_dataloader
+
+
+def make_trainer(**options: Any) -> pl.Trainer:
+    """A quiet trainer on the CPU."""
+    defaults: dict[str, Any] = {
+        "accelerator": "cpu",
+        "devices": 1,
+        "logger": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "enable_checkpointing": False,
+        "num_sanity_val_steps": 0,
+        "log_every_n_steps": 1,
+    }
+    return pl.Trainer(**(defaults | options))
+
+
+@pytest.fixture
+def batch_for() -> Callable[..., ClipBatch]:
+    return make_batch
+
+
+@pytest.fixture
+def fake_data() -> Callable[..., FakeData]:
+    return FakeData
+
+
+@pytest.fixture
+def trainer_for() -> Callable[..., pl.Trainer]:
+    return make_trainer
+
+
+@pytest.fixture(autouse=True)
+def _two_threads() -> Iterator[None]:
+    """Small networks lose time to threads; and one thread count makes runs comparable bit by bit."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)

@@ -1,0 +1,314 @@
+"""Optimisation, counting, guards, starting and saving, on a model of two weights."""
+
+import math
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import ModelCheckpoint
+from torch import Tensor, nn
+from torch.optim import SGD, Optimizer
+
+from lipbench.models._adversarial import AdversarialModel
+from lipbench.models._base import BenchModule
+from lipbench.models.paralip import ParaLip
+from lipbench.types import ClipBatch, ClipSpec, Generated, Timing, View
+
+SMALL: dict[str, Any] = {
+    "size": (12, 24),
+    "hidden": 8,
+    "layers": 1,
+    "ffn": 8,
+    "encoder_widths": (4, 4),
+    "decoder_widths": (4, 4, 4, 4),
+    "window": 4,
+    "discriminator_width": 2,
+}
+
+
+class Two(BenchModule):
+    """Two weights with an optimiser each; the gradient of each loss is `slope`."""
+
+    def __init__(self, slope: float = 1.0, second_every: int = 1, **options: Any) -> None:
+        super().__init__(**options)
+        self.save_hyperparameters()
+        self.slope, self.second_every = slope, second_every
+        self.one, self.two = nn.Parameter(torch.zeros(1)), nn.Parameter(torch.zeros(1))
+        self.seen: list[float] = []
+
+    @property
+    def clip(self) -> ClipSpec:
+        return ClipSpec(frames={"video": View("mouth", 4, 8)})
+
+    def make_optimisers(self) -> dict[str, Optimizer]:
+        return {"one": SGD([self.one], lr=1.0), "two": SGD([self.two], lr=1.0)}
+
+    def train_batch(self, batch: Any) -> None:
+        self.seen.append(self.trainer.optimizers[0].param_groups[0]["lr"])
+        if self.batches % self.second_every == 0:
+            self.optimise("two", {"second": self.slope * self.two.sum()})
+        self.optimise("one", {"first": self.slope * self.one.sum()})
+
+
+class Logs(pl.Callback):
+    def __init__(self) -> None:
+        self.rows: list[dict[str, float]] = []
+
+    def on_train_batch_start(self, trainer: pl.Trainer, *_: Any) -> None:
+        self.rows.append({key: float(value) for key, value in trainer.callback_metrics.items()})
+
+
+@pytest.mark.parametrize("second_every", [1, 3])
+def test_one_batch_is_one_global_step(
+    second_every: int, tmp_path: Path, fake_data: Callable[..., Any], trainer_for: Callable[..., pl.Trainer]
+) -> None:
+    keep = ModelCheckpoint(tmp_path, filename="{step}", every_n_train_steps=5, save_top_k=-1, save_last=True)
+    trainer = trainer_for(max_steps=10, callbacks=[keep], enable_checkpointing=True, limit_val_batches=0)
+    model = Two(second_every=second_every)
+    trainer.fit(model, fake_data(4))
+    assert (trainer.global_step, model.batches) == (10, 10)
+    assert model.one.item() == -10
+    assert model.two.item() == -math.ceil(10 / second_every)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["last.ckpt", "step=10.ckpt", "step=5.ckpt"]
+    assert torch.load(tmp_path / "step=5.ckpt", weights_only=True)["lipbench"]["batches"] == 5
+
+
+def test_clips_each_optimiser_by_itself(fake_data: Callable[..., Any], trainer_for: Callable[..., pl.Trainer]) -> None:
+    model = Two(slope=50.0, clip_norm=0.5)
+    logs = Logs()
+    trainer_for(max_steps=2, limit_val_batches=0, callbacks=[logs]).fit(model, fake_data(2))
+    assert model.one.item() == pytest.approx(-1.0, abs=1e-5)
+    assert model.two.item() == pytest.approx(-1.0, abs=1e-5)
+    assert logs.rows[1]["train/grad_norm_one"] == 50  # as it was before clipping
+    assert logs.rows[1]["train/first"] == 0
+    assert "train/second" in logs.rows[1]
+
+
+def test_schedules(fake_data: Callable[..., Any], trainer_for: Callable[..., pl.Trainer]) -> None:
+    def rates(**options: Any) -> list[float]:
+        model = Two(**options)
+        trainer_for(max_steps=8, limit_val_batches=0).fit(model, fake_data(4))
+        return model.seen
+
+    assert rates() == [1.0] * 8
+    assert rates(schedule="inverse_sqrt", warmup=2) == pytest.approx([0.5, 1, *(math.sqrt(2 / n) for n in range(3, 9))])
+    cosine = rates(schedule="cosine", warmup=2)
+    assert cosine[:3] == pytest.approx([0.5, 1, 1])
+    assert cosine[5] == pytest.approx(0.5)
+    assert cosine[7] == pytest.approx(0.5 * (1 + math.cos(math.pi * 5 / 6)))
+    with pytest.raises(ValueError, match="warmup >= 1"):
+        Two(schedule="inverse_sqrt")
+    with pytest.raises(ValueError, match="max_steps"):
+        trainer_for(max_epochs=-1, limit_val_batches=0).fit(Two(schedule="cosine"), fake_data(4))
+
+
+@pytest.mark.parametrize(("slope", "message"), [(math.nan, "'second' is nan"), (math.inf, "the gradient|second")])
+def test_stops_before_a_step_that_is_not_finite(
+    slope: float,
+    message: str,
+    tmp_path: Path,
+    fake_data: Callable[..., Any],
+    trainer_for: Callable[..., pl.Trainer],
+) -> None:
+    class Breaks(Two):
+        def train_batch(self, batch: Any) -> None:
+            if self.batches == 3:
+                self.slope = slope
+            super().train_batch(batch)
+
+    model = Breaks()
+    keep = ModelCheckpoint(tmp_path, filename="{step}", every_n_train_steps=1, save_last=True)
+    trainer = trainer_for(max_steps=9, callbacks=[keep], enable_checkpointing=True, limit_val_batches=0)
+    with pytest.raises(RuntimeError, match=message) as error:
+        trainer.fit(model, fake_data(4))
+    assert "batch 3" in str(error.value)
+    assert "last.ckpt" in str(error.value)
+    assert (model.one.item(), model.two.item()) == (-3, -3)
+    assert torch.load(tmp_path / "last.ckpt", weights_only=True)["state_dict"]["two"].item() == -3
+
+
+def test_batches_draw_by_their_number(fake_data: Callable[..., Any], trainer_for: Callable[..., pl.Trainer]) -> None:
+    drawn: list[list[float]] = []
+
+    class Draws(Two):
+        def train_batch(self, batch: Any) -> None:
+            drawn[-1].append(torch.rand(()).item())
+            super().train_batch(batch)
+
+    for disturbance in (0, 5):
+        torch.manual_seed(3)
+        model, trainer = Draws(), trainer_for(max_steps=4, limit_val_batches=0)
+        drawn.append([])
+
+        class Disturbs(pl.Callback):
+            def on_train_batch_start(self, *_: Any) -> None:
+                torch.rand(disturbance)  # noqa: B023 - used within this turn of the loop
+
+        trainer.callbacks.append(Disturbs())  # type: ignore[attr-defined]
+        trainer.fit(model, fake_data(4))
+    assert len(set(drawn[0])) == 4
+    assert drawn[0] == drawn[1]
+
+
+def test_moving_average_is_what_is_tested(
+    tmp_path: Path, fake_data: Callable[..., Any], trainer_for: Callable[..., pl.Trainer]
+) -> None:
+    keep = ModelCheckpoint(tmp_path, filename="{step}", every_n_train_steps=3)
+    trainer = trainer_for(max_steps=3, callbacks=[keep], enable_checkpointing=True, limit_val_batches=0)
+    model = Two(ema_decay=0.99)
+    trainer.fit(model, fake_data(4))
+    average = -1.0  # the first update copies; then decays of min(0.99, 2/11) and 3/12
+    average = 2 / 11 * average + 9 / 11 * -2
+    average = 3 / 12 * average + 9 / 12 * -3
+    assert model.one.item() == pytest.approx(average)
+    stored = torch.load(tmp_path / "step=3.ckpt", weights_only=True)
+    assert stored["state_dict"]["one"].item() == pytest.approx(average)
+    assert stored["current_model_state"]["one"].item() == -3
+    with pytest.raises(ValueError, match="ema_decay"):
+        trainer_for(max_steps=1).fit(Two(ema_decay=1.5), fake_data(1))
+
+
+def test_test_after_fit_keeps_the_average(
+    tmp_path: Path, fake_data: Callable[..., Any], trainer_for: Callable[..., pl.Trainer]
+) -> None:
+    keep = ModelCheckpoint(tmp_path, filename="{step}", every_n_train_steps=2)
+    trainer = trainer_for(max_steps=2, callbacks=[keep], enable_checkpointing=True)
+    model = ParaLip(**SMALL, ema_decay=0.9)
+    trainer.fit(model, fake_data(2))
+    path = tmp_path / "step=2.ckpt"
+    stored = torch.load(path, weights_only=True)["state_dict"]
+    trainer.test(model, fake_data(2), ckpt_path=path, weights_only=True)
+    assert all(torch.equal(value, stored[key]) for key, value in model.state_dict().items())
+
+
+def test_refuses_other_checkpoints(tmp_path: Path, trainer_for: Callable[..., pl.Trainer]) -> None:
+    model = Two()
+    with pytest.raises(ValueError, match="not written by lipbench"):
+        model.on_load_checkpoint({"state_dict": {}})
+    written: dict[str, Any] = {}
+    model.on_save_checkpoint(written)
+    with pytest.raises(ValueError, match="holds a 'test_base', not a ParaLip"):
+        ParaLip(**SMALL).on_load_checkpoint(written)
+    written["lipbench"] |= {"schema": 99, "version": "9.9"}
+    with pytest.raises(ValueError, match=r"lipbench 9\.9 .* upgrade"):
+        model.on_load_checkpoint(written)
+
+
+def test_warm_start(tmp_path: Path, fake_data: Callable[..., Any], trainer_for: Callable[..., pl.Trainer]) -> None:
+    first = trainer_for(max_steps=2, limit_val_batches=0)
+    first.fit(ParaLip(**SMALL), fake_data(2))
+    path = tmp_path / "first.ckpt"
+    first.save_checkpoint(path)
+    stored = torch.load(path, weights_only=True)["state_dict"]
+
+    second = ParaLip(**SMALL, adversarial_weight=0.1, lr=0.0, discriminator_lr=0.0, init_from=str(path))
+    trainer = trainer_for(max_steps=1, limit_val_batches=0)
+    trainer.fit(second, fake_data(1))
+    weights = {key: value for key, value in second.state_dict().items() if "running" not in key and "num_b" not in key}
+    assert all(
+        torch.equal(value, stored[key]) for key, value in weights.items() if not key.startswith("discriminator.")
+    )
+    assert second.batches == 1
+
+    # Without the file the finished model still loads: the path matters for a fresh fit only.
+    trainer.save_checkpoint(tmp_path / "second.ckpt")
+    path.unlink()
+    ParaLip.load_from_checkpoint(tmp_path / "second.ckpt", weights_only=True)
+    with pytest.raises(FileNotFoundError, match=r"no checkpoint at .*first\.ckpt"):
+        trainer_for(max_steps=1).fit(ParaLip(**SMALL, init_from=str(path)), fake_data(1))
+    wider = ParaLip(**(SMALL | {"hidden": 16}), init_from=str(tmp_path / "second.ckpt"))
+    with pytest.raises(ValueError, match="does not fit this model"):
+        trainer_for(max_steps=1).fit(wider, fake_data(1))
+
+
+class Scalars(AdversarialModel):
+    """A generator of one number and a discriminator of one number."""
+
+    timings = frozenset({"free"})
+    paper = "none"
+
+    def __init__(self, adversarial: bool = True) -> None:
+        super().__init__()
+        self.generator = nn.Linear(1, 1)
+        self.discriminator = nn.Linear(1, 1) if adversarial else None
+        self.gradients: list[dict[str, float]] = []
+
+    @property
+    def clip(self) -> ClipSpec:
+        return ClipSpec(frames={"video": View("mouth", 4, 8)})
+
+    @property
+    def needs(self) -> frozenset[str]:
+        return frozenset()
+
+    def generate(self, batch: ClipBatch, timing: Timing) -> Generated:
+        return {"video": torch.zeros(1, 1, 3, 4, 8), "video_len": torch.ones(1, dtype=torch.long)}
+
+    def make_optimisers(self) -> dict[str, Optimizer]:
+        optimisers: dict[str, Optimizer] = {"generator": SGD(self.generator.parameters(), lr=0.1)}
+        if self.discriminator is not None:
+            optimisers["discriminator"] = SGD(self.discriminator.parameters(), lr=0.1)
+        return optimisers
+
+    def generator_losses(self, batch: Any) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        made = self.generator(torch.ones(1, 1))
+        return {"l1": (made - 1).abs().mean()}, {"made": made, "real": torch.ones(1, 1)}
+
+    def adversarial_loss(self, sample: dict[str, Tensor]) -> Tensor:
+        assert self.discriminator is not None
+        return 1000 * self.discriminator(sample["made"]).mean()
+
+    def discriminator_losses(self, sample: dict[str, Tensor]) -> dict[str, Tensor]:
+        assert self.discriminator is not None
+        assert not sample["made"].requires_grad
+        return {"fake": 2 * self.discriminator(sample["made"]).mean()}
+
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        super().on_before_optimizer_step(optimizer)
+        self.gradients.append({key: p.grad.item() for key, p in self.named_parameters() if p.grad is not None})
+
+
+def test_neither_side_feels_the_other(fake_data: Callable[..., Any], trainer_for: Callable[..., pl.Trainer]) -> None:
+    torch.manual_seed(0)
+    model = Scalars()
+    assert model.discriminator is not None
+    slope = model.discriminator.weight.item()
+    trainer = trainer_for(max_steps=2, limit_val_batches=0)
+    trainer.fit(model, fake_data(2))
+    assert trainer.global_step == 2
+    first, second = model.gradients[:2]
+    assert set(first) == {"generator.weight", "generator.bias"}  # the generator's step leaves no trace in D
+    assert abs(first["generator.bias"] - 1000 * slope) == pytest.approx(1, rel=1e-3)  # L1 gives +-1
+    assert second["discriminator.bias"] == 2  # D's own loss only, not 1000 from the generator's
+    assert second["generator.bias"] == first["generator.bias"]  # and D's step adds nothing to G's
+    third = model.gradients[2]
+    assert third["discriminator.bias"] == 2  # the generator's next step does not add to it either
+    assert all(p.requires_grad for p in model.parameters())
+
+
+def test_without_discriminator_is_plain_training(
+    fake_data: Callable[..., Any], trainer_for: Callable[..., pl.Trainer]
+) -> None:
+    model = Scalars(adversarial=False)
+    trainer_for(max_steps=3, limit_val_batches=0).fit(model, fake_data(3))
+    assert len(model.gradients) == 3
+    assert ParaLip(**SMALL).discriminator is None
+
+
+def test_two_processes_end_equal(tmp_path: Path) -> None:
+    script = Path(__file__).with_name("two_processes.py")
+    subprocess.run([sys.executable, str(script), str(tmp_path)], check=True, timeout=180)
+    for adversarial in (0.0, 0.1):
+        first, second = (torch.load(tmp_path / f"{adversarial}-{rank}.pt", weights_only=True) for rank in (0, 1))
+        different = [key for key in first["weights"] if not torch.equal(first["weights"][key], second["weights"][key])]
+        assert not different
+        assert first["clips"] != second["clips"]  # they did see different data
+        moved = [key for key in first["weights"] if not torch.equal(first["weights"][key], first["start"][key])]
+        assert any(key.startswith("discriminator.") for key in moved) == bool(adversarial)
+        assert any(key.startswith("picture_decoder.") for key in moved)
+        assert first["step"] == second["step"] == 3

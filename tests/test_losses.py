@@ -1,0 +1,77 @@
+import math
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from lipbench import losses
+
+
+def test_l1_counts_valid_steps_only() -> None:
+    prediction, target = torch.zeros(2, 3, 1, 2, 2), torch.zeros(2, 3, 1, 2, 2)
+    prediction[0, 0] = 0.5
+    prediction[1, 2] = 100  # padding
+    assert losses.l1(prediction, target, torch.tensor([3, 1])).item() == pytest.approx(0.5 / 4)
+    assert losses.l1(prediction[:1], target[:1]).item() == pytest.approx(0.5 / 3)
+    assert losses.l1(torch.ones(2, 3), torch.zeros(2, 3), torch.tensor([1, 3])).item() == 1
+
+
+def reference_ssim(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    """The textbook way: a 2D window as a depthwise convolution, in double precision."""
+    at = torch.arange(11, dtype=torch.float64) - 5
+    line = torch.exp(-(at**2) / (2 * 1.5**2))
+    window = torch.outer(line, line)
+    window = (window / window.sum()).expand(x.shape[1], 1, 11, 11)
+
+    def mean(z: torch.Tensor) -> torch.Tensor:
+        return F.conv2d(z, window, groups=z.shape[1])
+
+    mx, my = mean(x), mean(y)
+    vx, vy, cov = mean(x * x) - mx**2, mean(y * y) - my**2, mean(x * y) - mx * my
+    c1, c2 = 1e-4, 9e-4
+    value = (2 * mx * my + c1) * (2 * cov + c2) / ((mx**2 + my**2 + c1) * (vx + vy + c2))
+    return value.mean(dim=(1, 2, 3))
+
+
+def test_ssim_equals_the_textbook() -> None:
+    draw = torch.Generator().manual_seed(0)
+    x = torch.rand(3, 3, 17, 30, generator=draw)
+    y = (0.7 * x + 0.3 * torch.rand(3, 3, 17, 30, generator=draw)).clamp(0, 1)
+    found = losses.ssim(x, y)
+    assert found.shape == (3,)
+    torch.testing.assert_close(found.double(), reference_ssim(x.double(), y.double()), rtol=0, atol=2e-5)
+    torch.testing.assert_close(losses.ssim(x, x), torch.ones(3))
+    with torch.autocast("cpu", torch.bfloat16):
+        torch.testing.assert_close(losses.ssim(x, y), found)
+
+
+def test_ssim_climbs_by_its_gradient_and_refuses_small_pictures() -> None:
+    draw = torch.Generator().manual_seed(0)
+    target = torch.rand(1, 3, 12, 14, generator=draw)
+    picture = torch.full_like(target, 0.5).requires_grad_()
+    before = losses.ssim(picture, target).sum()
+    (slope,) = torch.autograd.grad(before, picture)
+    assert losses.ssim(picture + 0.05 * slope / slope.abs().max(), target).item() > before.item() + 0.01
+    with pytest.raises(ValueError, match="found 8x14"):
+        losses.ssim(picture[:, :, :8], target[:, :, :8])
+
+
+def test_duration_losses() -> None:
+    durations, valid = torch.tensor([[3, 1, 0], [2, 9, 9]]), torch.tensor([[True, True, True], [True, False, False]])
+    exact = torch.log1p(durations.float())
+    assert losses.duration_token(exact, durations, valid).item() == 0
+    assert losses.duration_sentence(exact, durations, valid).item() == pytest.approx(0, abs=1e-10)
+    off = exact + torch.tensor([[0.1, 0.0, 0.0], [0.0, 5.0, 5.0]])  # what is wrong outside the sentence does not count
+    assert losses.duration_token(off, durations, valid).item() == pytest.approx(0.01 / 4)
+    moved = torch.log1p(torch.tensor([[1.0, 3.0, 0.0], [2.0, 0.0, 0.0]]))  # wrong tokens, right sums
+    assert losses.duration_sentence(moved, durations, valid).item() == pytest.approx(0, abs=1e-10)
+    empty = torch.zeros(2, 3)
+    expected = (math.log(5) ** 2 + math.log(3) ** 2) / 2
+    assert losses.duration_sentence(empty, durations, valid).item() == pytest.approx(expected)
+
+
+def test_lsgan() -> None:
+    real, fake = torch.tensor([1.0, 0.5]), torch.tensor([0.0, 0.5])
+    found = losses.lsgan_discriminator(real, fake)
+    assert {key: value.item() for key, value in found.items()} == {"real": 0.125, "fake": 0.125}
+    assert losses.lsgan_generator(fake).item() == 0.625
