@@ -1,0 +1,1 @@
+"""Corpora, one file each, and the road from raw files to batches."""
