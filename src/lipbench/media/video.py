@@ -142,7 +142,8 @@ def read_video(path: str | Path, fps: float | None = None) -> Video:
         for picture in container.decode(stream):
             rgb = np.asarray(converter.reformat(picture, format="rgb24", threads=1).to_ndarray(), np.uint8)
             turns = round(picture.rotation / 90) % 4  # counter-clockwise
-            frames.append(np.ascontiguousarray(np.rot90(rgb, turns)) if turns else rgb)
+            # contiguous: the decoder pads its rows, and dlib silently misreads pictures with padded rows
+            frames.append(np.ascontiguousarray(np.rot90(rgb, turns)))
             times.append(None if picture.pts is None or picture.time_base is None else picture.time)
         labelled = float(stream.average_rate or stream.guessed_rate or 0)
     if not frames:

@@ -1,0 +1,1 @@
+"""Scores, records and the rows that check the metrics."""

@@ -1,0 +1,313 @@
+"""The evaluator: a callback that scores what `test` makes beside calibration and control rows, and writes records."""
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, cast
+
+import pandas as pd
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import Callback
+from pytorch_lightning.trainer.states import TrainerFn
+from torch import Tensor
+
+from lipbench.evaluation import _present, calibration, record
+from lipbench.evaluation.record import Paired, Record
+from lipbench.metrics._bank import Bank, Row
+from lipbench.metrics._base import PerClip, merge
+from lipbench.models._base import GenerativeModel
+from lipbench.types import ClipBatch, Generated, Timing
+
+_MODEL = "model"
+_CONTROLS = {"tokens": "wrong-text", "audio": "wrong-audio"}
+"""Batch key that drives a model -> control row in which it comes from another clip of the same speaker."""
+_AGAINST = ("frozen-frame", *_CONTROLS.values())
+
+
+@dataclasses.dataclass(frozen=True)
+class _Part:
+    """What one process has: clips by index as (clip_id, speaker), then scores and reasons by row and column."""
+
+    clips: dict[int, tuple[str, str]]
+    scores: dict[str, dict[str, PerClip]]
+    reasons: dict[str, dict[str, str]]
+
+
+class Evaluator(Callback):
+    """Scores every test clip once, under any number of processes, and writes one record a row of the table.
+
+    The same pass scores the calibration rows and, for models driven by words or sound, a control row: the same model
+    driven by another clip's words or sound, scored against the right clip. A model that does not listen scores the same
+    there.
+
+    Args:
+        out: Results folder; records go to `<out>/<protocol>/<model>/<run>.json`.
+        name: Name of the run; default: date and time.
+        timing: Who decides how long each token lasts: "given" (the truth), "length" (the truth's total length) or
+            "free" (the model); default: the first of these that the model supports.
+        metrics: Metrics or groups (quality, landmarks, legacy); default: all but the legacy ones.
+        controls: Score the control rows.
+        calibration: Score the calibration rows.
+        observations: Folder that keeps the landmarks of reference videos; default: `cache/observations` in lipbench's
+            home.
+        files: Weights that a metric needs: its name -> path, such as lpips -> AlexNet.
+    """
+
+    def __init__(
+        self,
+        out: str = "leaderboards/results",
+        name: str | None = None,
+        timing: Timing | None = None,
+        metrics: list[str] | None = None,
+        controls: bool = True,
+        calibration: bool = True,
+        observations: str | None = None,
+        files: dict[str, str] | None = None,
+    ) -> None:
+        super().__init__()
+        self.out = Path(out)
+        self.name = name
+        self.timing = timing
+        self.metrics = metrics
+        self.controls = controls
+        self.calibration = calibration
+        self.observations = observations
+        self.files = files
+        self.records: list[Record] = []
+        """After a test, on the first process: the model's record first, then its controls and the calibrations."""
+        self.path: Path | None = None
+        """Where the model's record was written."""
+        self._trained: dict[str, Any] = {}
+        self._clips: dict[int, tuple[str, str]] = {}
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Set the timing and build the bank before anything is generated, so that mistakes show at once.
+
+        Raises:
+            ValueError: The model makes no video, or does not support the timing; a metric's name is unknown.
+        """
+        if trainer.state.fn != TrainerFn.TESTING:
+            return
+        if not isinstance(pl_module, GenerativeModel):
+            raise ValueError(f"test scores models that make video; {type(pl_module).__name__} does not")
+        if self.timing is not None:
+            if self.timing not in pl_module.timings:
+                known = ", ".join(sorted(pl_module.timings))
+                raise ValueError(f"{type(pl_module).__name__} has no timing {self.timing!r}; it has {known}")
+            pl_module.timing = self.timing
+        self._bank = Bank(self.metrics, self.files, self._cache())
+
+    def _cache(self) -> Path:
+        if self.observations:
+            return Path(self.observations)
+        from lipbench.data import _store
+
+        return _store.home() / "cache" / "observations"
+
+    def on_load_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Remember how long the checkpoint was trained."""
+        self._trained = {"epoch": checkpoint.get("epoch")}
+
+    def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Empty accumulators, the same rows on every process."""
+        model = cast(GenerativeModel, pl_module)
+        names = [_MODEL]
+        if self.controls:
+            names += [control for key, control in _CONTROLS.items() if key in model.needs][:1]
+        self._view = model.clip.frames["video"]
+        if self.calibration:
+            names += calibration.ROWS
+            self._mean: Tensor = trainer.datamodule.mean_view(self._view)  # type: ignore[attr-defined]
+        self._rows: dict[str, Row] = {name: self._bank.row(model.device) for name in names}
+        self._clips = {}
+
+    def on_test_batch_end(  # type: ignore[override]  # Lightning's signature has a wider type for outputs
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Generated,
+        batch: ClipBatch,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Score one batch in every row."""
+        model = cast(GenerativeModel, pl_module)
+        with torch.inference_mode():
+            scene = self._bank.scene(batch, self._view)
+            self._rows[_MODEL].update(scene.take(outputs["video"], outputs.get("video_len")), scene)
+            for control in self._rows.keys() & set(_CONTROLS.values()):
+                if "foreign" not in batch:
+                    raise ValueError(
+                        f"the batch holds no other clip's words for the row {control!r}; add --evaluator.controls false"
+                    )
+                with trainer.precision_plugin.test_step_context():
+                    made = model.drive(cast(ClipBatch, {**batch, **batch["foreign"]}), model.timing)
+                self._rows[control].update(scene.take(made["video"], made.get("video_len")), scene)
+            if self.calibration:
+                for name, take in calibration.takes(scene, self._mean):
+                    self._rows[name].update(take, scene)
+        for index, clip_id, speaker in zip(batch["index"].tolist(), batch["clip_id"], batch["speaker"], strict=True):
+            self._clips[index] = clip_id, speaker
+
+    def on_test_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Gather the scores of all processes; the first one writes the records and prints them."""
+        own = _Part(
+            self._clips,
+            {name: row.local() for name, row in self._rows.items()},
+            {name: row.reasons for name, row in self._rows.items()},
+        )
+        parts = [own]
+        if trainer.world_size > 1:  # one exchange for all rows and columns; every process takes part
+            parts = [own] * trainer.world_size
+            torch.distributed.all_gather_object(parts, own)
+        if not trainer.is_global_zero:
+            return
+        clips = dict(sorted((index, clip) for part in parts for index, clip in part.clips.items()))
+        scores = {
+            row: {name: merge([part.scores[row][name] for part in parts]) for name in columns}
+            for row, columns in own.scores.items()
+        }
+        reasons = {row: {k: v for part in parts for k, v in part.reasons[row].items()} for row in self._rows}
+        self.records = self._records(trainer, cast(GenerativeModel, pl_module), clips, scores, reasons)
+        for entry in self.records:
+            row = entry.control or (_MODEL if entry.kind == "model" else entry.name)
+            path = record.write(entry, _per_clip(clips, scores[row]), self.out)
+            self.path = path if entry.kind == "model" else self.path
+        values = {
+            f"test/{name}": score.value for name, score in self.records[0].scores.items() if score.value is not None
+        }
+        pl_module.log_dict(values, rank_zero_only=True)
+        self._print()
+
+    def _records(
+        self,
+        trainer: pl.Trainer,
+        model: GenerativeModel,
+        clips: dict[int, tuple[str, str]],
+        scores: dict[str, dict[str, PerClip]],
+        reasons: dict[str, dict[str, str]],
+    ) -> list[Record]:
+        """One record a row; the model's first."""
+        data = trainer.datamodule  # type: ignore[attr-defined]
+        speakers = {index: speaker for index, (_, speaker) in clips.items()}
+        created = record.now()
+        run = self.name or created.replace(":", "").removesuffix("Z")
+        short = type(model).__module__.split(".")
+        name = short[2] if short[:2] == ["lipbench", "models"] else type(model).__name__.lower()
+        shared: dict[str, Any] = {
+            "protocol": {
+                "name": data.protocol.name,
+                "version": data.protocol.version,
+                "split_sha256": data.split.sha256,
+            },
+            "clips": {
+                "n": len(clips),
+                "speakers": len(set(speakers.values())),
+                "sha256": record.clips_sha256([clip_id for clip_id, _ in clips.values()]),
+            },
+            "view": str(self._view),
+            "data": record.portable(data.store_info),
+            "environment": record.environment()
+            | {"processes": trainer.world_size, "precision": str(trainer.precision)},
+            "command": record.command(),
+            "created": created,
+        }
+        about: dict[str, Any] = {
+            "name": name,
+            "timing": model.timing,
+            "model": {
+                "class_path": f"{type(model).__module__}.{type(model).__qualname__}",
+                "arguments": record.portable(dict(model.hparams)),
+                "parameters": {"total": _size(model), **{part: _size(child) for part, child in model.named_children()}},
+                "checkpoint_sha256": record.file_sha256(Path(trainer.ckpt_path)) if trainer.ckpt_path else None,
+                "paper": model.paper,
+            },
+            "training": {"batches": model.batches, "seed": model._seed, **self._trained},
+        }
+        found = []
+        for row, columns in scores.items():
+            summary = {
+                entry.name: record.score(
+                    entry.name,
+                    columns[entry.name] if entry.name in columns and len(columns[entry.name].index) else None,
+                    speakers,
+                    self._bank.judges.get(entry.name),
+                    record.portable(reasons[row].get(entry.name)),
+                )
+                for entry in self._bank.entries
+            }
+            if row == _MODEL:
+                paired = _paired(scores, speakers)
+                found.append(
+                    Record(kind="model", run=run, control=None, scores=summary, paired=paired, **about, **shared)
+                )
+            elif row in _CONTROLS.values():
+                found.append(Record(kind="control", run=run, control=row, scores=summary, **about, **shared))
+            else:
+                about_row: dict[str, Any] = {
+                    "name": row,
+                    "timing": None,
+                    "model": {"about": calibration.ROWS[row]},
+                    "training": {},
+                }
+                draft = Record(kind="calibration", run="", control=None, scores=summary, **about_row, **shared)
+                # A row is the same whichever model was tested beside it: its file is named by what it depends on.
+                found.append(dataclasses.replace(draft, run=f"{str(self._view).replace(' ', '-')}-{draft.comparable}"))
+        return found
+
+    def _print(self) -> None:
+        """The rows as a small table, and where the record is."""
+        from rich import box
+        from rich.console import Console
+        from rich.table import Table
+
+        columns = [
+            name for name in self.records[0].scores if any(r.scores[name].value is not None for r in self.records)
+        ]
+        first = self.records[0]
+        title = f"{first.protocol['name']}, {first.clips['n']} clips, {first.view}, timing {first.timing}"
+        table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+        table.add_column("row")
+        for name in columns:
+            table.add_column(_present.header(name, first.scores[name]), justify="right")
+        for k, entry in enumerate(self.records):
+            label = f"{entry.name} {entry.control}" if entry.control else entry.name
+            cells = [_present.cell(entry.scores[name]) for name in columns]
+            if k == 0:
+                cells = [
+                    f"{text}\n[dim]{_present.margin(first.scores[name])}[/dim]"
+                    for text, name in zip(cells, columns, strict=True)
+                ]
+            table.add_row(label, *cells, style="bold" if k == 0 else "", end_section=k == 0)
+        console = Console()
+        console.print(table)
+        for name, score in first.scores.items():
+            if score.reason:
+                console.print(f"{name}: {score.reason}", style="dim", markup=False)
+        console.print(f"record: {self.path}", markup=False)
+
+
+def _size(module: torch.nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def _paired(scores: Mapping[str, Mapping[str, PerClip]], speakers: Mapping[int, str]) -> list[Paired]:
+    """The model against every row of the same test that a working model must beat."""
+    found = [
+        record.pair(name, own, scores[against][name], against, speakers)
+        for against in _AGAINST
+        if against in scores
+        for name, own in scores[_MODEL].items()
+    ]
+    return [entry for entry in found if entry is not None]
+
+
+def _per_clip(clips: Mapping[int, tuple[str, str]], columns: Mapping[str, PerClip]) -> pd.DataFrame:
+    """A row a clip: clip_id, speaker and one column a metric, NaN where there is no score."""
+    table = pd.DataFrame.from_dict(dict(clips), orient="index", columns=["clip_id", "speaker"])
+    for name, scores in columns.items():
+        table[name] = pd.Series(scores.value, index=scores.index)
+    return table.sort_values("clip_id")

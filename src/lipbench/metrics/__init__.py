@@ -1,0 +1,1 @@
+"""One metric a file: the pure function first, the torchmetrics class below it."""

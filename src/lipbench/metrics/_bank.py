@@ -1,0 +1,327 @@
+"""The bank: which metrics there are, what each needs, and one pass over a batch that looks at every video only once."""
+
+import difflib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from lipbench.media import geometry, landmarks
+from lipbench.metrics._base import ClipMetric, PerClip, Unavailable
+from lipbench.metrics._observers import Landmarks, Observer
+from lipbench.metrics.lmd import LMD
+from lipbench.metrics.lpips import LPIPS
+from lipbench.metrics.opening import OpeningCorrelation, OpeningRatio
+from lipbench.metrics.psnr import PSNR
+from lipbench.metrics.ssim import SSIM
+from lipbench.types import ClipBatch, View
+
+MOUTH: Final = View("mouth", 80, 160)
+"""What the way "mouth" scores: full size, whatever the model makes."""
+_SLACK: Final = 1e-3  # how far outside [0, 1] rounding may lead a model
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A column of the bank.
+
+    Args:
+        name: Column name, such as "mouth/psnr" or "opening_corr[speech]".
+        metric: The metric's class.
+        make: Makes it, given the files that the user named for it.
+        group: Selected together with its group's name.
+        way: "mouth" or "native" pictures; None for metrics of an observation.
+        default: Computed unless metrics are named.
+    """
+
+    name: str
+    metric: type[ClipMetric]
+    make: Callable[[Mapping[str, str]], ClipMetric]
+    group: str
+    way: str | None = None
+    default: bool = True
+
+
+CATALOGUE: Final[dict[str, Entry]] = {
+    entry.name: entry
+    for entry in (
+        Entry("mouth/psnr", PSNR, lambda files: PSNR(), "quality", "mouth"),
+        Entry("mouth/ssim", SSIM, lambda files: SSIM(), "quality", "mouth"),
+        Entry("mouth/lpips", LPIPS, lambda files: LPIPS(files.get("lpips")), "quality", "mouth"),
+        Entry("native/psnr", PSNR, lambda files: PSNR(), "quality", "native"),
+        Entry("native/ssim", SSIM, lambda files: SSIM(), "quality", "native"),
+        Entry("lmd", LMD, lambda files: LMD(), "landmarks"),
+        Entry("opening_corr", OpeningCorrelation, lambda files: OpeningCorrelation(), "landmarks"),
+        Entry("opening_corr[speech]", OpeningCorrelation, lambda files: OpeningCorrelation("speech"), "landmarks"),
+        Entry("opening_ratio", OpeningRatio, lambda files: OpeningRatio(), "landmarks"),
+        Entry("mouth/psnr[uint8-wrap]", PSNR, lambda files: PSNR(wrap=True), "legacy", "mouth", default=False),
+        Entry("native/psnr[uint8-wrap]", PSNR, lambda files: PSNR(wrap=True), "legacy", "native", default=False),
+        Entry("lmd[raw]", LMD, lambda files: LMD("raw"), "legacy", default=False),
+        Entry("lmd[sum]", LMD, lambda files: LMD("sum"), "legacy", default=False),
+    )
+}
+
+
+def select(names: Sequence[str] | None) -> list[Entry]:
+    """Entries by name or group, in the catalogue's order; None gives the default ones.
+
+    Raises:
+        ValueError: A name is unknown; the message suggests the nearest.
+    """
+    if names is None:
+        return [entry for entry in CATALOGUE.values() if entry.default]
+    groups = {entry.group for entry in CATALOGUE.values()}
+    known = [*sorted(groups), *CATALOGUE]
+    for name in names:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, 1, 0.5)
+            hint = f"did you mean {near[0]!r}? " if near else ""
+            raise ValueError(
+                f"unknown metric {name!r}; {hint}There are {', '.join(CATALOGUE)}; groups {', '.join(sorted(groups))}"
+            )
+    return [entry for entry in CATALOGUE.values() if entry.name in names or entry.group in names]
+
+
+class Take:
+    """One video of a batch, seen in every way that metrics ask for, each made at most once.
+
+    Args:
+        scene: The clips it belongs to.
+        native: (B, T, 3, h, w) float in [0, 1], in the scene's view.
+        length: (B,) valid frames.
+        recurs: Every test over these clips sees it again, so that observations are worth keeping on disk.
+    """
+
+    def __init__(self, scene: "Scene", native: Tensor, length: Tensor, recurs: bool = False) -> None:
+        self.scene = scene
+        self.native = native
+        self.length = length
+        self.recurs = recurs
+        self._observed: dict[str, Tensor] = {}
+
+    def pictures(self, way: str) -> Tensor:
+        """Float pictures in [0, 1]: "native" (B, T, 3, h, w) or "mouth" (B, T, 3, 80, 160)."""
+        return self.native if way == "native" else self.mouth
+
+    def observe(self, name: str) -> Tensor:
+        """What an observer found: (B, T, ...) float, NaN where nothing was found and on padding."""
+        if name not in self._observed:
+            rows = [self.scene.observers[name].observe(_Row(self, k)) for k in range(len(self.native))]
+            found = torch.full((len(rows), self.native.shape[1], *rows[0].shape[1:]), torch.nan)
+            for row, clip in zip(found, rows, strict=True):
+                row[: len(clip)] = clip
+            self._observed[name] = found
+        return self._observed[name]
+
+    @cached_property
+    def _scaled(self) -> Tensor:
+        """(B, T, 3, h', w') native pictures at the scale of the canonical picture."""
+        return geometry.resize(self.native, self.scene.box.size)
+
+    @cached_property
+    def mouth(self) -> Tensor:
+        """(B, T, 3, 80, 160): the mouth of the canonical picture after pasting."""
+        try:
+            return geometry.change_view(self._scaled, self.scene.box, MOUTH)
+        except ValueError:  # the view is smaller than the mouth: around it stands the reference
+            clips = [
+                geometry.paste(f.float() / 255, p, self.scene.box)
+                for f, p in zip(self.scene.face, self._scaled, strict=True)
+            ]
+            return torch.stack([geometry.crop(clip, MOUTH) for clip in clips])
+
+    def canonical(self, row: int) -> Tensor:
+        """(T, 3, 352, 320) uint8: the reference's canonical pictures of a clip with this video pasted in."""
+        pixels = (self._scaled[row].nan_to_num(0).clamp(0, 1) * 255).round().to(torch.uint8)
+        return geometry.paste(self.scene.face[row], pixels, self.scene.box)
+
+
+class _Reference(Take):
+    """The true video: its pictures come from the canonical picture as they are."""
+
+    @cached_property
+    def mouth(self) -> Tensor:
+        """(B, T, 3, 80, 160)."""
+        return geometry.crop(self.scene.face, MOUTH).float() / 255
+
+    def canonical(self, row: int) -> Tensor:
+        """(T, 3, 352, 320) uint8."""
+        return self.scene.face[row]
+
+
+@dataclass(frozen=True)
+class _Row:
+    """One clip of a take as an observer sees it."""
+
+    take: Take
+    row: int
+
+    @property
+    def recurs(self) -> bool:
+        return self.take.recurs
+
+    @property
+    def boxes(self) -> npt.NDArray[np.float32]:
+        points = self.take.scene.batch["landmarks"][self.row, : int(self.take.length[self.row])]  # (T, 68, 2)
+        boxes = np.array(landmarks.box_of(points.cpu().numpy()), np.float32)  # (T, 4)
+        broken = ~self.take.native[self.row, : len(boxes)].isfinite().flatten(1).all(1)
+        boxes[broken.cpu().numpy()] = np.nan  # nothing can be found in a frame of NaN
+        return boxes
+
+    @property
+    def canonical(self) -> npt.NDArray[np.uint8]:
+        pictures = self.take.canonical(self.row)[: int(self.take.length[self.row])]
+        return np.asarray(pictures.permute(0, 2, 3, 1).contiguous().cpu().numpy())
+
+
+class Scene:
+    """The clips of one batch, against which videos are scored.
+
+    Args:
+        batch: With `video` in the model's view and, unless the store is packed, `face` and `landmarks`.
+        view: The model's view.
+        observers: From `Bank`.
+    """
+
+    def __init__(self, batch: ClipBatch, view: View, observers: Mapping[str, Observer]) -> None:
+        self.batch = batch
+        self.view = view
+        self.observers = observers
+        top, left, bottom, right = geometry.box(view.name)
+        self.box = View(view.name, bottom - top, right - left)
+        """The view at the scale of the canonical picture."""
+        self.reference: Take = _Reference(self, batch["video"].float(), batch["video_len"], recurs=True)
+
+    @property
+    def face(self) -> Tensor:
+        """(B, T, 3, 352, 320) uint8 canonical pictures of the reference."""
+        return self.batch["face"]
+
+    def take(self, video: Tensor, length: Tensor | None = None, recurs: bool = False) -> Take:
+        """A video made for these clips.
+
+        Args:
+            video: (B, N, 3, h, w) float in [0, 1] in the scene's view; cut or padded to the reference's T frames.
+            length: (B,) valid frames; None means the reference's.
+            recurs: See `Take`.
+
+        Raises:
+            ValueError: Size or range is not what the view says.
+        """
+        if tuple(video.shape[-3:]) != (3, *self.view.size):
+            got, wanted = tuple(video.shape[-3:]), (3, *self.view.size)
+            raise ValueError(f"generated frames have shape {got}; the view {self.view} needs {wanted}")
+        video = video.detach().float()
+        low, high = video.aminmax() if video.numel() else (video.new_zeros(()), video.new_ones(()))
+        if low < -_SLACK or high > 1 + _SLACK:  # False for NaN, which metrics leave undefined
+            raise ValueError(f"generated frames lie in [{low:.3f}, {high:.3f}]; a model returns frames in [0, 1]")
+        frames = self.reference.native.shape[1]
+        if video.shape[1] < frames:
+            video = torch.cat([video, video.new_zeros(len(video), frames - video.shape[1], *video.shape[2:])], 1)
+        video = video[:, :frames].clamp(0, 1).to(self.reference.native.device)
+        own = self.reference.length if length is None else length.to(self.reference.length.device)
+        return Take(self, video, own, recurs)
+
+
+class Bank:
+    """Metrics chosen by name, and the observers that they share.
+
+    Args:
+        names: Names or groups; None for the default ones.
+        files: Weights that the user names: metric or observer -> path.
+        cache: Folder that keeps observations of videos that recur; None keeps nothing.
+
+    Raises:
+        ValueError: A name is unknown.
+        Unavailable: A metric asked for by its own name cannot be computed here. One that came with a group or by
+            default is left empty instead, and `reasons` says why.
+    """
+
+    def __init__(
+        self, names: Sequence[str] | None = None, files: Mapping[str, str] | None = None, cache: Path | None = None
+    ) -> None:
+        self.entries = select(names)
+        self.observers: dict[str, Observer] = {}
+        self.reasons: dict[str, str] = {}
+        self.judges: dict[str, str] = {}
+        """Metric name -> who judges it, where somebody does."""
+        self._files = dict(files or {})
+        for entry in self.entries:
+            try:
+                metric = entry.make(self._files)
+                if metric.observes and metric.observes not in self.observers:
+                    self.observers[metric.observes] = Landmarks(cache=cache)
+            except Unavailable as error:
+                if names and entry.name in names:
+                    raise
+                self.reasons[entry.name] = str(error)
+                continue
+            judge = self.observers[metric.observes].judge if metric.observes else metric.judge
+            if judge:
+                self.judges[entry.name] = judge
+
+    def scene(self, batch: ClipBatch, view: View) -> Scene:
+        """The clips of one batch."""
+        return Scene(batch, view, self.observers)
+
+    def row(self, device: torch.device | str = "cpu") -> "Row":
+        """Empty accumulators for one row of a table."""
+        made = {e.name: e.make(self._files).to(device) for e in self.entries if e.name not in self.reasons}
+        return Row(self.entries, made, dict(self.reasons))
+
+
+class Row:
+    """The scores of one row of a table: a model, a control or a calibration.
+
+    Args:
+        entries: The columns.
+        metrics: Column name -> metric, for the columns that can be computed.
+        reasons: Column name -> why it cannot.
+    """
+
+    def __init__(self, entries: Sequence[Entry], metrics: dict[str, ClipMetric], reasons: dict[str, str]) -> None:
+        self.entries = entries
+        self.metrics = metrics
+        self.reasons = reasons
+
+    def update(self, pred: Take, scene: Scene) -> None:
+        """Score a video of a batch in every column whose input is there."""
+        batch: dict[str, Any] = dict(scene.batch)
+        target = scene.reference
+        same = pred.length == target.length
+        for entry in self.entries:
+            if entry.name not in self.metrics:
+                continue
+            metric = self.metrics[entry.name]
+            wants = set(metric.needs)
+            if entry.way == "mouth":
+                wants.add("face")
+            if metric.observes:
+                wants |= {"face", "landmarks"}
+            missing = sorted(wants - batch.keys())
+            if missing:
+                self.reasons[entry.name] = f"the batch has no {' and no '.join(missing)}" + (
+                    " (a packed store keeps the model's view only)" if "face" in missing else ""
+                )
+                continue
+            length = target.length
+            if metric.aligned and not bool(same.all()):
+                length = length.masked_fill(~same, 0)
+                self.reasons[entry.name] = (
+                    "generated and reference video differ in length, so frames cannot be compared"
+                )
+            if metric.observes:
+                p, t = pred.observe(metric.observes), target.observe(metric.observes)
+            else:
+                p, t = pred.pictures(str(entry.way)), target.pictures(str(entry.way))
+            metric.update(p, t, index=batch["index"], length=length, **{k: batch[k] for k in metric.needs})
+
+    def local(self) -> dict[str, PerClip]:
+        """Scores by column of the clips that this process holds."""
+        return {name: metric.local() for name, metric in self.metrics.items()}

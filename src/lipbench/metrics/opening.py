@@ -1,0 +1,97 @@
+"""Mouth opening: does the mouth open when, and as far as, the reference's does?"""
+
+from abc import abstractmethod
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from lipbench.metrics._base import ClipMetric
+
+
+def opening(points: Tensor) -> Tensor:
+    """Opening of the inner lips: mean distance of the three pairs of points on its upper and lower edge.
+
+    Args:
+        points: (..., 68, 2) landmarks (iBUG order), pixels.
+
+    Returns:
+        (...) pixels.
+    """
+    gaps = points[..., [61, 62, 63], :] - points[..., [67, 66, 65], :]  # (..., 3, 2)
+    distance: Tensor = torch.linalg.vector_norm(gaps, dim=-1)
+    return distance.mean(-1)
+
+
+def correlation(pred: Tensor, target: Tensor) -> Tensor:
+    """Pearson correlation of two tracks (T,); NaN for fewer than 3 frames or a track that does not move."""
+    if len(pred) < 3:
+        return pred.new_tensor(torch.nan)
+    x, y = pred.double() - pred.double().mean(), target.double() - target.double().mean()
+    scale = x.norm() * y.norm()
+    still = (x.abs().max() < 1e-6) | (y.abs().max() < 1e-6)
+    return torch.where(still, torch.nan, (x @ y) / scale)
+
+
+def amplitude_ratio(pred: Tensor, target: Tensor) -> Tensor:
+    """Standard deviation of a track (T,) over that of its reference; NaN if the reference does not move."""
+    if len(pred) < 3:
+        return pred.new_tensor(torch.nan)
+    x, y = pred.double().std(), target.double().std()
+    return torch.where(y < 1e-6, torch.nan, x / y)
+
+
+class _Opening(ClipMetric):
+    """Compares the opening tracks of a clip; every clip counts the same.
+
+    Args:
+        span: "clip" takes all frames, "speech" those between the first and the last word. The whole clip flatters: the
+            mouth rests before and after speech whatever was said.
+    """
+
+    unit = ""
+    perfect = 1.0
+    undefined = "the mouth does not move, or fewer than 3 frames have landmarks"
+    observes = "landmarks"
+    needs = frozenset({"speech"})
+
+    def __init__(self, span: Literal["clip", "speech"] = "clip") -> None:
+        super().__init__()
+        self.span = span
+
+    @abstractmethod
+    def compare(self, pred: Tensor, target: Tensor) -> Tensor:
+        """Compare two tracks (T,)."""
+
+    def score(self, pred: Tensor, target: Tensor, length: Tensor, speech: Tensor) -> tuple[Tensor, Tensor]:
+        """Score (B, T, 68, 2) landmarks; speech (B, 2) is the first frame of speech and the one after its last."""
+        values = []
+        for p, t, frames, span in zip(opening(pred), opening(target), length.tolist(), speech.tolist(), strict=True):
+            first, last = (0, frames) if self.span == "clip" else (span[0], min(span[1], frames))
+            p, t = p[first:last], t[first:last]
+            both = p.isfinite() & t.isfinite()  # frames without points are left out
+            values.append(self.compare(p[both], t[both]))
+        value = torch.stack(values)
+        return value, torch.ones_like(value)
+
+
+class OpeningCorrelation(_Opening):
+    """Correlation of the inner-lip opening with the reference's, mean over clips; 1 for a copy."""
+
+    name = "opening_corr"
+    higher_is_better = True
+
+    def compare(self, pred: Tensor, target: Tensor) -> Tensor:
+        """Correlation of two tracks (T,)."""
+        return correlation(pred, target)
+
+
+class OpeningRatio(_Opening):
+    """Amplitude of the inner-lip opening over the reference's, mean over clips; 1 for a copy, below 1 mumbles."""
+
+    name = "opening_ratio"
+    higher_is_better = None
+
+    def compare(self, pred: Tensor, target: Tensor) -> Tensor:
+        """Ratio of the standard deviations of two tracks (T,)."""
+        return amplitude_ratio(pred, target)

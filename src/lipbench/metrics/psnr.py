@@ -1,0 +1,86 @@
+"""PSNR: peak signal-to-noise ratio of frames, in dB."""
+
+from typing import Final
+
+import torch
+from torch import Tensor
+
+from lipbench.metrics._base import ClipMetric, over_frames, same_shape
+
+CAP: Final = 100.0
+"""Score of identical frames in dB, and the most that any frame gets; published scripts give them 100 too."""
+
+
+def psnr(pred: Tensor, target: Tensor) -> Tensor:
+    """PSNR of single frames over all pixels and colours: 10 log10(1 / mean squared error), at most `CAP`.
+
+    Average it over frames, as all published code does; PSNR of the error pooled over frames is another number (in the
+    test case of five frames 22.5 dB where the mean is 28.8).
+
+    Args:
+        pred: (..., 3, h, w) float in [0, 1].
+        target: Same shape.
+
+    Returns:
+        (...) dB, NaN where a pixel is NaN.
+
+    Raises:
+        ValueError: The shapes differ.
+    """
+    same_shape(pred, target)
+    error = (pred - target).square().mean((-3, -2, -1))
+    return (-10 * error.log10()).clamp(max=CAP)
+
+
+def psnr_uint8_wrap(pred: Tensor, target: Tensor) -> Tensor:
+    """PSNR as released evaluation scripts of ATVGnet and TalkLip compute it: wrong, and kept only to read old tables.
+
+    They subtract and square 8-bit integers, which wrap around at 256: the score has a floor near 27.9 dB however bad a
+    frame is, and a constant difference of 16 levels scores 100 dB.
+
+    Args:
+        pred: (..., 3, h, w) float in [0, 1]; rounded to 8 bits first.
+        target: Same shape.
+
+    Returns:
+        (...) dB.
+
+    Raises:
+        ValueError: The shapes differ.
+    """
+    same_shape(pred, target)
+    a, b = ((x * 255).round().clamp(0, 255).to(torch.int32) for x in (pred, target))
+    error = ((a - b).square() % 256).to(torch.float64).mean((-3, -2, -1)) / 255**2
+    return (-10 * error.log10()).clamp(max=CAP)
+
+
+class PSNR(ClipMetric):
+    """Mean PSNR over frames, in dB; 100 for a copy.
+
+    Frames that equal the reference exactly are left out of a clip's mean unless all do: the one frame that a frozen
+    first frame copies would lift its mean over 75 frames by a whole dB (own choice; no model makes such frames).
+
+    Args:
+        wrap: Compute `psnr_uint8_wrap` instead.
+    """
+
+    name = "psnr"
+    unit = "dB"
+    higher_is_better = True
+    perfect = CAP
+    undefined = "a frame holds NaN"
+
+    def __init__(self, wrap: bool = False) -> None:
+        super().__init__()
+        self.wrap = wrap
+
+    def score(self, pred: Tensor, target: Tensor, length: Tensor) -> tuple[Tensor, Tensor]:
+        """Score (B, T, 3, h, w) float pictures in [0, 1]."""
+        if self.wrap:
+            return over_frames(psnr_uint8_wrap(pred, target), length)
+        values = psnr(pred, target)  # (B, T)
+        valid = torch.arange(values.shape[1], device=values.device) < length.to(values.device)[:, None]
+        counted = valid & ~(values >= CAP)  # NaN counts, and leaves the clip undefined
+        value = values.masked_fill(~counted, 0).sum(1) / counted.sum(1)
+        copy = valid.any(1) & ~counted.any(1)
+        return value.masked_fill(copy, CAP), valid.sum(1)

@@ -1,0 +1,152 @@
+"""The bank: selection, one look a video, pasting, undefined cells and their reasons."""
+
+import numpy as np
+import pytest
+import torch
+
+from lipbench.media import geometry
+from lipbench.metrics import _bank
+from lipbench.metrics._base import Unavailable
+from lipbench.metrics._observers import Landmarks
+from lipbench.types import View
+
+VIEW = View("mouth", 40, 80)
+FAST = ["mouth/psnr", "mouth/ssim", "native/psnr", "native/ssim"]
+
+
+def batch(view=VIEW, clips=2, frames=4, seed=0):
+    rng = np.random.default_rng(seed)
+    low = torch.from_numpy(rng.random((clips, frames, 3, 22, 20))).float()
+    face = (geometry.resize(low, (geometry.HEIGHT, geometry.WIDTH)) * 255).round().to(torch.uint8)
+    points = torch.from_numpy(geometry.TEMPLATE + np.array([32, 16])).float() + torch.zeros(clips, frames, 68, 2)
+    return {
+        "index": torch.arange(clips),
+        "video": geometry.crop(face, view).float() / 255,
+        "video_len": torch.tensor([frames, frames - 1][:clips]),
+        "face": face,
+        "landmarks": points,
+        "speech": torch.tensor([[0, frames]] * clips),
+    }
+
+
+def score(names, given, video, length=None, view=VIEW):
+    bank = _bank.Bank(names)
+    row = bank.row()
+    scene = bank.scene(given, view)
+    row.update(scene.take(video, length), scene)
+    return {name: clips.value for name, clips in row.local().items()}, row.reasons
+
+
+def test_selection():
+    assert "lmd" in [entry.name for entry in _bank.select(None)]
+    assert "lmd[sum]" not in [entry.name for entry in _bank.select(None)]
+    assert [entry.name for entry in _bank.select(["lmd", "mouth/psnr"])] == ["mouth/psnr", "lmd"]
+    assert {entry.group for entry in _bank.select(["quality"])} == {"quality"}
+    with pytest.raises(ValueError, match="did you mean 'mouth/psnr'"):
+        _bank.select(["mouth/pnsr"])
+
+
+def test_a_copy_is_perfect_natively_and_nearly_so_after_pasting():
+    given = batch()
+    values, _ = score(FAST, given, given["video"])
+    assert values["native/psnr"].tolist() == [100, 100]
+    assert values["native/ssim"] == pytest.approx([1, 1], abs=1e-5)
+    assert (values["mouth/psnr"] > 35).all()
+    assert (values["mouth/psnr"] < 100).all()  # the way through half the size costs something
+
+
+def test_the_reference_scores_perfectly_everywhere():
+    bank = _bank.Bank([*FAST, "lmd", "lmd[raw]"])
+    scene = bank.scene(batch(), VIEW)
+    row = bank.row()
+    row.update(scene.reference, scene)
+    for name, clips in row.local().items():
+        assert clips.value == pytest.approx([row.metrics[name].perfect] * 2, abs=1e-5), name
+
+
+@pytest.mark.parametrize(
+    "view", [View("mouth", 80, 160), View("face", 128, 128), View("mouth_square", 64, 64)], ids=str
+)
+def test_the_mouth_way_is_the_pasted_picture(view):
+    given = batch(view)
+    video = torch.rand(2, 4, 3, *view.size)
+    bank = _bank.Bank(FAST)
+    scene = bank.scene(given, view)
+    take = scene.take(video)
+    pasted = geometry.paste(given["face"].float() / 255, video, view)
+    assert torch.allclose(take.pictures("mouth"), geometry.crop(pasted, _bank.MOUTH), atol=1e-6)
+    assert torch.allclose(take.canonical(0).float() / 255, pasted[0], atol=1 / 255)
+
+
+def test_each_video_is_looked_at_once_and_the_reference_only_once_a_corpus(tmp_path, monkeypatch):
+    looks = []
+
+    class Fake:
+        name = "dlib"
+
+        def points(self, frame, box):
+            assert frame.shape == (352, 320, 3)
+            assert frame.dtype == np.uint8
+            looks.append(tuple(box))
+            return np.full((68, 2), frame.mean(), np.float32)
+
+    monkeypatch.setattr(_bank.landmarks, "load", lambda name: Fake())
+    given = batch()
+    names = ["lmd", "opening_corr", "opening_ratio", "lmd[raw]"]
+    for expected in (7 + 7 + 7, 7 + 7):  # the second time the reference (4 + 3 frames) comes from the disk
+        looks.clear()
+        bank = _bank.Bank(names, cache=tmp_path)
+        scene = bank.scene(given, VIEW)
+        for video in (given["video"], given["video"] * 0.5):
+            bank.row().update(scene.take(video), scene)
+        assert len(looks) == expected
+    assert len(set(looks)) == 1  # the reference's box for every video
+    assert len(list(tmp_path.rglob("*.npy"))) == 2
+
+
+def test_nan_frames_are_undefined_not_zero():
+    given = batch()
+    video = given["video"].clone()
+    video[0, 1] = torch.nan
+    values, _ = score([*FAST, "lmd"], given, video)
+    for name, value in values.items():
+        assert np.isnan(value).tolist() == [True, False], name
+
+
+def test_packed_stores_fill_only_native_columns():
+    given = batch()
+    del given["face"], given["landmarks"]
+    values, reasons = score(["quality", "landmarks"], given, given["video"])
+    assert {name for name, value in values.items() if len(value)} == {"native/psnr", "native/ssim"}
+    assert "no face" in reasons["mouth/psnr"]
+    assert "no face and no landmarks" in reasons["lmd"]
+
+
+def test_other_lengths_are_undefined_with_a_reason():
+    given = batch()
+    values, reasons = score(FAST, given, given["video"][:, :3], torch.tensor([3, 3]))
+    assert np.isnan(values["native/psnr"]).tolist() == [True, False]
+    assert "differ in length" in reasons["native/psnr"]
+    longer = torch.cat([given["video"], given["video"]], 1)
+    values, _ = score(FAST, given, longer, torch.tensor([8, 3]))
+    assert np.isnan(values["mouth/psnr"]).tolist() == [True, False]
+
+
+def test_wrong_ranges_and_sizes_are_refused():
+    given = batch()
+    with pytest.raises(ValueError, match=r"in \[0, 1\]"):
+        score(FAST, given, given["video"] * 2 - 1)
+    with pytest.raises(ValueError, match="mouth 40x80"):
+        score(FAST, given, torch.rand(2, 4, 3, 20, 80))
+
+
+def test_a_missing_judge_is_a_reason_by_default_and_an_error_by_name(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    bank = _bank.Bank(["quality"])
+    assert "alexnet" in bank.reasons["mouth/lpips"]
+    with pytest.raises(Unavailable, match="alexnet"):
+        _bank.Bank(["mouth/lpips"])
+    monkeypatch.setattr(_bank.landmarks, "load", lambda name: (_ for _ in ()).throw(FileNotFoundError("no model file")))
+    with pytest.raises(Unavailable, match="no model file"):
+        Landmarks()
+    assert "no model file" in _bank.Bank(None).reasons["opening_corr"]
