@@ -57,8 +57,8 @@ def psnr_uint8_wrap(pred: Tensor, target: Tensor) -> Tensor:
 class PSNR(ClipMetric):
     """Mean PSNR over frames, in dB; 100 for a copy.
 
-    A frame that equals the reference exactly counts as 100 dB, as in published scripts. The frozen first frame copies one
-    frame, so that over 75 frames its mean is about 1 dB higher than on the frames that it has to guess.
+    A frame that equals the reference exactly counts as 100 dB, as in published scripts. The frozen first frame copies
+    one frame, so that over 75 frames its mean is about 1 dB higher than on the frames that it has to guess.
 
     Args:
         wrap: Compute `psnr_uint8_wrap` instead.
