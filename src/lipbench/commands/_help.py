@@ -1,0 +1,52 @@
+"""What `lipbench fit --help` prints: Lightning's own list of several hundred flags is one step further."""
+
+from typing import Final
+
+from lipbench.commands import _names
+
+_COMMON: Final = """\
+  --config FILE.yaml          a recipe (several are stacked); flags win over files, in any order
+  --print_config              print everything that would be used, as YAML, and stop
+  --model.ARG X, --data.ARG X arguments of the model and the corpus, e.g. --model.lr 5e-4 --data.batch_size 8
+  --trainer.ARG X             anything of Lightning's Trainer, e.g.
+      --trainer.max_time 00:01:00:00     stop after days:hours:minutes:seconds
+      --trainer.max_steps 20000          stop after so many batches
+      --trainer.devices 4 --trainer.strategy ddp
+      --trainer.precision bf16-mixed
+      --trainer.fast_dev_run true        one batch of everything, nothing is written
+      --trainer.default_root_dir runs    where run folders go
+  --tracking.wandb offline    log to Weights & Biases too; online needs a key
+  --seed_everything 0         another number is another run"""
+
+_OWN: Final = {
+    "fit": "  --ckpt_path FILE|last       resume an interrupted run; its arguments stay as they were",
+    "validate": "  --ckpt_path FILE|last|best  which weights; `last` and `best` are those of the newest run",
+    "test": """\
+  --ckpt_path FILE|last|best  which weights; `last` and `best` are those of the newest run. Alone, without --model and
+                              --data, a FILE brings the configuration of its run
+  --evaluator.ARG X           what is scored and where the record goes""",
+    "predict": "  --ckpt_path FILE|last|best  which weights; videos of the mouth are written into the run's folder",
+}
+
+
+def trainer(command: str) -> str:
+    """Help for fit, validate, test or predict.
+
+    Args:
+        command: Its name.
+    """
+    lines = [
+        f"usage: lipbench {command} --model NAME --data NAME [options]",
+        f"       lipbench {command} --config FILE.yaml [options]",
+        "",
+    ]
+    for kind, title in (("model", "Models"), ("data", "Corpora")):
+        lines.append(f"{title} (--{kind} NAME):")
+        lines += [f"  {name:10} {_names.summary(path)}" for name, path in _names.files(kind).items()]
+        lines.append("")
+    lines += ["Options:", _OWN[command], _COMMON, "", "More:"]
+    for kind in ("model", "data"):
+        name = next(iter(_names.files(kind)), "NAME")
+        lines.append(f"  lipbench {command} --{kind}.help {name:10} arguments of one {kind} with their defaults")
+    lines.append(f"  lipbench {command} --help-all            every flag that Lightning accepts")
+    return "\n".join(lines)

@@ -1,0 +1,201 @@
+"""doctor: what this machine has, and what to type for what it lacks."""
+
+import argparse
+import os
+import platform
+import sys
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+
+from lipbench.commands import _names
+from lipbench.commands._names import UsageError
+
+GROUP = "Start here"
+Finding = tuple[str, str]
+"""What was found, and what to type if something is missing ("" if nothing is)."""
+
+_REINSTALL = "pip install --force-reinstall {}"
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of `lipbench doctor`."""
+    parser.add_argument("--data", choices=tuple(_names.files("data")), help="look closer at the store of this corpus")
+
+
+def run(data: str | None = None) -> None:
+    """Print one line a check: ok or MISSING, and what to type.
+
+    Args:
+        data: Corpus whose store is opened and counted.
+
+    Raises:
+        UsageError: Something is missing that every command needs.
+    """
+    needed: dict[str, Callable[[], Finding]] = {
+        "python": _python,
+        "torch": _torch,
+        "video": _video,
+        "opencv": _opencv,
+        "faces (dlib)": _dlib,
+        "store": _arrow,
+    }
+    optional: dict[str, Callable[[], Finding]] = {
+        "voices (eSpeak NG)": _espeak,
+        "metric lpips": _lpips,
+        "landmarks face-alignment": _face_alignment,
+        "lipbench home": _home,
+        **{f"corpus {name}": lambda name=name: _corpus(name, closer=name == data) for name in _names.files("data")},  # type: ignore[misc]  # a lambda with a default has no inferred type
+    }
+    lacking = _report(needed)
+    _report(optional)
+    if lacking:
+        raise UsageError(f"every command needs: {', '.join(lacking)}")
+
+
+def _report(checks: dict[str, Callable[[], Finding]]) -> list[str]:
+    """Run and print checks; the names of those that found something missing."""
+    lacking = []
+    for name, check in checks.items():
+        try:
+            found, remedy = check()
+        except ImportError as error:  # a broken installation is a finding too
+            found, remedy = str(error).partition("\n")[0], _remedy(error)
+        except (OSError, RuntimeError, ValueError) as error:  # raised in lipbench: its message says what to do
+            found, remedy = "cannot be used", str(error)
+        print(f"{'MISSING' if remedy else 'ok':8} {name:26} {found}")
+        if remedy:
+            lacking.append(name)
+            print(f"{'':8} {'':26} -> {remedy}")
+    return lacking
+
+
+def _remedy(error: ImportError) -> str:
+    """What to type for a package that cannot be imported."""
+    if any(library in str(error) for library in ("libGL", "libgthread", "libglib", "libxcb")):
+        return "opencv needs system libraries: apt-get install libgl1 libglib2.0-0 libxcb1"
+    return _REINSTALL.format(error.name or "lipbench")
+
+
+def _python() -> Finding:
+    supported = (3, 11) <= sys.version_info[:2] < (3, 14)
+    return platform.python_version(), "" if supported else "lipbench needs Python 3.11, 3.12 or 3.13"
+
+
+def _torch() -> Finding:
+    import torch
+    import torchvision  # a CPU-only torch beside an ordinary torchvision fails here
+
+    if torch.cuda.is_available():
+        device = f"{torch.cuda.device_count()} x {torch.cuda.get_device_name(0)}"
+    else:
+        device = f"no CUDA, {torch.get_num_threads()} CPU threads"
+    return f"{torch.__version__}, torchvision {torchvision.__version__}; {device}", ""
+
+
+def _video() -> Finding:
+    import av
+
+    wanted = {"mpeg1video": "r", "h264": "r", "mp2": "r", "aac": "r", "libx264": "w"}
+    lacking = [name for name, mode in wanted.items() if not _codec(name, mode)]
+    found = f"PyAV {av.__version__}, FFmpeg libavcodec {'.'.join(map(str, av.library_versions['libavcodec']))}"
+    if lacking:
+        return f"{found} without {', '.join(lacking)}", _REINSTALL.format(
+            "av"
+        ) + " (the wheel, not a build of your own)"
+    return f"{found}: reads MPEG-1, H.264, MP2, AAC; writes H.264", ""
+
+
+def _codec(name: str, mode: str) -> bool:
+    """Whether FFmpeg knows a codec for reading ("r") or writing ("w")."""
+    import av
+    from av.codec.codec import UnknownCodecError
+
+    try:
+        av.Codec(name, "w" if mode == "w" else "r")
+    except UnknownCodecError:
+        return False
+    return True
+
+
+def _opencv() -> Finding:
+    import cv2
+
+    return str(cv2.__version__), ""
+
+
+def _dlib() -> Finding:
+    import dlib
+
+    from lipbench.media import landmarks
+
+    landmarks.load("dlib")  # raises with a remedy of its own if the predictor's file is missing
+    return f"{dlib.__version__} with the 68-point predictor", ""
+
+
+def _arrow() -> Finding:
+    import pyarrow
+    import simplejpeg
+
+    return f"pyarrow {pyarrow.__version__}, simplejpeg {simplejpeg.__version__}", ""
+
+
+def _espeak() -> Finding:
+    import espeakng_loader
+
+    library = Path(espeakng_loader.get_library_path())
+    if not library.is_file():
+        return f"no library at {library}", _REINSTALL.format("espeakng-loader")
+    return f"espeakng-loader {version('espeakng-loader')}", ""
+
+
+def _lpips() -> Finding:
+    from lipbench.metrics import lpips
+
+    path = lpips.backbone_path()
+    lpips.load(path)
+    return f"lpips {version('lpips')} with {path.name}", ""
+
+
+def _face_alignment() -> Finding:
+    from lipbench.media import landmarks
+
+    landmarks.load("face-alignment")
+    return f"face-alignment {version('face-alignment')} with its weights", ""
+
+
+def _home() -> Finding:
+    from lipbench.data import _store
+
+    home = _store.home()
+    said = "LIPBENCH_HOME" if os.environ.get("LIPBENCH_HOME") else "default; LIPBENCH_HOME moves it"
+    return f"{home} ({said}){'' if home.is_dir() else ', not there yet'}", ""
+
+
+def _corpus(name: str, closer: bool) -> Finding:
+    """The raw corpus and the prepared store of one short name.
+
+    Args:
+        name: Short name.
+        closer: List the reasons for which clips were left out.
+    """
+    import json
+
+    from lipbench.data import _store
+
+    variable = f"LIPBENCH_{name.upper()}"
+    root = os.environ.get(variable)
+    raw = f"{variable}={root}" if root else f"{variable} not set"
+    if root and not Path(root).is_dir():
+        return raw, f"{variable} names no folder: export {variable}=DIR"
+    path = _store.default_path(name)
+    if not (path / _store.MANIFEST).is_file():
+        how = "" if name == "rendered" or root else " --root DIR"
+        return f"{raw}; no store at {path}", f"lipbench prepare --data {name}{how}"
+    manifest = json.loads((path / _store.MANIFEST).read_text("utf-8"))
+    rejected = manifest["rejected"]
+    found = f"{len(manifest['clips'])} clips in {path}, {len(rejected)} left out"
+    if closer:
+        _store.Store(path)  # raises if this version cannot read it
+        found += "".join(f"\n{'':36}{clip_id}: {entry['reason']}" for clip_id, entry in sorted(rejected.items()))
+    return found, ""

@@ -1,0 +1,113 @@
+"""prepare: raw corpus -> prepared store: faces found and warped, sound, words and durations, ready for training."""
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from lipbench.commands import _names
+from lipbench.commands._names import UsageError
+
+if TYPE_CHECKING:
+    from lipbench.types import View
+
+GROUP = "Corpora"
+_SPEAKERS: Final = 8
+_CLIPS: Final = 40  # a speaker
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of `lipbench prepare`."""
+    names = tuple(_names.files("data"))
+    parser.add_argument("--data", required=True, metavar="NAME", help=f"corpus: {', '.join(names)}")
+    parser.add_argument(
+        "--root", type=Path, help="its folder (default: LIPBENCH_<NAME>; `rendered` is made on the spot)"
+    )
+    parser.add_argument("--store", type=Path, help="where to write (default: $LIPBENCH_HOME/stores/<data>)")
+    parser.add_argument(
+        "--landmarks",
+        choices=("dlib", "face-alignment", "exact"),
+        default="dlib",
+        help="who finds the 68 points (default: dlib; exact: rendered corpora only)",
+    )
+    parser.add_argument("--workers", type=int, help="processes (default: one a processor)")
+    parser.add_argument("--limit", type=int, help="at most so many clips a speaker")
+    parser.add_argument(
+        "--pack",
+        nargs=3,
+        metavar=("VIEW", "HEIGHT", "WIDTH"),
+        help="afterwards, write a small copy with one view only beside the store, e.g. --pack mouth 80 160",
+    )
+    parser.add_argument("--speakers", type=int, help=f"rendered: how many speakers to render (default: {_SPEAKERS})")
+    parser.add_argument("--clips", type=int, help=f"rendered: how many clips a speaker (default: {_CLIPS})")
+
+
+def run(
+    data: str,
+    root: Path | None = None,
+    store: Path | None = None,
+    landmarks: str = "dlib",
+    workers: int | None = None,
+    limit: int | None = None,
+    pack: list[str] | None = None,
+    speakers: int | None = None,
+    clips: int | None = None,
+) -> None:
+    """Prepare a corpus; see `lipbench.data._prepare.prepare`. Started again, it does only what is missing.
+
+    Args:
+        data: Short name of the corpus.
+        root: Its folder.
+        store: Folder to write.
+        landmarks: Backend.
+        workers: Processes.
+        limit: At most this many clips a speaker.
+        pack: View, height and width of a packed copy to write as well.
+        speakers: Rendered corpus only.
+        clips: Rendered corpus only, a speaker.
+
+    Raises:
+        UsageError: The corpus is unknown, or options do not fit together.
+    """
+    if data not in _names.files("data"):
+        raise _names.unknown("--data", data, _names.files("data"))
+    if data != "rendered" and (speakers is not None or clips is not None):
+        raise UsageError(
+            f"--speakers and --clips are for --data rendered; for {data} there is --limit, clips a speaker"
+        )
+    view = _view(pack)
+
+    from lipbench.data import _prepare, _store
+
+    corpus = _names.load("data", data)
+    if data == "rendered":
+        from lipbench.data._render.corpus import write_corpus
+
+        root = root or _store.home() / "corpora" / data
+        speakers = _SPEAKERS if speakers is None else speakers
+        clips = _CLIPS if clips is None else clips
+        write_corpus(root, speakers=speakers, clips=clips, workers=workers)
+    summary = _prepare.prepare(corpus, root, store, landmarks=landmarks, workers=workers, limit=limit)
+    if view is not None:
+        print(f"packed: {_prepare.pack(summary.store, view)}")
+
+
+def _view(pack: list[str] | None) -> "View | None":
+    """The view that `--pack` names.
+
+    Raises:
+        UsageError: There is no such view, or the size is no size.
+    """
+    if pack is None:
+        return None
+
+    from lipbench.media import geometry
+    from lipbench.types import View
+
+    name, height, width = pack
+    if name not in geometry.BOXES:
+        raise _names.unknown("view", name, geometry.BOXES)
+    if not (height.isdecimal() and width.isdecimal() and int(height) and int(width)):
+        raise UsageError(
+            f"--pack {' '.join(pack)}: height and width are whole numbers of pixels, e.g. --pack mouth 80 160"
+        )
+    return View(name, int(height), int(width))

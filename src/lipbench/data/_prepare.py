@@ -1,0 +1,663 @@
+"""From raw corpus files to the prepared store: parallel, resumable, every clip judged.
+
+A shard holds the clips of one speaker whose ids hash alike, about 30; which clip lies where depends on names only. A shard is
+written in one piece together with the reasons of its rejected clips, so a kill at any instant leaves whole shards or none,
+and the manifest, which is put together from the shards, comes out the same whatever was interrupted.
+"""
+
+import hashlib
+import json
+import math
+import multiprocessing
+import os
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from lipbench.data import _jpeg, _quality, _store
+from lipbench.media import alignment, audio, geometry, landmarks, text, video
+from lipbench.types import View
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+    from lipbench.data._datamodule import ClipDataModule
+
+_RULES: Final = 1  # raised when the same files would give other rows or other reasons
+_CLIPS_A_SHARD: Final = 24
+_HIGHEST_RATE: Final = 48_000
+_EVERY: Final = 15  # frames between two looks of the face detector
+_FEWEST_FRAMES: Final = 25
+_LONGEST_GAP: Final = 0.1  # s between the end of the alignment and the end of the picture; up to 0.02 s on whole GRID clips
+_LEAST_COVERAGE: Final = 0.9  # share of frames with a face
+_SILENT: Final = 1e-3  # peak of the sound, full scale 1
+
+
+@dataclass(frozen=True)
+class RawClip:
+    """A clip of a raw corpus, as found on the disk; nothing of it has been opened.
+
+    Args:
+        clip_id: Such as "grid/s1/bbaf2n", stable across machines.
+        speaker: Such as "s1".
+        video: File with picture and sound.
+        align: File with word times.
+        sentence: What is said, if the corpus says it apart from the alignment (GRID's file names): the two are compared.
+        exact: File with exact landmarks (rendered corpus).
+        problem: Why the clip cannot be used, if that is known already.
+    """
+
+    clip_id: str
+    speaker: str
+    video: Path
+    align: Path | None = None
+    sentence: str | None = None
+    exact: Path | None = None
+    problem: str | None = None
+
+
+@dataclass
+class Summary:
+    """What a run of `prepare` left behind.
+
+    Args:
+        store: Folder.
+        kept: Clips in the store.
+        rejected: Clip id -> reason.
+        done: Clips that this run looked at; 0 if everything was there already.
+        seconds: Time this run took.
+    """
+
+    store: Path
+    kept: int
+    rejected: dict[str, str] = field(default_factory=dict)
+    done: int = 0
+    seconds: float = 0.0
+
+
+def prepare(
+    data: type["ClipDataModule"],
+    root: str | Path | None = None,
+    store: str | Path | None = None,
+    *,
+    landmarks: str = "dlib",
+    workers: int | None = None,
+    limit: int | None = None,
+    progress: bool = True,
+) -> Summary:
+    """Read a corpus into a store, or bring a store up to date with its corpus.
+
+    Clips that are broken are left out, each with a reason, and never stop the run. A clip is rejected if its files do not open,
+    its alignment does not say what its name says, its picture is broken (`_quality`), it has fewer than 25 frames, its words end
+    more than 0.1 s from the end of the picture, it has no sound, or no face in more than a tenth of its frames.
+
+    Args:
+        data: The corpus.
+        root: Its folder; by default from the environment (`LIPBENCH_GRID` and so on).
+        store: Folder to write; by default `$LIPBENCH_HOME/stores/<data>`.
+        landmarks: "dlib", "face-alignment", or "exact" (rendered corpus only).
+        workers: Processes; by default one a processor.
+        limit: At most this many clips a speaker, the first by name.
+        progress: Show a bar and a table.
+
+    Returns:
+        What is in the store now.
+
+    Raises:
+        FileNotFoundError: No corpus there.
+        ValueError: Unknown landmarks, or the store was made with other settings.
+        RuntimeError: Another run is writing the same store, or a worker failed for a reason that lies in no clip.
+    """
+    started = time.monotonic()
+    clips = data.scan(data.corpus(root))
+    if limit is not None:
+        clips = _limited(clips, limit)
+    folder = Path(store) if store is not None else _store.default_path(data.data)
+    if landmarks == "exact" and not any(clip.exact for clip in clips):
+        raise ValueError("landmarks 'exact' need a corpus that knows them (--data rendered); use 'dlib'")
+    settings = {
+        "data": data.data,
+        "rules": _RULES,
+        "landmarks": landmarks,
+        "detect_every": _EVERY,
+        "jpeg_quality": _jpeg.QUALITY,
+        "picture": [geometry.HEIGHT, geometry.WIDTH],
+        "template": hashlib.sha256(geometry.TEMPLATE.tobytes()).hexdigest()[:16],
+        "highest_sample_rate": _HIGHEST_RATE,
+        "limit": limit,
+    }
+    shards_folder = folder / "shards"
+    shards_folder.mkdir(parents=True, exist_ok=True)
+    with _alone(folder):
+        for part in [*folder.glob("*.part"), *shards_folder.glob("*.part")]:
+            part.unlink()
+        _check_settings(folder, settings)
+        shards = _assign(clips)
+        seen = _read_seen(folder)
+        pending: dict[str, list[RawClip]] = {}
+        for name, members in shards.items():
+            stamps = _stamps(members)
+            if not _up_to_date(shards_folder / f"{name}.arrow", members, stamps, seen.get(name)):
+                pending[name] = members
+            elif seen.get(name) != stamps:
+                _append_seen(folder, name, stamps)
+        done = sum(len(members) for members in pending.values())
+        if pending:
+            _run(folder, pending, settings, workers or processors(), len(clips) - done, progress)
+        speakers = {clip.speaker for clip in clips}
+        for path in sorted(shards_folder.glob("*.arrow")):
+            if path.stem not in shards and path.stem.rsplit("-", 1)[0] in speakers:
+                path.unlink()  # clips that were there before and are gone, or a speaker with more clips than before
+        manifest = _write_manifest(folder, settings, None)
+        _write_seen(folder, {name: _stamps(members) for name, members in shards.items()}, seen)
+    summary = Summary(
+        store=folder,
+        kept=len(manifest["clips"]),
+        rejected={clip_id: line["reason"] for clip_id, line in manifest["rejected"].items()},
+        done=done,
+        seconds=time.monotonic() - started,
+    )
+    if progress:
+        _print_table(manifest, summary)
+    return summary
+
+
+def pack(store: str | Path, view: View, out: str | Path | None = None, *, progress: bool = True) -> Path:
+    """Write a small copy of a store with one view only, for transport; scores from it are those of that view alone.
+
+    Args:
+        store: A whole store.
+        view: What to keep, at which size.
+        out: Folder to write; by default beside the store, such as `grid-mouth-80x160`.
+        progress: Show a bar.
+
+    Returns:
+        The folder of the packed store.
+
+    Raises:
+        FileNotFoundError: No store there.
+        ValueError: Unknown view, the store is itself packed, or the folder holds something else.
+    """
+    source = _store.Store(store)
+    if source.packed is not None:
+        raise ValueError(f"{source.path} is a packed store already ({source.packed}); pack from the whole one")
+    geometry.box(view.name)
+    folder = Path(out) if out else source.path.with_name(f"{source.path.name}-{view.name}-{view.height}x{view.width}")
+    (folder / "shards").mkdir(parents=True, exist_ok=True)
+    settings = {**source.manifest["settings"], "packed": asdict(view)}
+    clips: dict[str, list[str]] = {}
+    for clip_id, line in source.manifest["clips"].items():
+        clips.setdefault(line["shard"], []).append(clip_id)
+    with _alone(folder), _bar(progress, len(source), 0) as advance:
+        _check_settings(folder, settings)
+        for path in (folder / "shards").glob("*.arrow"):
+            if not (source.path / "shards" / path.name).is_file():
+                path.unlink()
+        for original in sorted((source.path / "shards").glob("*.arrow")):
+            metadata = _store.shard_metadata(original)
+            path = folder / "shards" / original.name
+            hashes = {clip_id: line["hash"] for clip_id, line in metadata["clips"].items()}
+            if not (path.is_file() and _store.shard_metadata(path)["sources"] == hashes):
+                rows = [_packed_row(source[clip_id], view) for clip_id in clips.get(original.stem, [])]
+                for row in rows:
+                    metadata["clips"][row["clip_id"]]["hash"] = row["hash"]
+                _store.write_shard(path, rows, {**metadata, "settings": settings, "sources": hashes})
+            advance(len(hashes))
+        _write_manifest(folder, settings, view)
+    return folder
+
+
+def _packed_row(clip: _store.StoredClip, view: View) -> dict[str, Any]:
+    pictures = clip.view(range(clip.n_frames), view).permute(0, 2, 3, 1).numpy()  # (T, h, w, 3)
+    row = {**clip.columns(), "pictures": [_jpeg.encode(np.ascontiguousarray(picture)) for picture in pictures]}
+    return {**row, "hash": _store.row_hash(row)}
+
+
+# ---------------------------------------------------------------------------------------------------------------- one clip
+
+
+def _row(clip: RawClip, settings: dict[str, Any]) -> dict[str, Any]:
+    """All columns of a clip.
+
+    Raises:
+        ValueError, OSError: The clip cannot be used; the message is the reason.
+    """
+    if clip.problem:
+        raise ValueError(clip.problem)
+    words = _words(clip)
+    pictures = video.read_video(clip.video)
+    frames, fps = pictures.frames, pictures.fps
+    seconds = len(frames) / fps
+    if len(frames) < _FEWEST_FRAMES:
+        raise ValueError(f"too short: {len(frames)} frames ({seconds:.2f} s); a clip needs at least {_FEWEST_FRAMES}")
+    if abs(words[-1].end - seconds) > _LONGEST_GAP:
+        raise ValueError(
+            f"picture and alignment differ in length: {len(frames)} frames are {seconds:.2f} s, "
+            f"the alignment ends at {words[-1].end:.2f} s"
+        )
+    if broken := _quality.problem(frames):
+        raise ValueError(broken)
+    samples, rate = audio.read_audio(clip.video)
+    if rate > _HIGHEST_RATE:
+        samples, rate = audio.resample(samples, rate, _HIGHEST_RATE), _HIGHEST_RATE
+    if np.abs(samples).max() < _SILENT:
+        raise ValueError("the sound is silent throughout")
+    points = _points(clip, frames, settings)
+    transforms = geometry.similarity(points)
+    said = [w.word for w in alignment.spoken(words)]
+    symbols = text.symbols(said)
+    row: dict[str, Any] = {
+        "clip_id": clip.clip_id,
+        "speaker": clip.speaker,
+        "text": " ".join(said),
+        "words": [w._asdict() for w in words],
+        "symbols": symbols,
+        "durations": alignment.durations(words, symbols, len(frames), fps),
+        "speech": list(alignment.speech_frames(words, len(frames), fps)),
+        "fps": fps,
+        "n_frames": len(frames),
+        "frame_size": list(frames[0].shape[:2]),
+        "sample_rate": rate,
+        "sound": np.rint(samples * 32767).astype(np.int16),
+        "transforms": transforms,
+        "landmarks": geometry.transform_points(points, transforms).astype(np.float32),
+        "pictures": [_jpeg.encode(picture) for picture in geometry.warp(frames, transforms)],
+        "source_sha256": _sha256(clip.video),
+    }
+    return {**row, "hash": _store.row_hash(row)}
+
+
+def _words(clip: RawClip) -> list[alignment.Word]:
+    if clip.align is None:
+        raise ValueError("no alignment file")
+    words = alignment.read_align(clip.align)
+    said = " ".join(w.word for w in alignment.spoken(words))
+    if clip.sentence is not None and said != clip.sentence:
+        raise ValueError(f"the alignment says {said!r}, the file name {clip.sentence!r}")
+    return words
+
+
+def _points(clip: RawClip, frames: Sequence[video.Frame], settings: dict[str, Any]) -> npt.NDArray[np.float32]:
+    if settings["landmarks"] == "exact":
+        if clip.exact is None:
+            raise ValueError("no file with exact landmarks")
+        with np.load(clip.exact) as file:
+            points = np.asarray(file["landmarks"], np.float32)
+        if points.shape != (len(frames), 68, 2):
+            raise ValueError(f"exact landmarks of shape {points.shape} for {len(frames)} frames")
+        return points
+    track = landmarks.track(frames, landmarks.load(settings["landmarks"]), settings["detect_every"])
+    if track.coverage < _LEAST_COVERAGE:
+        raise ValueError(f"no face in {1 - track.coverage:.0%} of the frames")
+    return track.points
+
+
+# --------------------------------------------------------------------------------------------------------------- one shard
+
+
+def _make_shard(folder: Path, name: str, clips: list[RawClip], settings: dict[str, Any], fatal: dict[str, str]) -> Iterator[str]:
+    """Read the clips of a shard and write it; yields each clip's id before it is begun.
+
+    Args:
+        folder: The store.
+        name: The shard.
+        clips: Its clips.
+        settings: The store's.
+        fatal: Clips that ended a worker process before, with the reason: they are not opened again.
+    """
+    rows: list[dict[str, Any]] = []
+    lines: dict[str, dict[str, Any]] = {}
+    rejected: dict[str, dict[str, Any]] = {}
+    sources = {clip.clip_id: _identity(clip) for clip in clips}
+    for clip in clips:
+        yield clip.clip_id
+        try:
+            if clip.clip_id in fatal:
+                raise ValueError(fatal[clip.clip_id])
+            row = _row(clip, settings)
+        except Exception as error:  # whatever a broken file sets off becomes its reason; it must not stop the others
+            known = isinstance(error, ValueError | OSError)
+            reason = str(error) if known else f"unexpected {type(error).__name__}: {error}"
+            rejected[clip.clip_id] = {"reason": reason, "again": clip.clip_id in fatal or not known}
+        else:
+            lines[clip.clip_id] = {
+                "row": len(rows),
+                "samples": len(row["sound"]),
+                **{k: row[k] for k in ("hash", "n_frames", "fps", "sample_rate", "speaker", "text", "source_sha256")},
+            }
+            rows.append(row)
+    made_with = {package: version(package) for package in ("lipbench", "av", "opencv-python", "numpy")}
+    metadata = {"settings": settings, "made_with": made_with, "clips": lines, "rejected": rejected, "sources": sources}
+    _store.write_shard(folder / "shards" / f"{name}.arrow", rows, metadata)
+
+
+def _assign(clips: Iterable[RawClip]) -> dict[str, list[RawClip]]:
+    """Shard name -> clips, by a hash of the clip's id; the number of shards of a speaker is a power of two."""
+    speakers: dict[str, list[RawClip]] = {}
+    for clip in clips:
+        speakers.setdefault(clip.speaker, []).append(clip)
+    shards: dict[str, list[RawClip]] = {}
+    for speaker, members in speakers.items():
+        bits = max(0, round(math.log2(len(members) / _CLIPS_A_SHARD)))
+        for clip in sorted(members, key=lambda c: c.clip_id):
+            bucket = int(hashlib.sha256(clip.clip_id.encode()).hexdigest()[:8], 16) % 2**bits
+            shards.setdefault(f"{speaker}-{bucket:03d}of{2**bits:03d}", []).append(clip)
+    return dict(sorted(shards.items()))
+
+
+def _limited(clips: Iterable[RawClip], limit: int) -> list[RawClip]:
+    kept: dict[str, list[RawClip]] = {}
+    for clip in clips:
+        kept.setdefault(clip.speaker, []).append(clip)
+    return [clip for members in kept.values() for clip in members[:limit]]
+
+
+# ------------------------------------------------------------------------------------------------------ what is there already
+
+
+def _files(clip: RawClip) -> list[Path]:
+    return [path for path in (clip.video, clip.align, clip.exact) if path is not None]
+
+
+def _identity(clip: RawClip) -> dict[str, Any]:
+    """What the result of a clip depends on: the content of its files, its sentence, and what the scan found."""
+    hashes = [_sha256(path) if path.is_file() else None for path in _files(clip)]
+    return {"files": hashes, "sentence": clip.sentence, "problem": clip.problem}
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _stamps(clips: Iterable[RawClip]) -> dict[str, list[Any]]:
+    """Sizes and times of the files of a shard, and what the scan found."""
+    stamps: dict[str, list[Any]] = {}
+    for clip in clips:
+        stats = [path.stat() for path in _files(clip) if path.exists()]
+        stamps[clip.clip_id] = [clip.problem, *([stat.st_size, stat.st_mtime_ns] for stat in stats)]
+    return stamps
+
+
+def _up_to_date(path: Path, clips: list[RawClip], stamps: dict[str, list[Any]], seen: dict[str, list[Any]] | None) -> bool:
+    """Whether a shard was made from these very files: by size and time, and where these are unknown, by content."""
+    if not path.is_file():
+        return False
+    metadata = _store.shard_metadata(path)
+    if any(line["again"] for line in metadata["rejected"].values()):
+        return False
+    if seen == stamps:
+        return True
+    return bool(metadata["sources"] == {clip.clip_id: _identity(clip) for clip in clips})
+
+
+def _read_seen(folder: Path) -> dict[str, dict[str, list[Any]]]:
+    seen = {}
+    file = folder / "seen.jsonl"
+    for line in file.read_text("utf-8").splitlines() if file.is_file() else []:
+        try:
+            entry = json.loads(line)
+        except ValueError:
+            continue  # the last line of a run that was killed
+        seen[entry["shard"]] = entry["stamps"]
+    return seen
+
+
+def _append_seen(folder: Path, name: str, stamps: dict[str, list[Any]]) -> None:
+    with (folder / "seen.jsonl").open("a", encoding="utf-8") as file:
+        file.write(json.dumps({"shard": name, "stamps": stamps}) + "\n")
+
+
+def _write_seen(folder: Path, now: dict[str, dict[str, list[Any]]], before: dict[str, dict[str, list[Any]]]) -> None:
+    lines = {name: stamps for name, stamps in before.items() if (folder / "shards" / f"{name}.arrow").is_file()} | now
+    text = "".join(json.dumps({"shard": name, "stamps": stamps}) + "\n" for name, stamps in sorted(lines.items()))
+    file = folder / "seen.jsonl"
+    if not file.is_file() or file.read_text("utf-8") != text:
+        _store.write_text(file, text)
+
+
+def _check_settings(folder: Path, settings: dict[str, Any]) -> None:
+    first = next(iter(sorted((folder / "shards").glob("*.arrow"))), None)
+    if first is None:
+        return
+    have = _store.shard_metadata(first)["settings"]
+    differing = [f"{k} {have.get(k)!r}, now {settings.get(k)!r}" for k in sorted({*have, *settings}) if have.get(k) != settings.get(k)]
+    if differing:
+        raise ValueError(
+            f"the store {folder} was made with other settings ({'; '.join(differing)}). "
+            "Name another folder with --store, or delete that one"
+        )
+
+
+def _write_manifest(folder: Path, settings: dict[str, Any], packed: View | None) -> dict[str, Any]:
+    """Put the manifest together from the shards; sorted, with nothing in it that depends on order or time."""
+    clips: dict[str, Any] = {}
+    rejected: dict[str, Any] = {}
+    made_with: dict[str, set[str]] = {}
+    for path in sorted((folder / "shards").glob("*.arrow")):
+        metadata = _store.shard_metadata(path)
+        clips |= {clip_id: {"shard": path.stem, **line} for clip_id, line in metadata["clips"].items()}
+        rejected |= {clip_id: {"reason": line["reason"]} for clip_id, line in metadata["rejected"].items()}
+        for package, number in metadata["made_with"].items():
+            made_with.setdefault(package, set()).add(number)
+    manifest = {
+        "format": _store.FORMAT,
+        "settings": settings,
+        "made_with": {package: sorted(numbers) for package, numbers in made_with.items()},
+        "packed": asdict(packed) if packed else None,
+        "counts": {
+            "clips": len(clips),
+            "rejected": len(rejected),
+            "speakers": len({line["speaker"] for line in clips.values()}),
+            "frames": sum(line["n_frames"] for line in clips.values()),
+            "seconds": round(sum(line["n_frames"] / line["fps"] for line in clips.values()), 3),
+        },
+        "clips": clips,
+        "rejected": rejected,
+    }
+    text = json.dumps(manifest, sort_keys=True, indent=1) + "\n"
+    file = folder / _store.MANIFEST
+    if not file.is_file() or file.read_text("utf-8") != text:
+        _store.write_text(file, text)
+    return manifest
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Hold the store's lock; the system releases it when the process ends in whatever way."""
+    import fcntl
+
+    with (folder / ".lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise RuntimeError(f"another `lipbench prepare` is writing {folder}; wait for it to end") from None
+        yield
+
+
+# ----------------------------------------------------------------------------------------------------------- many processes
+
+
+def processors() -> int:
+    """Processors that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _run(
+    folder: Path, pending: dict[str, list[RawClip]], settings: dict[str, Any], workers: int, before: int, progress: bool
+) -> None:
+    """Make the pending shards with a pool that survives the death of a worker.
+
+    A clip during which a worker dies is tried once more; the second time it is rejected with that reason.
+    """
+    if settings["landmarks"] != "exact":
+        landmarks.load(settings["landmarks"])  # a missing package or file stops the run here, once, with its own message
+    methods = multiprocessing.get_all_start_methods()
+    context = multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")
+    if context.get_start_method() == "forkserver":
+        context.set_forkserver_preload(["lipbench.data._prepare"])  # imports once, not once a worker
+    queue = list(pending)[::-1]
+    deaths: dict[str, int] = {}
+    fatal: dict[str, str] = {}
+    busy: dict[Connection, _Worker] = {}
+    total = sum(len(members) for members in pending.values())
+    with _bar(progress, total, before) as advance:
+        try:
+            while queue or busy:
+                while queue and len(busy) < workers:
+                    worker = _Worker(context, folder, settings)
+                    busy[worker.pipe] = worker
+                    worker.begin(queue.pop(), pending, fatal)
+                for pipe in wait(list(busy)):
+                    worker = busy[pipe]  # type: ignore[index]
+                    try:
+                        kind, content = worker.pipe.recv()
+                    except (EOFError, ConnectionError):
+                        del busy[worker.pipe]
+                        queue.append(worker.shard)
+                        advance(-worker.begun)
+                        _note_death(worker, deaths, fatal)
+                        continue
+                    if kind == "clip":
+                        worker.clip, worker.begun = content, worker.begun + 1
+                        advance(1)
+                    elif kind == "failed":
+                        raise RuntimeError(f"preparing {worker.shard} failed: {content}")
+                    else:
+                        _append_seen(folder, worker.shard, _stamps(pending[worker.shard]))
+                        if queue:
+                            worker.begin(queue.pop(), pending, fatal)
+                        else:
+                            del busy[worker.pipe]
+                            worker.end()
+        finally:
+            for worker in busy.values():
+                worker.process.terminate()
+            for worker in busy.values():
+                worker.process.join()
+
+
+def _note_death(worker: "_Worker", deaths: dict[str, int], fatal: dict[str, str]) -> None:
+    worker.process.join()
+    code = worker.process.exitcode
+    if worker.clip is None:
+        raise RuntimeError(f"a worker process ended before its first clip (exit code {code})")
+    deaths[worker.clip] = deaths.get(worker.clip, 0) + 1
+    if deaths[worker.clip] > 1:
+        how = f"was killed by signal {-code}" if code is not None and code < 0 else f"ended with code {code}"
+        fatal[worker.clip] = f"the process that read this clip {how}, twice (out of memory?)"
+
+
+class _Worker:
+    """A process that makes one shard after the other, and what it is at."""
+
+    def __init__(self, context: Any, folder: Path, settings: dict[str, Any]) -> None:
+        self.pipe, theirs = context.Pipe()
+        self.process = context.Process(target=_work, args=(theirs, folder, settings), daemon=True)
+        self.process.start()
+        theirs.close()
+        self.shard, self.clip, self.begun = "", None, 0
+
+    def begin(self, shard: str, pending: dict[str, list[RawClip]], fatal: dict[str, str]) -> None:
+        self.shard, self.clip, self.begun = shard, None, 0
+        self.pipe.send((shard, pending[shard], fatal))
+
+    def end(self) -> None:
+        self.pipe.send(None)
+        self.process.join()
+        self.pipe.close()
+
+
+def _work(pipe: Connection, folder: Path, settings: dict[str, Any]) -> None:
+    """Body of a worker: one thread, ends when its parent does."""
+    import cv2
+    import torch
+
+    cv2.setNumThreads(1)
+    torch.set_num_threads(1)
+    try:
+        while (task := pipe.recv()) is not None:
+            name, clips, fatal = task
+            try:
+                for clip_id in _make_shard(folder, name, clips, settings, fatal):
+                    pipe.send(("clip", clip_id))
+            except OSError as error:  # a full disk, a folder without permission
+                pipe.send(("failed", str(error)))
+                return
+            pipe.send(("done", name))
+    except (EOFError, ConnectionError, KeyboardInterrupt):
+        return
+
+
+# ------------------------------------------------------------------------------------------------------------- what one sees
+
+
+@contextmanager
+def _bar(show: bool, total: int, before: int) -> Iterator[Any]:
+    """A progress bar; yields a function that moves it on."""
+    if not show:
+        yield lambda steps: None
+        return
+    from rich import progress as bars
+
+    columns = [
+        bars.TextColumn("preparing"),
+        bars.BarColumn(),
+        bars.MofNCompleteColumn(),
+        bars.TextColumn("clips, {task.fields[rate]}"),
+        bars.TimeRemainingColumn(),
+    ]
+    with bars.Progress(*columns) as bar:
+        if before:
+            bar.console.print(f"{before} clips are in the store already")
+        task = bar.add_task("", total=total, rate="")
+        started = time.monotonic()
+
+        def advance(steps: int) -> None:
+            bar.advance(task, steps)
+            rate = bar.tasks[0].completed / max(time.monotonic() - started, 1e-6)
+            bar.update(task, rate=f"{rate:.1f} a second")
+
+        yield advance
+
+
+def _print_table(manifest: dict[str, Any], summary: Summary) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console()
+    counts = manifest["counts"]
+    table = Table(title=f"store {summary.store}", title_justify="left")
+    for heading in ("speaker", "clips", "minutes", "rejected"):
+        table.add_column(heading, justify="left" if heading == "speaker" else "right")
+    speakers: dict[str, list[float]] = {}
+    for line in manifest["clips"].values():
+        entry = speakers.setdefault(line["speaker"], [0, 0, 0])
+        entry[0] += 1
+        entry[1] += line["n_frames"] / line["fps"] / 60
+    for clip_id in manifest["rejected"]:
+        speakers.setdefault(clip_id.split("/")[1], [0, 0, 0])[2] += 1
+    for name, (clips, minutes, bad) in sorted(speakers.items(), key=lambda item: (len(item[0]), item[0])):
+        table.add_row(name, f"{clips:.0f}", f"{minutes:.1f}", f"{bad:.0f}" if bad else "")
+    table.add_section()
+    table.add_row("all", str(counts["clips"]), f"{counts['seconds'] / 60:.1f}", str(counts["rejected"] or ""))
+    console.print(table)
+    if summary.rejected:
+        reasons = Table(title="rejected", title_justify="left")
+        reasons.add_column("clip", no_wrap=True)
+        reasons.add_column("reason")
+        for clip_id, reason in list(summary.rejected.items())[:20]:
+            reasons.add_row(clip_id, reason)
+        console.print(reasons)
+        if len(summary.rejected) > 20:
+            console.print(f"... and {len(summary.rejected) - 20} more in {summary.store / _store.MANIFEST}")
+    looked = f"{summary.done} clips prepared" if summary.done else "nothing to do"
+    console.print(f"{looked}, {summary.seconds:.0f} s")

@@ -1,0 +1,368 @@
+"""The prepared store: every clip ready for training, in memory-mapped Arrow files.
+
+A store is a folder:
+
+    manifest.json          what is in it: settings, counts, a line a clip with hashes, rejected clips with reasons
+    shards/<name>.arrow    Arrow IPC files, one record batch a clip (so a clip is one zero-copy read), about 30 clips each
+    seen.jsonl             sizes and times of the source files, for a quick second run; holds no results
+
+Reading needs pyarrow and a JPEG decoder, nothing that opens media files.
+"""
+
+import hashlib
+import json
+import os
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from lipbench.data import _jpeg
+from lipbench.media import geometry
+from lipbench.media.audio import resample
+from lipbench.types import View
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+FORMAT: Final = "lipbench-store/1"
+MANIFEST: Final = "manifest.json"
+_OPEN_SHARDS: Final = 64  # memory maps held open a process: a whole GRID has about 1,000 shards, a process often 1,024 files
+
+
+def home() -> Path:
+    """Folder of stores and corpora: `LIPBENCH_HOME`, by default the user's cache folder."""
+    if chosen := os.environ.get("LIPBENCH_HOME"):
+        return Path(chosen).expanduser()
+    cache = os.environ.get("XDG_CACHE_HOME")
+    return (Path(cache) if cache else Path.home() / ".cache") / "lipbench"
+
+
+def default_path(data: str) -> Path:
+    """Where the store of a corpus lies unless another place is named."""
+    return home() / "stores" / data
+
+
+def schema(metadata: dict[str, Any]) -> "pa.Schema":
+    """Columns of a shard. Pictures are JPEG; points and transforms are flat, in the order of their documented shapes.
+
+    Args:
+        metadata: Kept as JSON under the key "lipbench": settings, a summary of each clip, rejected clips with reasons.
+    """
+    import pyarrow as pa
+
+    word = pa.struct([("start", pa.float64()), ("end", pa.float64()), ("word", pa.string())])
+    columns = {
+        "clip_id": pa.string(),
+        "speaker": pa.string(),
+        "text": pa.string(),
+        "words": pa.list_(word),  # seconds
+        "symbols": pa.list_(pa.string()),
+        "durations": pa.list_(pa.int64()),  # frames a symbol
+        "speech": pa.list_(pa.int64()),  # first frame of speech, frame after its last
+        "fps": pa.float64(),
+        "n_frames": pa.int64(),
+        "frame_size": pa.list_(pa.int64()),  # height, width of the source frames
+        "sample_rate": pa.int64(),
+        "sound": pa.list_(pa.int16()),
+        "transforms": pa.list_(pa.float64()),  # (T, 2, 3): source frame -> canonical picture
+        "landmarks": pa.list_(pa.float32()),  # (T, 68, 2): x, y in canonical pixels
+        "pictures": pa.list_(pa.binary()),  # T of JPEG
+        "source_sha256": pa.string(),
+        "hash": pa.string(),  # of all the columns above
+    }
+    text = json.dumps(metadata, sort_keys=True, separators=(",", ":"))
+    return pa.schema(list(columns.items()), metadata={"lipbench": text})
+
+
+def row_hash(row: dict[str, Any]) -> str:
+    """SHA-256 of a clip's columns except `hash`, the same on every machine that made the same bytes."""
+    digest = hashlib.sha256()
+    for name in sorted(row):
+        if name == "hash":
+            continue
+        value = row[name]
+        digest.update(f"\0{name}\0".encode())
+        if isinstance(value, np.ndarray):
+            digest.update(f"{value.dtype.str}{value.shape}".encode() + np.ascontiguousarray(value).tobytes())
+        elif name == "pictures":
+            for picture in value:
+                digest.update(len(picture).to_bytes(8, "big") + picture)
+        else:
+            digest.update(json.dumps(value).encode())
+    return digest.hexdigest()
+
+
+def write_shard(path: Path, rows: Sequence[dict[str, Any]], metadata: dict[str, Any]) -> None:
+    """Write a shard aside, bring it to the disk, then rename it: it is there whole or not at all."""
+    import pyarrow as pa
+
+    columns = schema(metadata)
+    aside = path.with_name(f"{path.name}.{os.getpid()}.part")
+    with pa.OSFile(str(aside), "wb") as sink, pa.ipc.new_file(sink, columns) as writer:
+        for row in rows:
+            arrays = [
+                pa.array([value.ravel() if isinstance(value, np.ndarray) else value], type=field.type)
+                for field, value in ((field, row[field.name]) for field in columns)
+            ]
+            writer.write_batch(pa.record_batch(arrays, schema=columns))
+    replace(aside, path)
+
+
+def replace(aside: Path, path: Path) -> None:
+    """Rename a finished file into its place after its content has reached the disk."""
+    with aside.open("rb+") as file:
+        os.fsync(file.fileno())
+    aside.replace(path)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a small file aside, then rename it."""
+    aside = path.with_name(f"{path.name}.{os.getpid()}.part")
+    aside.write_text(text, "utf-8")
+    replace(aside, path)
+
+
+def shard_metadata(path: Path) -> dict[str, Any]:
+    """Settings, summaries and rejected clips of a shard, without reading its clips.
+
+    Raises:
+        ValueError: The file is no shard of a store.
+    """
+    import pyarrow as pa
+
+    try:
+        with pa.memory_map(str(path)) as source:
+            metadata = pa.ipc.open_file(source).schema.metadata
+            return dict(json.loads(metadata[b"lipbench"]))
+    except (pa.ArrowInvalid, KeyError, TypeError) as error:
+        raise ValueError(f"{path} is no shard of a lipbench store; delete it and run `lipbench prepare` again") from error
+
+
+class StoredClip:
+    """One clip of a store; columns are read when asked for.
+
+    Args:
+        batch: The record batch of the clip.
+        packed: The view that its pictures show, in a packed store; None where they are canonical pictures.
+    """
+
+    def __init__(self, batch: "pa.RecordBatch", packed: View | None) -> None:
+        self._batch = batch
+        self.packed = packed
+
+    def _value(self, name: str) -> Any:
+        return self._batch.column(name)[0].as_py()
+
+    def _array(self, name: str) -> npt.NDArray[Any]:
+        return np.asarray(self._batch.column(name).values.to_numpy(zero_copy_only=True))
+
+    def columns(self) -> dict[str, Any]:
+        """Everything but the pictures, in the form that `write_shard` takes."""
+        arrays = ("durations", "sound", "transforms", "landmarks")
+        names = [name for name in self._batch.schema.names if name != "pictures"]
+        return {name: self._array(name) if name in arrays else self._value(name) for name in names}
+
+    @cached_property
+    def clip_id(self) -> str:
+        """Such as "grid/s1/bbaf2n"."""
+        return str(self._value("clip_id"))
+
+    @cached_property
+    def speaker(self) -> str:
+        """Such as "s1"."""
+        return str(self._value("speaker"))
+
+    @cached_property
+    def text(self) -> str:
+        """The spoken words, lower case."""
+        return str(self._value("text"))
+
+    @cached_property
+    def words(self) -> list[tuple[float, float, str]]:
+        """Start and end in seconds and the word, silences included; empty where word times are unknown."""
+        return [(w["start"], w["end"], w["word"]) for w in self._value("words")]
+
+    @cached_property
+    def symbols(self) -> list[str]:
+        """L members of `lipbench.media.text.SYMBOLS`."""
+        return list(self._value("symbols"))
+
+    @property
+    def durations(self) -> npt.NDArray[np.int64]:
+        """(L,) frames a symbol, summing to `n_frames`."""
+        return self._array("durations")
+
+    @cached_property
+    def speech(self) -> tuple[int, int]:
+        """First frame of speech and the frame after its last."""
+        first, last = self._array("speech").tolist()
+        return first, last
+
+    @cached_property
+    def fps(self) -> float:
+        """Frames a second."""
+        return float(self._value("fps"))
+
+    @cached_property
+    def n_frames(self) -> int:
+        """T."""
+        return int(self._value("n_frames"))
+
+    @cached_property
+    def frame_size(self) -> tuple[int, int]:
+        """(height, width) of the source frames in pixels."""
+        height, width = self._array("frame_size").tolist()
+        return height, width
+
+    @cached_property
+    def sample_rate(self) -> int:
+        """Samples a second of the stored sound."""
+        return int(self._value("sample_rate"))
+
+    @property
+    def transforms(self) -> npt.NDArray[np.float64]:
+        """(T, 2, 3): canonical (x, y) = A @ (x, y, 1) of the source frame."""
+        return self._array("transforms").reshape(-1, 2, 3)
+
+    @property
+    def landmarks(self) -> npt.NDArray[np.float32]:
+        """(T, 68, 2) x, y in pixels of the canonical picture."""
+        return self._array("landmarks").reshape(-1, 68, 2)
+
+    @cached_property
+    def source_sha256(self) -> str:
+        """Of the source video file."""
+        return str(self._value("source_sha256"))
+
+    @cached_property
+    def hash(self) -> str:
+        """SHA-256 of everything stored about the clip."""
+        return str(self._value("hash"))
+
+    def audio(self, rate: int) -> npt.NDArray[np.float32]:
+        """(S,) mono in [-1, 1] at `rate` samples a second, the whole clip."""
+        samples = self._array("sound").astype(np.float32) / 32768
+        return resample(samples, self.sample_rate, rate)
+
+    def pictures(self, frames: Sequence[int] | npt.NDArray[np.integer]) -> npt.NDArray[np.uint8]:
+        """(n, 352, 320, 3) RGB canonical pictures of the frames asked for; only these are decoded.
+
+        Raises:
+            ValueError: The store is packed and holds no canonical pictures.
+        """
+        if self.packed is not None:
+            raise ValueError(f"a packed store holds only the view {self.packed}; canonical pictures need the whole store")
+        return self._decode(frames, (geometry.HEIGHT, geometry.WIDTH), 0, geometry.HEIGHT)
+
+    def views(self, frames: Sequence[int] | npt.NDArray[np.integer], wanted: Mapping[str, View]) -> dict[str, Tensor]:
+        """Views of the frames asked for; only the rows that they need are decoded, once for all of them.
+
+        Args:
+            frames: n positions in the clip.
+            wanted: Name -> view.
+
+        Returns:
+            Name -> (n, 3, view.height, view.width) uint8.
+
+        Raises:
+            ValueError: The store is packed and a view lies outside what it holds.
+        """
+        if self.packed is not None:
+            pixels = torch.from_numpy(self._decode(frames, self.packed.size, 0, self.packed.height)).permute(0, 3, 1, 2)
+            return {name: geometry.change_view(pixels, self.packed, view) for name, view in wanted.items()}
+        boxes = [geometry.box(view.name) for view in wanted.values()]
+        top, bottom = min(box[0] for box in boxes), max(box[2] for box in boxes)
+        pixels = torch.from_numpy(self._decode(frames, (geometry.HEIGHT, geometry.WIDTH), top, bottom)).permute(0, 3, 1, 2)
+        return {name: geometry.crop(pixels, view) for name, view in wanted.items()}  # (n, 3, h, w)
+
+    def view(self, frames: Sequence[int] | npt.NDArray[np.integer], view: View) -> Tensor:
+        """One view of the frames asked for, (n, 3, view.height, view.width) uint8; see `views`."""
+        return self.views(frames, {view.name: view})[view.name]
+
+    def _decode(
+        self, frames: Sequence[int] | npt.NDArray[np.integer], size: tuple[int, int], top: int, bottom: int
+    ) -> npt.NDArray[np.uint8]:
+        """(n, *size, 3) RGB, of which the rows top..bottom are filled in."""
+        column = self._batch.column("pictures").values
+        out = np.empty((len(frames), *size, 3), np.uint8)
+        for k, frame in enumerate(frames):
+            data = memoryview(column[int(frame)].as_buffer()).cast("B")  # Arrow hands out signed bytes
+            _jpeg.decode(data, out[k], top, bottom)
+        return out
+
+
+class Store:
+    """A prepared store, opened for reading; cheap to copy to worker processes.
+
+    Args:
+        path: Its folder.
+
+    Raises:
+        FileNotFoundError: There is no finished store.
+        ValueError: It was written in another format.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        file = self.path / MANIFEST
+        if not file.is_file():
+            unfinished = (self.path / "shards").is_dir()
+            found = "an unfinished store" if unfinished else "no prepared store"
+            raise FileNotFoundError(f"{found} in {self.path}")
+        self.manifest: dict[str, Any] = json.loads(file.read_text("utf-8"))
+        if self.manifest.get("format") != FORMAT:
+            raise ValueError(
+                f"the store in {self.path} has format {self.manifest.get('format')!r}; this version reads {FORMAT!r}. "
+                "Prepare it again with --store in another folder, or delete it first"
+            )
+        packed = self.manifest["packed"]
+        self.packed = View(**packed) if packed else None
+        self.clip_ids: list[str] = sorted(self.manifest["clips"])
+        self._shards: OrderedDict[str, Any] = OrderedDict()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the open files: each process opens its own."""
+        return {**self.__dict__, "_shards": OrderedDict()}
+
+    def __len__(self) -> int:
+        """Clips in the store."""
+        return len(self.clip_ids)
+
+    def __contains__(self, clip_id: object) -> bool:
+        """Whether the clip is in the store."""
+        return clip_id in self.manifest["clips"]
+
+    def __getitem__(self, clip_id: str) -> StoredClip:
+        """The clip of that id.
+
+        Raises:
+            KeyError: It is not in the store; the message gives the reason if it was rejected.
+        """
+        line = self.manifest["clips"].get(clip_id)
+        if line is None:
+            reason = self.manifest["rejected"].get(clip_id, {}).get("reason")
+            raise KeyError(f"{clip_id} is not in the store {self.path}" + (f": rejected, {reason}" if reason else ""))
+        return StoredClip(self._open(line["shard"]).get_batch(line["row"]), self.packed)
+
+    def _open(self, name: str) -> Any:
+        import pyarrow as pa
+
+        if name in self._shards:
+            self._shards.move_to_end(name)
+            return self._shards[name]
+        path = self.path / "shards" / f"{name}.arrow"
+        if not path.is_file():
+            raise FileNotFoundError(f"the store {self.path} has lost its file shards/{path.name}; run `lipbench prepare` again")
+        # One thread: readers are forked into workers, where a thread pool made before would hang.
+        reader = pa.ipc.open_file(pa.memory_map(str(path)), options=pa.ipc.IpcReadOptions(use_threads=False))
+        self._shards[name] = reader
+        if len(self._shards) > _OPEN_SHARDS:
+            self._shards.popitem(last=False)
+        return reader

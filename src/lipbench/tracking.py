@@ -1,0 +1,229 @@
+"""Tracking: losses, validation strips and the scores of a run, as files first and in TensorBoard or W&B beside them.
+
+CSV and PNG files under the run's folder are the source of truth; TensorBoard is on by default because it needs no
+account; Weights & Biases is used only when a run asks for it (`--tracking.wandb offline` needs no key) and is not
+imported otherwise.
+"""
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final, Literal, cast
+
+import numpy as np
+import numpy.typing as npt
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import Callback
+from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
+from torch import Tensor
+
+from lipbench.evaluation.evaluator import Evaluator
+from lipbench.models._base import GenerativeModel
+from lipbench.types import ClipBatch, Generated
+
+Mode = Literal["off", "offline", "online"]
+_GAP: Final = 2  # white pixels between the pictures of a strip
+
+
+def claim(folder: Path, stage: str) -> str:
+    """Name of a new run folder below `folder`, such as "version_3" for a fit or "test_0" for a test.
+
+    The folder is made at once, so that two runs started together do not share one.
+
+    Args:
+        folder: Where the runs of one model and corpus lie.
+        stage: "fit", "validate", "test" or "predict".
+    """
+    prefix = "version" if stage == "fit" else stage
+    number = 0
+    while True:
+        name = f"{prefix}_{number}"
+        try:
+            (folder / name).mkdir(parents=True)
+        except FileExistsError:
+            number += 1
+        else:
+            return name
+
+
+def loggers(root: Path, name: str, version: str, wandb: Mode = "off") -> list[Logger]:
+    """CSV and TensorBoard loggers, and W&B's if asked, all writing to `root/name/version`.
+
+    Args:
+        root: Folder of all runs.
+        name: "<model>_<data>".
+        version: From `claim`.
+        wandb: "offline" writes W&B's files below the run's folder without a key, to be sent later by `wandb sync`;
+            "online" sends them now.
+
+    Raises:
+        ValueError: "online" was asked for and this machine knows no W&B key.
+    """
+    table = CSVLogger(root, name=name, version=version)
+    _ = table.experiment  # made while the folder is still empty: later it would warn of files to be deleted
+    found: list[Logger] = [table, TensorBoardLogger(root, name=name, version=version, default_hp_metric=False)]
+    if wandb != "off":
+        if wandb == "online":
+            import wandb as service
+
+            if not (os.environ.get("WANDB_API_KEY") or service.api.api_key):
+                raise ValueError("W&B knows no key on this machine. Type: wandb login, or use --tracking.wandb offline")
+        folder = (root / name / version).absolute()  # W&B's own process may have started in another folder
+        folder.mkdir(parents=True, exist_ok=True)  # W&B falls back to a temporary folder if it is missing
+        found.append(
+            WandbLogger(name=f"{name}/{version}", save_dir=folder, project="lipbench", offline=wandb == "offline")
+        )
+    return found
+
+
+def strip(reference: Tensor, generated: Tensor, frames: Sequence[int]) -> npt.NDArray[np.uint8]:
+    """Reference frames over generated frames of the same times, for the eye.
+
+    Args:
+        reference: (T, 3, h, w) float in [0, 1].
+        generated: (N, 3, h, w) float in [0, 1]; where it is shorter, its last frame is repeated.
+        frames: Which frames, as positions in the reference.
+
+    Returns:
+        (2 h + 2, n (w + 2) - 2, 3) RGB: n columns, white gaps of 2 px.
+
+    Raises:
+        ValueError: The two have different picture sizes, or no frame is asked for.
+    """
+    if reference.shape[1:] != generated.shape[1:]:
+        raise ValueError(f"a strip needs one size: got {tuple(reference.shape[1:])} and {tuple(generated.shape[1:])}")
+    if not frames:
+        raise ValueError("a strip needs at least one frame")
+    rows = []
+    for video in (reference, generated):
+        chosen = video[[min(frame, len(video) - 1) for frame in frames]].detach()  # (n, 3, h, w)
+        pictures = chosen.float().clamp(0, 1).mul(255).round().to(torch.uint8)
+        pictures = torch.nn.functional.pad(pictures, (0, _GAP), value=255)  # (n, 3, h, w + 2)
+        rows.append(pictures.permute(2, 0, 3, 1).flatten(1, 2)[:, :-_GAP].cpu().numpy())  # (h, n (w + 2) - 2, 3)
+    gap = np.full((_GAP, rows[0].shape[1], 3), 255, np.uint8)
+    return np.concatenate([rows[0], gap, rows[1]])
+
+
+def spread(first: int, last: int, count: int) -> list[int]:
+    """Up to `count` frames spread evenly over [first, last), both ends included."""
+    places = np.linspace(first, max(first, last - 1), count)
+    return [int(place) for place in np.unique(places.round())]
+
+
+class Tracking(Callback):
+    """Writes strips of the first validation clips, reference over generated, each time validation runs.
+
+    The frames are spread over the speech span: over the whole clip a third of them would show silence.
+
+    Args:
+        wandb: "off", "offline" (files only, no key) or "online".
+        strips: Validation clips to show; 0 for none.
+        frames: Columns of a strip.
+    """
+
+    def __init__(self, wandb: Mode = "off", strips: int = 4, frames: int = 10) -> None:
+        super().__init__()
+        self.wandb = wandb
+        self.strips = strips
+        self.frames = frames
+        self._shown = 0
+
+    def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Start with the first clip again."""
+        self._shown = 0
+
+    def on_validation_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: object,
+        batch: ClipBatch,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Generate the first clips of the first process once more, alone, and draw their strips."""
+        count = min(self.strips - self._shown, len(batch["clip_id"]))
+        if (
+            trainer.sanity_checking
+            or not trainer.is_global_zero
+            or count < 1
+            or not isinstance(pl_module, GenerativeModel)
+        ):
+            return
+        rows = cast(
+            "ClipBatch", {key: value[:count] for key, value in batch.items() if isinstance(value, Tensor | list)}
+        )
+        with trainer.precision_plugin.forward_context():
+            made = pl_module.drive(rows, pl_module.timing)
+        for row in range(count):
+            length = int(rows["video_len"][row])
+            first, last = rows["speech"][row].tolist() if "speech" in rows else (0, length)
+            video = made["video"][row, : int(made["video_len"][row])]
+            picture = strip(rows["video"][row, :length], video, spread(first, min(last, length), self.frames))
+            self._write(trainer, picture, rows["clip_id"][row])
+        self._shown += count
+
+    def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Hand the record that the evaluator has written to the loggers that keep texts."""
+        for evaluator in trainer.callbacks:  # type: ignore[attr-defined]  # a plain list
+            if isinstance(evaluator, Evaluator) and evaluator.path is not None:
+                record = evaluator.path.read_text(encoding="utf-8")
+                for target in trainer.loggers:
+                    if isinstance(target, TensorBoardLogger):
+                        target.experiment.add_text("record", f"```json\n{record}\n```")
+                    elif isinstance(target, WandbLogger):
+                        target.experiment.summary["record"] = json.loads(record)
+
+    def _write(self, trainer: pl.Trainer, picture: npt.NDArray[np.uint8], clip_id: str) -> None:
+        """Save one strip as a PNG file and hand it to the loggers."""
+        from PIL import Image
+
+        path = Path(trainer.log_dir or trainer.default_root_dir) / "strips" / clip_id.replace("/", "_")
+        path = path / f"{trainer.global_step:07d}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(picture).save(path)
+        show(trainer.loggers, f"strips/{clip_id}", path, trainer.global_step)
+
+
+def show(targets: Sequence[Logger], key: str, path: Path, step: int) -> None:
+    """Hand a PNG file to every logger that shows pictures (TensorBoard, W&B).
+
+    Args:
+        targets: The trainer's loggers.
+        key: Under which name.
+        path: The PNG file; W&B copies the file itself.
+        step: Optimiser step, the x-axis.
+    """
+    from PIL import Image
+
+    for target in targets:
+        if isinstance(target, TensorBoardLogger):
+            target.experiment.add_image(key, np.asarray(Image.open(path)), step, dataformats="HWC")
+        elif isinstance(target, WandbLogger):
+            target.log_image(key, [str(path)], step=step)
+
+
+class Videos(Callback):
+    """Writes what `predict` generates as mp4 files, one a clip, in the model's own view."""
+
+    def on_predict_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Generated,
+        batch: ClipBatch,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """One file a clip: <run folder>/videos/<clip id>.mp4, at the clip's frame rate, without sound."""
+        from lipbench.media import video
+
+        folder = Path(trainer.log_dir or trainer.default_root_dir) / "videos"
+        for row, clip_id in enumerate(batch["clip_id"]):
+            made = outputs["video"][row, : int(outputs["video_len"][row])].clamp(0, 1)  # (N, 3, h, w)
+            frames = made.mul(255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()  # (N, h, w, 3)
+            path = folder / f"{clip_id}.mp4"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            video.write_video(path, frames, float(batch["fps"][row]))

@@ -1,0 +1,52 @@
+"""What the doctor finds on this machine, and on one that lacks things."""
+
+import pytest
+
+from lipbench import cli
+from lipbench.commands import doctor
+
+
+def test_a_working_machine(here, capsys):
+    assert cli.main(["doctor", "--data", "rendered"]) == 0
+    shown = capsys.readouterr().out
+    for name in ("python", "torch", "video", "opencv", "faces (dlib)", "voices (eSpeak NG)"):
+        assert f"ok       {name}" in shown
+    assert "7 clips in" in shown
+    assert str(here.home) in shown
+
+
+def test_an_unprepared_corpus_says_what_to_type(capsys, monkeypatch, tmp_path):
+    monkeypatch.setenv("LIPBENCH_HOME", str(tmp_path))
+    monkeypatch.delenv("LIPBENCH_GRID", raising=False)
+    found, remedy = doctor._corpus("grid", closer=False)
+    assert "LIPBENCH_GRID not set" in found
+    assert remedy == "lipbench prepare --data grid --root DIR"
+    monkeypatch.setenv("LIPBENCH_GRID", str(tmp_path / "nowhere"))
+    assert "names no folder" in doctor._corpus("grid", closer=False)[1]
+
+
+def test_a_missing_library_of_the_system(capsys, monkeypatch):
+    def broken():
+        raise ImportError("libGL.so.1: cannot open shared object file", name="cv2")
+
+    monkeypatch.setattr(doctor, "_opencv", broken)
+    assert cli.main(["doctor"]) == 2
+    told = capsys.readouterr()
+    assert "MISSING  opencv" in told.out
+    assert "apt-get install libgl1" in told.out
+    assert "every command needs: opencv" in told.err
+
+
+@pytest.mark.parametrize(
+    ("error", "remedy"),
+    [
+        (ModuleNotFoundError("No module named 'av'", name="av"), "pip install --force-reinstall av"),
+        (RuntimeError("put the weights there"), "put the weights there"),
+    ],
+)
+def test_every_error_becomes_a_remedy(capsys, error, remedy):
+    def broken():
+        raise error
+
+    assert doctor._report({"thing": broken}) == ["thing"]
+    assert f"-> {remedy}" in capsys.readouterr().out

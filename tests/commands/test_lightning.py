@@ -1,0 +1,181 @@
+"""fit, validate, test and predict as they are typed, on a rendered corpus."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from lipbench import cli
+from lipbench.media import video
+from lipbench.models.paralip import ParaLip
+
+
+def test_fit_leaves_a_run_folder(world):
+    run = world.checkpoint.parents[1]
+    assert {"config.yaml", "metrics.csv", "hparams.yaml", "checkpoints"} <= {path.name for path in run.iterdir()}
+    assert {path.name for path in world.checkpoint.parent.iterdir()} == {"best.ckpt", "last.ckpt"}
+    stored = torch.load(world.checkpoint, weights_only=True)
+    assert stored["global_step"] == 3
+    assert stored["lipbench"]["model"] == "paralip"
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    assert config["model"]["init_args"]["hidden"] == 16
+    assert config["seed_everything"] == 0
+
+
+def test_fit_draws_strips_of_validation_clips(world):
+    strips = list((world.checkpoint.parents[1] / "strips").rglob("*.png"))
+    assert strips
+
+
+def test_bare_fit_works_after_prepare(here, capsys):
+    """No other flag is needed; the Trainer's own dry run keeps it short."""
+    words = ["--trainer.fast_dev_run", "true", "--trainer.accelerator", "cpu", "--model.window", "2"]
+    assert cli.main(["fit", "--model", "paralip", "--data", "rendered", *words, "--data.num_workers", "0"]) == 0
+    assert not (here.runs / "paralip_rendered" / "version_1").exists()
+
+
+def test_resuming_goes_on_in_a_new_folder(here, capsys):
+    words = ["--config", str(here.recipe), "--trainer.default_root_dir", "runs", "--trainer.max_steps", "5"]
+    assert cli.main(["fit", *words, "--ckpt_path", str(here.checkpoint)]) == 0
+    last = torch.load("runs/paralip_rendered/version_0/checkpoints/last.ckpt", weights_only=True)
+    assert last["global_step"] == 5
+    assert last["lipbench"]["batches"] == 5
+
+
+def test_a_resumed_run_ends_in_the_same_weights(here, capsys):
+    """Also with averaged weights: the last checkpoint holds the running ones too."""
+    words = ["--config", str(here.recipe), "--model.ema_decay", "0.9", "--trainer.limit_val_batches", "0"]
+    assert cli.main(["fit", *words, "--trainer.default_root_dir", "one", "--trainer.max_steps", "4"]) == 0
+    words += ["--trainer.default_root_dir", "two"]
+    assert cli.main(["fit", *words, "--trainer.max_steps", "2"]) == 0
+    assert cli.main(["fit", *words, "--trainer.max_steps", "4", "--ckpt_path", "last"]) == 0
+    once, twice = (
+        torch.load(f"{name}/paralip_rendered/{version}/checkpoints/last.ckpt", weights_only=True)["state_dict"]
+        for name, version in (("one", "version_0"), ("two", "version_1"))
+    )
+    assert once.keys() == twice.keys()
+    assert all(torch.equal(once[key], twice[key]) for key in once)
+
+
+def test_test_writes_a_record_and_compare_a_table(here, capsys, tmp_path):
+    words = ["--config", str(here.recipe), "--ckpt_path", "last", "--trainer.default_root_dir", str(here.runs)]
+    assert cli.main(["test", *words, "--evaluator.name", "first", "--evaluator.metrics", "[quality]"]) == 0
+    (record,) = tmp_path.glob("leaderboards/results/rendered/seen/paralip/first.json")
+    content = json.loads(record.read_text())
+    assert content["scores"]["mouth/psnr"]["value"] > 0
+    assert cli.main(["compare"]) == 0
+    assert "ground-truth" in (tmp_path / "leaderboards" / "rendered_seen.csv").read_text()
+    assert cli.main(["compare", "--check"]) == 0
+    (tmp_path / "leaderboards" / "rendered_seen.csv").write_text("rank\n")
+    assert cli.main(["compare", "--check"]) == 2
+    assert "lipbench compare" in capsys.readouterr().err
+    (written,) = (here.runs / "paralip_rendered").glob("test_*/events*")
+    assert b"mouth/psnr" in written.read_bytes()  # the record is in TensorBoard too
+
+
+def test_a_checkpoint_alone_brings_its_configuration(here, capsys):
+    words = ["--trainer.default_root_dir", "runs"]
+    assert cli.main(["validate", "--ckpt_path", str(here.checkpoint), *words]) == 0
+    config = yaml.safe_load(Path("runs/paralip_rendered/validate_0/config.yaml").read_text())
+    assert config["model"]["init_args"]["hidden"] == 16
+
+
+def test_names_and_a_checkpoint_are_enough(here, capsys):
+    """The sizes of the checkpoint are no contradiction: none were asked for."""
+    words = ["--model", "paralip", "--data", "rendered", "--data.num_workers", "0", "--trainer.accelerator", "cpu"]
+    words += ["--trainer.default_root_dir", str(here.runs)]
+    before = set((here.runs / "paralip_rendered").glob("validate_*"))
+    assert cli.main(["validate", *words, "--ckpt_path", "best"]) == 0
+    (run,) = set((here.runs / "paralip_rendered").glob("validate_*")) - before
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    assert config["ckpt_path"] == str(here.checkpoint.with_name("best.ckpt"))
+    assert config["model"]["init_args"]["hidden"] == 16
+
+
+def test_predict_writes_videos(here, capsys):
+    words = ["--config", str(here.recipe), "--ckpt_path", str(here.checkpoint), "--trainer.default_root_dir", "runs"]
+    assert cli.main(["predict", *words]) == 0
+    files = sorted(Path("runs").rglob("videos/rendered/s1/*.mp4"))
+    assert len(files) == len(set(files)) >= 1
+    shown = video.read_video(files[0])
+    assert shown.fps == 25
+    assert shown.frames[0].shape == (16, 32, 3)
+
+
+def test_a_checkpoint_cannot_change_the_arguments_that_were_asked_for(here, capsys):
+    words = ["--config", str(here.recipe), "--model.lr", "0.5", "--ckpt_path", str(here.checkpoint)]
+    assert cli.main(["fit", *words]) == 2
+    said = capsys.readouterr().err
+    assert "lr: 0.001 in the checkpoint, 0.5 asked for" in said
+    assert "--model.init_from" in said
+    assert cli.main(["validate", *words]) == 2
+    assert "a checkpoint knows its own" in capsys.readouterr().err
+
+
+class Other(ParaLip):
+    """Another model with the same arguments."""
+
+
+def test_a_checkpoint_of_another_model_is_refused(here, capsys, tmp_path):
+    stored = torch.load(here.checkpoint, weights_only=True)
+    stored["hyper_parameters"]["_class_path"] = f"{__name__}.Other"
+    torch.save(stored, tmp_path / "other.ckpt")
+    words = ["--config", str(here.recipe), "--ckpt_path", str(tmp_path / "other.ckpt")]
+    assert cli.main(["validate", *words]) == 2
+    assert "holds the model" in capsys.readouterr().err
+
+
+def test_the_order_of_words_does_not_matter(here, capsys):
+    shutil.copy(here.recipe, "tiny.yaml")
+    assert cli.main(["fit", "--model.hidden", "8", "--print_config", "--config", "tiny.yaml"]) == 0
+    printed = yaml.safe_load(capsys.readouterr().out)
+    assert printed["model"]["init_args"]["hidden"] == 8
+    assert printed["model"]["init_args"]["size"] == [16, 32]
+    words = ["--model.hidden", "8", "--data", "rendered", "--model", "paralip", "--print_config"]
+    assert cli.main(["fit", *words]) == 0
+    assert yaml.safe_load(capsys.readouterr().out)["model"]["init_args"]["hidden"] == 8
+
+
+@pytest.mark.parametrize("command", ["validate", "test", "predict"])
+def test_a_trained_model_is_asked_for(here, capsys, command):
+    assert cli.main([command, "--model", "paralip", "--data", "rendered"]) == 2
+    assert "--ckpt_path last" in capsys.readouterr().err
+    assert cli.main([command, "--model", "paralip", "--data", "rendered", "--ckpt_path", "last"]) == 1
+    assert "lipbench fit --model paralip --data rendered" in capsys.readouterr().err
+
+
+def test_wandb_offline_by_a_flag(here, capsys, monkeypatch):
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    words = ["--config", str(here.recipe), "--trainer.default_root_dir", "runs", "--trainer.max_steps", "1"]
+    assert cli.main(["fit", *words, "--tracking.wandb", "offline"]) == 0
+    import wandb
+
+    wandb.finish()
+    assert list(Path("runs/paralip_rendered/version_0").rglob("offline-run-*/*.wandb"))
+
+
+def test_training_and_scoring_open_no_media_library(here, tmp_path):
+    """From a store, neither needs what decodes media, finds faces or talks to a service."""
+    script = f"""
+import sys
+import torchmetrics  # looks for librosa by itself; what it finds loads nothing until it is used
+class Blocked:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in ("av", "dlib", "_dlib_pybind11", "wandb", "face_alignment", "espeakng_loader"):
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+sys.meta_path.insert(0, Blocked())
+from lipbench.cli import main
+words = ["--config", {str(here.recipe)!r}]
+assert main(["fit", *words]) == 0
+assert main(["test", *words, "--ckpt_path", "last", "--evaluator.metrics", "[quality]"]) == 0
+assert not [name for name in sys.modules if name.startswith("librosa.core")]
+print("scored")
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=tmp_path, timeout=240)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.endswith("scored\n")

@@ -1,0 +1,248 @@
+"""From files to the store: what is kept, what is rejected and why, and what survives a kill."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from made_up_store import DEADLY, deadly_work
+
+from lipbench.data import _prepare
+from lipbench.data._prepare import prepare
+from lipbench.data._store import Store
+from lipbench.data.grid import Grid
+from lipbench.data.rendered import Rendered
+from lipbench.media import geometry, video
+
+FRAMES = 26
+CODES = [f"{c}{k}{p}{letter}{d}{a}" for c in "bl" for k in "bg" for p in "ai" for letter in "dk" for d in "z3" for a in "np"]
+
+
+def write_corpus(root: Path, clips: dict[str, int]) -> Path:
+    """A tiny corpus with exact landmarks: no face is needed.
+
+    Args:
+        root: Folder.
+        clips: Speaker -> number of clips.
+    """
+    from lipbench.data.grid import sentence
+
+    rng = np.random.default_rng(0)
+    template = geometry.TEMPLATE / 4 + (10, 8)
+    for speaker, count in clips.items():
+        for code in CODES[:count]:
+            said = sentence(code)
+            assert said is not None
+            base = rng.integers(0, 255, (6, 8, 3)).repeat(16, 0).repeat(16, 1).astype(float)
+            frames = [np.clip(base + rng.normal(0, 6, base.shape), 0, 255).astype(np.uint8) for _ in range(FRAMES)]
+            sound = (0.3 * np.sin(np.arange(FRAMES * 1764) / 25)).astype(np.float32)
+            video.write_video(root / "video" / speaker / f"{code}.mpg", frames, 25, sound, 44100)
+            edges = np.linspace(2000, 24000, 7).astype(int)
+            lines = [f"{a} {b} {w}" for a, b, w in zip(edges[:-1], edges[1:], said.split(), strict=True)]
+            align = root / "alignments" / speaker / f"{code}.align"
+            align.parent.mkdir(parents=True, exist_ok=True)
+            align.write_text("\n".join(["0 2000 sil", *lines, f"24000 {FRAMES * 1000} sil"]) + "\n")
+            exact = root / "exact" / speaker / f"{code}.npz"
+            exact.parent.mkdir(parents=True, exist_ok=True)
+            np.savez(exact, landmarks=np.tile(template, (FRAMES, 1, 1)).astype(np.float32))
+    return root
+
+
+def exact(root: Path, store: Path, **arguments: Any) -> _prepare.Summary:
+    return prepare(Rendered, root, store, landmarks="exact", workers=2, progress=False, **arguments)
+
+
+def stamps(store: Path) -> dict[str, int]:
+    return {path.name: path.stat().st_mtime_ns for path in (store / "shards").iterdir()}
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """34 clips of speaker s1, which make two shards, and 2 of s2."""
+    return write_corpus(tmp_path_factory.mktemp("corpus"), {"s1": 34, "s2": 2})
+
+
+@pytest.fixture(scope="module")
+def prepared(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Its store, made in one go."""
+    store = tmp_path_factory.mktemp("store") / "whole"
+    assert exact(corpus, store).done == 36
+    return store
+
+
+def test_rows_are_right(corpus: Path, prepared: Path) -> None:
+    store = Store(prepared)
+    assert len(store) == 36
+    assert store.manifest["counts"] == {"clips": 36, "frames": 936, "rejected": 0, "seconds": 37.44, "speakers": 2}
+    assert sorted(p.name for p in (prepared / "shards").iterdir()) == ["s1-000of002.arrow", "s1-001of002.arrow", "s2-000of001.arrow"]
+    clip = store["rendered/s1/bbadzn"]
+    assert clip.text == "bin blue at d zero now"
+    assert clip.n_frames == FRAMES
+    assert clip.durations.sum() == FRAMES
+    assert clip.speech == (2, 24)
+    assert clip.frame_size == (96, 128)
+    assert clip.sample_rate == 44100
+    assert abs(len(clip.audio(16000)) - FRAMES * 640) < 1000
+    assert np.abs(clip.audio(16000)).max() == pytest.approx(0.3, abs=0.05)
+    moved = geometry.transform_points(np.tile(geometry.TEMPLATE / 4 + (10, 8), (FRAMES, 1, 1)), clip.transforms)
+    np.testing.assert_allclose(clip.landmarks, moved, atol=1e-3)
+    np.testing.assert_allclose(clip.landmarks[0], geometry.TEMPLATE + (32, 16), atol=0.1)
+    frames = video.read_video(corpus / "video/s1/bbadzn.mpg").frames
+    reference = geometry.warp(frames[7:8], clip.transforms[7:8])
+    assert np.abs(clip.pictures([7]).astype(int) - reference).mean() < 2
+    words = dict((word, (start, end)) for start, end, word in clip.words if word != "sil")
+    assert words["bin"] == (pytest.approx(0.08), pytest.approx(5666 / 25000))
+
+
+def test_second_run_does_nothing(corpus: Path, prepared: Path) -> None:
+    before, manifest = stamps(prepared), (prepared / "manifest.json").stat().st_mtime_ns
+    summary = exact(corpus, prepared)
+    assert (summary.done, summary.kept, summary.rejected) == (0, 36, {})
+    assert summary.seconds < 2
+    assert stamps(prepared) == before
+    assert (prepared / "manifest.json").stat().st_mtime_ns == manifest
+
+
+def test_lost_notes_cost_nothing_but_hashing(corpus: Path, prepared: Path, tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    shutil.copytree(prepared, store)
+    (store / "seen.jsonl").write_text('{"shard": "s1-000of002", "sta')
+    (store / "manifest.json").unlink()
+    assert exact(corpus, store).done == 0
+    assert (store / "manifest.json").read_bytes() == (prepared / "manifest.json").read_bytes()
+
+
+def test_killed_and_started_again(corpus: Path, prepared: Path, tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    code = (
+        "from lipbench.data._prepare import prepare\nfrom lipbench.data.rendered import Rendered\n"
+        f"prepare(Rendered, {str(corpus)!r}, {str(store)!r}, landmarks='exact', workers=2, progress=False)"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code], start_new_session=True)
+    shards = store / "shards"
+    while process.poll() is None and not (shards.is_dir() and any(shards.glob("*.arrow"))):
+        time.sleep(0.005)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    assert not (store / "manifest.json").exists()
+    (shards / "s1-000of002.arrow.1.part").write_bytes(b"half")
+    summary = exact(corpus, store)
+    assert 0 < summary.done < 36
+    assert (store / "manifest.json").read_bytes() == (prepared / "manifest.json").read_bytes()
+    assert not list(store.rglob("*.part"))
+
+
+def test_changed_and_added_sources_redo_only_their_shards(corpus: Path, prepared: Path, tmp_path: Path) -> None:
+    root, store = tmp_path / "corpus", tmp_path / "store"
+    shutil.copytree(corpus, root)
+    shutil.copytree(prepared, store)
+    before = stamps(store)
+    align = root / "alignments/s2/bbadzn.align"
+    align.write_text(align.read_text().replace("0 2000 sil\n2000", "0 1000 sil\n1000"))
+    summary = exact(root, store)
+    assert summary.done == 2
+    assert {name for name, stamp in stamps(store).items() if before[name] != stamp} == {"s2-000of001.arrow"}
+    assert Store(store)["rendered/s2/bbadzn"].words[0][1] == 0.04
+    before = stamps(store)
+    write_corpus(root, {"s3": 1})
+    assert exact(root, store).done == 1
+    assert set(stamps(store)) - set(before) == {"s3-000of001.arrow"}
+    shutil.rmtree(root / "video/s1")
+    assert exact(root, store).kept == 37, "speakers that are elsewhere now stay in the store"
+    (root / "video/s2/bbadzn.mpg").unlink()
+    assert exact(root, store).kept == 36
+
+
+def test_other_settings_are_refused(corpus: Path, prepared: Path) -> None:
+    with pytest.raises(ValueError, match=r"made with other settings \(limit None, now 1\).*--store"):
+        exact(corpus, prepared, limit=1)
+
+
+def test_limit_takes_the_first_of_every_speaker(corpus: Path, tmp_path: Path) -> None:
+    assert exact(corpus, tmp_path / "few", limit=1).kept == 2
+    assert Store(tmp_path / "few").clip_ids == ["rendered/s1/bbad3n", "rendered/s2/bbadzn"]
+
+
+def test_one_writer_at_a_time(corpus: Path, prepared: Path) -> None:
+    with _prepare._alone(prepared), pytest.raises(RuntimeError, match="another `lipbench prepare` is writing"):
+        exact(corpus, prepared)
+
+
+def test_exact_landmarks_need_a_corpus_that_has_them(tmp_path: Path, corpus: Path) -> None:
+    root = tmp_path / "corpus"
+    shutil.copytree(corpus / "video/s2", root / "video/s2")
+    shutil.copytree(corpus / "alignments/s2", root / "alignments/s2")
+    with pytest.raises(ValueError, match="landmarks 'exact' need a corpus that knows them"):
+        exact(root, tmp_path / "store")
+    assert not (tmp_path / "store").exists()
+
+
+def test_dead_worker_gives_a_row(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A clip that kills its process, as running out of memory does, is tried twice and rejected; the others are kept."""
+    root, store = tmp_path / "corpus", tmp_path / "store"
+    for part in ("video", "alignments", "exact"):
+        shutil.copytree(corpus / part / "s2", root / part / "s2")
+    with monkeypatch.context() as patch:
+        patch.setattr(_prepare, "_work", deadly_work)
+        summary = exact(root, store)
+    assert summary.kept == 1
+    reason = "the process that read this clip was killed by signal 9, twice (out of memory?)"
+    assert summary.rejected == {DEADLY: reason}
+    assert exact(root, store).kept == 2, "such a clip gets another chance in the next run"
+
+
+def test_quarantine_of_real_clips(grid_root: Path, tmp_path: Path) -> None:
+    """Every kind of bad file is a row with its reason; the whole clips beside it are kept."""
+    root, store = tmp_path / "corpus", tmp_path / "store"
+    folder = root / "s1"
+    folder.mkdir(parents=True)
+    codes = ["bwaa2p", "lbby4p", "lriezp", "lriq9a", "pgak5a", "prwkzp", "pwbq5s", "pwij2n", "bwwuzn"]
+    for code in codes:
+        shutil.copy(grid_root / "video/s1" / f"{code}.mpg", folder)
+        shutil.copy(grid_root / "alignments/s1" / f"{code}.align", folder)
+    whole = video.read_video(folder / "bwaa2p.mpg")
+    samples = np.sin(np.arange(48000) / 9).astype(np.float32)
+    (folder / "lbby4p.mpg").write_bytes(b"")
+    (folder / "lriezp.mpg").write_text("this is no video\n" * 100)
+    rows, columns = np.mgrid[:288, :360]
+    wall = [np.repeat((128 + 80 * np.sin(rows / 30 + columns / 50 + k / 99))[..., None], 3, 2).astype(np.uint8) for k in range(75)]
+    video.write_video(folder / "lriq9a.mpg", wall, 25, samples, 16000)
+    video.write_video(folder / "pgak5a.mpg", whole.frames, 25)
+    video.write_video(folder / "prwkzp.mpg", whole.frames[:10], 25, samples[:6400], 16000)
+    video.write_video(folder / "pwbq5s.mpg", whole.frames[:60], 25, samples, 16000)
+    video.write_video(folder / "pwij2n.mpg", whole.frames, 25, samples * 0, 16000)
+    (folder / "sgai6n.mpg").write_bytes((folder / "bwaa2p.mpg").read_bytes())
+    shutil.copy(folder / "bwaa2p.align", folder / "sgai6n.align")
+    (folder / "diary.mpg").write_text("")
+    summary = prepare(Grid, root, store, workers=2, progress=False)
+    reasons = {clip_id.removeprefix("grid/s1/"): reason for clip_id, reason in summary.rejected.items()}
+    assert Store(store).clip_ids == ["grid/s1/bwaa2p"]
+    expected = {
+        "bwwuzn": "picture is grey and smeared in frames 0-11",
+        "diary": "the file name diary.mpg spells no GRID sentence",
+        "lbby4p": "empty",
+        "lriezp": "lriezp.mpg",
+        "lriq9a": "no face",
+        "pgak5a": "has no sound",
+        "prwkzp": "too short: 10 frames (0.40 s); a clip needs at least 25",
+        "pwbq5s": "picture and alignment differ in length: 60 frames are 2.40 s, the alignment ends at 2.98 s",
+        "pwij2n": "the sound is silent throughout",
+        "sgai6n": "the alignment says 'bin white at a two please', the file name 'set green at i six now'",
+    }
+    assert set(reasons) == set(expected)
+    for code, words in expected.items():
+        assert words in reasons[code], reasons[code]
+    manifest = json.loads((store / "manifest.json").read_text())
+    assert manifest["counts"]["rejected"] == 10
+    assert not list(store.rglob("*.part"))
+    clip = Store(store)["grid/s1/bwaa2p"]
+    assert clip.n_frames == 75
+    assert clip.landmarks.shape == (75, 68, 2)
+    assert np.abs(clip.landmarks[:, 27:48].mean((0, 1)) - (geometry.TEMPLATE[27:48].mean(0) + (32, 16))).max() < 1

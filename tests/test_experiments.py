@@ -1,0 +1,72 @@
+"""Every recipe in experiments/ fits the code: it is parsed as the command line would, and its model is built."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+from pytorch_lightning.cli import LightningArgumentParser
+
+from lipbench import tracking
+from lipbench.commands import _names
+from lipbench.data._datamodule import ClipDataModule
+from lipbench.evaluation.evaluator import Evaluator
+from lipbench.models._base import BenchModule
+
+FOLDER = Path(__file__).resolve().parents[1] / "experiments"
+RECIPES = sorted(FOLDER.rglob("*.yaml"))
+
+
+@pytest.fixture(scope="module")
+def parser():
+    """The options of `lipbench fit`, less those of Trainer.fit itself."""
+    from pytorch_lightning import Trainer
+
+    for kind in ("model", "data"):
+        for name in _names.files(kind):
+            _names.load(kind, name)  # so that bare class names are known
+    found = LightningArgumentParser(exit_on_error=False)
+    found.add_argument("--seed_everything", type=int, default=0)
+    found.add_lightning_class_args(Trainer, "trainer")
+    found.add_lightning_class_args(BenchModule, "model", subclass_mode=True)
+    found.add_lightning_class_args(ClipDataModule, "data", subclass_mode=True)
+    found.add_lightning_class_args(Evaluator, "evaluator")
+    found.add_lightning_class_args(tracking.Tracking, "tracking")
+    return found
+
+
+def test_there_are_recipes():
+    assert RECIPES
+    assert {path.stem for path in RECIPES if path.parent.name == "demo"} >= {"paralip"}
+
+
+def test_folders_hold_yaml_only():
+    assert not [path for path in FOLDER.rglob("*") if path.is_file() and path.suffix not in (".yaml", ".md")]
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.relative_to(FOLDER).as_posix())
+def test_recipe(parser, path):
+    config = parser.parse_object(yaml.safe_load(path.read_text(encoding="utf-8")))
+    built = parser.instantiate_classes(config)
+    assert isinstance(built.model, BenchModule)
+    assert isinstance(built.data, ClipDataModule)
+    assert "video" in built.model.clip.frames
+    limits = config.trainer
+    assert limits.max_steps not in (None, -1) or limits.max_epochs or limits.max_time, "training must end"
+
+
+@pytest.mark.parametrize("path", [path for path in RECIPES if path.parent == FOLDER], ids=lambda path: path.stem)
+def test_recipe_is_named_after_its_model_and_corpus(path):
+    content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    for part, kind in zip(path.stem.split("_"), ("model", "data"), strict=False):
+        chosen = content[kind]["class_path"] if isinstance(content[kind], dict) else content[kind]
+        assert str(chosen).rpartition(".")[2] == _names.load(kind, part).__name__
+
+
+@pytest.mark.parametrize("path", [path for path in RECIPES if path.parent.name == "demo"], ids=lambda path: path.stem)
+def test_demo_recipe_says_what_it_takes_and_when_it_ends(path):
+    first = path.read_text(encoding="utf-8").partition("\n")[0]
+    assert first.startswith("# ")
+    assert "minute" in first
+    content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    assert content["trainer"]["max_steps"] > 0
+    assert path.stem in _names.files("model")

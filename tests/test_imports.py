@@ -1,0 +1,173 @@
+"""What may be imported where: the standard library, declared packages, and heavy ones only inside functions."""
+
+import ast
+import importlib
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from importlib.metadata import packages_distributions
+from pathlib import Path
+
+import pytest
+
+import lipbench
+
+PACKAGE = Path(lipbench.__file__).parent
+REPOSITORY = PACKAGE.parents[1]
+FILES = sorted(PACKAGE.rglob("*.py"))
+PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+
+AT_THE_TOP = {"torch", "numpy", "pandas"}  # in any layer
+AT_THE_TOP_OF_SOME = {
+    "pytorch_lightning": {"models", "data", "evaluation", "tracking", "commands"},
+    "lightning_fabric": {"commands"},  # its exception for wrong settings
+    "torchmetrics": {"metrics"},
+    "jsonargparse": {"commands"},
+    "yaml": {"commands"},
+    "rich": {"commands", "leaderboard"},
+}
+NOT_IMPORTED_BY_NAME = {
+    "face-recognition-models": "its predictor file is found and read; importing it would need setuptools",
+    "tensorboard": "imported by Lightning's logger",
+    "librosa": "part of the stack from the start; acoustic front ends are compared with its filters",
+    "safetensors": "part of the stack from the start; the format of weights that are shared",
+}
+COME_WITH = {"lightning_fabric": "pytorch-lightning", "dlib": "dlib-bin"}  # names that their metadata do not tell
+
+
+def plain(name: str) -> str:
+    """A distribution's name as package indexes compare it."""
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def declared() -> set[str]:
+    return {plain(re.match(r"[\w.-]+", line)[0]) for line in PROJECT["dependencies"]}
+
+
+def imports(path: Path, top_level_only: bool = False) -> set[str]:
+    """First names of all packages that a file imports (type checking blocks left out)."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    found: set[str] = set()
+    for node in tree.body if top_level_only else ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            found.add(str(node.module).partition(".")[0])
+    return found - sys.stdlib_module_names - {"lipbench"}
+
+
+def test_what_is_imported_is_declared():
+    owners = packages_distributions()
+    for path in FILES:
+        for name in imports(path):
+            own = {COME_WITH[name]} if name in COME_WITH else {plain(owner) for owner in owners.get(name, [name])}
+            assert own & declared(), f"{path} imports {name} (of {own}), which pyproject.toml does not declare"
+
+
+def test_what_is_declared_is_imported():
+    owners = packages_distributions()
+    used = {plain(owner) for path in FILES for name in imports(path) for owner in owners.get(name, [name])}
+    used |= {COME_WITH[name] for path in FILES for name in imports(path) if name in COME_WITH}
+    idle = declared() - used - set(NOT_IMPORTED_BY_NAME)
+    assert not idle, f"declared but never imported: {sorted(idle)}"
+    assert set(NOT_IMPORTED_BY_NAME) <= declared()
+
+
+def test_every_bound_has_its_reason():
+    text = (REPOSITORY / "pyproject.toml").read_text(encoding="utf-8")
+    block = text[text.index("dependencies = [") : text.index("[project.scripts]")]
+    lines = [line for line in block.splitlines() if re.match(r'\s+"', line)]
+    assert len(lines) > 25
+    for line in lines:
+        assert re.search(r'",\s+# \S+', line), f"no reason beside {line.strip()}"
+
+
+def test_constraints_are_exact_and_name_no_place():
+    lines = (REPOSITORY / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    pins = {plain(line.partition("==")[0]) for line in lines if not line.startswith("#")}
+    assert all(re.fullmatch(r"[\w.-]+==[\w.!+]+", line) for line in lines if not line.startswith("#"))
+    assert not [line for line in lines if "://" in line or "@" in line or line.startswith("-")]
+    assert declared() <= pins
+    assert {plain(re.match(r"[\w.-]+", line)[0]) for line in PROJECT["optional-dependencies"]["dev"]} <= pins
+
+
+def test_one_version():
+    assert PROJECT["version"] == lipbench.__version__
+    assert f"\nversion: {lipbench.__version__}\n" in (REPOSITORY / "CITATION.cff").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_heavy_packages_are_imported_where_they_are_used(path):
+    layer = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+    for name in imports(path, top_level_only=True) - AT_THE_TOP:
+        assert layer in AT_THE_TOP_OF_SOME.get(name, set()), f"{path.name} imports {name} at its top"
+
+
+OPTIONAL = [
+    "av",
+    "dlib",
+    "cv2",
+    "wandb",
+    "lpips",
+    "face_alignment",
+    "pyarrow",
+    "simplejpeg",
+    "espeakng_loader",
+    "scipy",
+]
+
+
+def test_every_file_imports_without_the_optional_packages():
+    """A missing optional package must not break a command that does not use it."""
+    names = [".".join((PACKAGE.name, *path.relative_to(PACKAGE).with_suffix("").parts)) for path in FILES]
+    names = [name.removesuffix(".__init__") for name in names if not name.endswith("__main__")]
+    script = f"""
+import importlib, sys
+class Blocked:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {OPTIONAL!r}:
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+import torchmetrics, pytorch_lightning, pandas  # these look for packages of their own
+before = set(sys.modules)
+sys.meta_path.insert(0, Blocked())
+for name in {names!r}:
+    importlib.import_module(name)
+late = {{name.partition(".")[0] for name in set(sys.modules) - before}}
+assert not late & {{*{OPTIONAL!r}, "librosa"}}, late
+print("imported", len({names!r}))
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert f"imported {len(names)}" in done.stdout
+
+
+def test_no_file_imports_at_the_top_what_only_the_network_could_bring():
+    """Nothing asks the network at import: sockets are closed while every command file is imported."""
+    script = """
+import socket
+def closed(*args, **kwargs):
+    raise OSError("the network was asked at import")
+socket.socket.connect = closed
+socket.create_connection = closed
+socket.getaddrinfo = closed
+import importlib
+from lipbench.commands import _names
+for name in _names.files("command"):
+    importlib.import_module(f"lipbench.commands.{name}")
+for kind in ("model", "data"):
+    for name in _names.files(kind):
+        _names.load(kind, name)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120, env=os.environ)
+    assert done.returncode == 0, done.stderr
+
+
+def test_names_are_files():
+    from lipbench.commands import _names
+
+    for kind in ("model", "data", "command"):
+        for name in _names.files(kind):
+            module = importlib.import_module(f"lipbench.{_names.FOLDERS[kind]}.{name}")
+            assert _names.summary(Path(str(module.__file__))) == (module.__doc__ or "").partition("\n")[0]

@@ -1,0 +1,212 @@
+"""What a run leaves behind, read back from the files."""
+
+import csv
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import pytorch_lightning as pl
+import torch
+from PIL import Image
+from torch import nn
+from torch.utils.data import DataLoader, Dataset
+
+from lipbench import tracking
+from lipbench.models._base import GenerativeModel
+from lipbench.types import ClipSpec, View
+
+FRAMES, HEIGHT, WIDTH = 6, 8, 12
+
+
+class Grey(GenerativeModel):
+    """Every frame is one learned grey."""
+
+    timings = frozenset({"length"})
+    paper = "none"
+    needs = frozenset({"n_frames"})
+    clip = ClipSpec(frames={"video": View("mouth", HEIGHT, WIDTH)})
+
+    def __init__(self):
+        super().__init__()
+        self.level = nn.Parameter(torch.tensor(0.25))
+
+    def make_optimisers(self):
+        return {"all": torch.optim.SGD(self.parameters(), lr=0.0)}
+
+    def train_batch(self, batch):
+        self.optimise("all", {"l1": (self.level - batch["video"]).abs().mean()})
+
+    def generate(self, batch, timing):
+        lengths = batch["n_frames"]
+        video = self.level.expand(len(lengths), int(lengths.max()), 3, HEIGHT, WIDTH)
+        return {"video": video, "video_len": lengths}
+
+
+class Clips(Dataset):
+    """Three clips; the value of a pixel tells the frame."""
+
+    def __len__(self):
+        return 3
+
+    def __getitem__(self, k):
+        video = torch.arange(FRAMES).view(-1, 1, 1, 1).expand(-1, 3, HEIGHT, WIDTH) / 10
+        return {
+            "index": torch.tensor(k),
+            "clip_id": f"toy/s1/clip{k}",
+            "video": video,
+            "video_len": torch.tensor(FRAMES),
+            "n_frames": torch.tensor(FRAMES),
+            "speech": torch.tensor([2, 5]),
+        }
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """Folder of a short fit with all loggers, W&B offline."""
+    folder = tmp_path_factory.mktemp("runs")
+    version = tracking.claim(folder / "grey_toy", "fit")
+    patch = pytest.MonkeyPatch()
+    patch.setenv("WANDB_SILENT", "true")
+    patch.delenv("WANDB_API_KEY", raising=False)
+    trainer = pl.Trainer(
+        accelerator="cpu",
+        max_epochs=2,
+        logger=tracking.loggers(folder, "grey_toy", version, wandb="offline"),
+        callbacks=[tracking.Tracking(strips=2, frames=3)],
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        log_every_n_steps=1,
+    )
+    trainer.fit(Grey(), DataLoader(Clips(), 2), DataLoader(Clips(), 2))
+    import wandb
+
+    wandb.finish()
+    patch.undo()
+    return folder / "grey_toy" / version
+
+
+def test_strip_shows_reference_over_generated():
+    reference = torch.arange(4).view(4, 1, 1, 1).expand(4, 3, 5, 7) / 10
+    picture = tracking.strip(reference, 1 - reference, [1, 3])
+    assert picture.shape == (5 + 2 + 5, 7 + 2 + 7, 3)
+    assert picture.dtype == np.uint8
+    assert (picture[:5, :7] == round(0.1 * 255)).all()
+    assert (picture[:5, 9:] == round(0.3 * 255)).all()
+    assert (picture[7:, :7] == round(0.9 * 255)).all()
+    assert (picture[5:7] == 255).all()
+    assert (picture[:, 7:9] == 255).all()
+
+
+def test_strip_keeps_rows_and_columns_apart():
+    video = torch.zeros(1, 3, 4, 6)
+    video[0, 0, 1, 5] = 1  # one red pixel at row 1, column 5
+    picture = tracking.strip(video, video, [0])
+    assert picture[1, 5].tolist() == [255, 0, 0]
+    assert picture[:4].sum() == 255
+
+
+def test_strip_repeats_the_last_frame_of_a_shorter_video():
+    picture = tracking.strip(torch.zeros(4, 3, 2, 2), torch.full((2, 3, 2, 2), 0.2), [0, 3])
+    assert (picture[4:, 4:] == 51).all()
+
+
+def test_strip_refuses_what_cannot_be_shown():
+    with pytest.raises(ValueError, match=r"one size: got \(3, 2, 2\) and \(3, 2, 3\)"):
+        tracking.strip(torch.zeros(1, 3, 2, 2), torch.zeros(1, 3, 2, 3), [0])
+    with pytest.raises(ValueError, match="at least one frame"):
+        tracking.strip(torch.zeros(1, 3, 2, 2), torch.zeros(1, 3, 2, 2), [])
+
+
+def test_frames_are_spread_over_the_span():
+    assert tracking.spread(10, 21, 3) == [10, 15, 20]
+    assert tracking.spread(4, 6, 10) == [4, 5]
+    assert tracking.spread(3, 3, 5) == [3]
+
+
+def test_run_folders_are_never_shared(tmp_path):
+    assert [tracking.claim(tmp_path, "fit") for _ in range(2)] == ["version_0", "version_1"]
+    assert tracking.claim(tmp_path, "test") == "test_0"
+
+
+def test_losses_are_in_the_csv_file(run):
+    rows = list(csv.DictReader((run / "metrics.csv").read_text().splitlines()))
+    losses = [float(row["train/l1"]) for row in rows if row["train/l1"]]
+    assert len(losses) == 4
+    assert losses[0] == pytest.approx(np.abs(np.arange(FRAMES) / 10 - 0.25).mean())
+    assert any(row["val/l1"] for row in rows)
+
+
+def test_strips_are_files_of_the_speech_span(run):
+    files = sorted((run / "strips").rglob("*.png"))
+    assert [file.relative_to(run / "strips").as_posix() for file in files] == [
+        f"toy_s1_clip{k}/000000{step}.png" for k in range(2) for step in (2, 4)
+    ]
+    picture = np.asarray(Image.open(files[0]))
+    assert picture.shape == (2 * HEIGHT + 2, 3 * WIDTH + 4, 3)
+    assert [int(picture[0, k * (WIDTH + 2), 0]) for k in range(3)] == [51, 76, 102]  # frames 2, 3, 4 of 0.1 each
+    assert (picture[HEIGHT + 2 :, :WIDTH] == 64).all()
+
+
+def test_tensorboard_has_losses_and_strips(run):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(run))
+    events.Reload()
+    assert [event.step for event in events.Scalars("train/l1")] == [0, 1, 2, 3]
+    assert [event.step for event in events.Images("strips/toy/s1/clip0")] == [2, 4]
+
+
+def records(file):
+    """Records of a .wandb file: LevelDB's log format (blocks of 32 KiB, 7-byte headers) after a 7-byte file header."""
+    data = file.read_bytes()
+    assert data[:4] == b":W&B"
+    place, parts = 7, b""
+    while place + 7 <= len(data):
+        left = 32768 - place % 32768
+        length, kind = int.from_bytes(data[place + 4 : place + 6], "little"), data[place + 6]
+        if left < 7 or kind == 0:  # padding at the end of a block
+            place += left
+            continue
+        parts += data[place + 7 : place + 7 + length]
+        place += 7 + length
+        if kind in (1, 4):  # whole, last part
+            yield parts
+            parts = b""
+
+
+def test_offline_wandb_run_holds_losses_and_strips(run):
+    from wandb.proto import wandb_internal_pb2
+
+    (file,) = run.rglob("*.wandb")
+    assert list(run.rglob("offline-run-*"))
+    logged = {}
+    for data in records(file):
+        record = wandb_internal_pb2.Record()
+        record.ParseFromString(data)
+        for item in record.history.item:
+            name = item.key or "/".join(item.nested_key)
+            logged.setdefault(name, []).append(json.loads(item.value_json))
+    assert logged["train/l1"] == pytest.approx([np.abs(np.arange(FRAMES) / 10 - 0.25).mean()] * 4)
+    assert len(logged["val/l1"]) == 2
+    (name,), _ = logged["strips/toy/s1/clip0/filenames"]  # of two validations
+    (kept,) = file.parent.rglob(Path(name).name)
+    shown = np.asarray(Image.open(run / "strips" / "toy_s1_clip0" / "0000002.png"))
+    assert np.array_equal(np.asarray(Image.open(kept)), shown)
+
+
+def test_wandb_online_without_a_key_says_what_to_type(tmp_path, monkeypatch):
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    monkeypatch.setenv("NETRC", str(tmp_path / "none"))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    with pytest.raises(ValueError, match="wandb login"):
+        tracking.loggers(tmp_path, "grey_toy", "version_0", wandb="online")
+
+
+def test_wandb_is_not_imported_unless_asked(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "wandb", None)  # importing it would raise
+    assert len(tracking.loggers(tmp_path, "grey_toy", "version_0")) == 2
+    with pytest.raises(ModuleNotFoundError):
+        _ = tracking.loggers(tmp_path, "grey_toy", "version_0", wandb="offline")[2].experiment
