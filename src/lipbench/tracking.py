@@ -112,7 +112,17 @@ def spread(first: int, last: int, count: int) -> list[int]:
     return [int(place) for place in np.unique(places.round())]
 
 
-class Tracking(Callback):
+class _Writer(Callback):
+    """A callback that writes into the run's folder."""
+
+    _folder: Path
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Ask for the folder while all processes are here: each time, it is exchanged between them."""
+        self._folder = Path(trainer.log_dir or trainer.default_root_dir)
+
+
+class Tracking(_Writer):
     """Writes strips of the first validation clips, reference over generated, each time validation runs.
 
     The frames are spread over the speech span: over the whole clip a third of them would show silence.
@@ -180,7 +190,7 @@ class Tracking(Callback):
         """Save one strip as a PNG file and hand it to the loggers."""
         from PIL import Image
 
-        path = Path(trainer.log_dir or trainer.default_root_dir) / "strips" / clip_id.replace("/", "_")
+        path = self._folder / "strips" / clip_id.replace("/", "_")
         path = path / f"{trainer.global_step:07d}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(picture).save(path)
@@ -205,7 +215,7 @@ def show(targets: Sequence[Logger], key: str, path: Path, step: int) -> None:
             target.log_image(key, [str(path)], step=step)
 
 
-class Videos(Callback):
+class Videos(_Writer):
     """Writes what `predict` generates as mp4 files, one a clip, in the model's own view."""
 
     def on_predict_batch_end(
@@ -220,10 +230,9 @@ class Videos(Callback):
         """One file a clip: <run folder>/videos/<clip id>.mp4, at the clip's frame rate, without sound."""
         from lipbench.media import video
 
-        folder = Path(trainer.log_dir or trainer.default_root_dir) / "videos"
         for row, clip_id in enumerate(batch["clip_id"]):
             made = outputs["video"][row, : int(outputs["video_len"][row])].clamp(0, 1)  # (N, 3, h, w)
             frames = made.mul(255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()  # (N, h, w, 3)
-            path = folder / f"{clip_id}.mp4"
+            path = self._folder / "videos" / f"{clip_id}.mp4"
             path.parent.mkdir(parents=True, exist_ok=True)
             video.write_video(path, frames, float(batch["fps"][row]))

@@ -179,3 +179,14 @@ print("scored")
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=tmp_path, timeout=240)
     assert done.returncode == 0, done.stderr
     assert done.stdout.endswith("scored\n")
+
+
+@pytest.mark.slow
+def test_two_processes_predict_every_clip_once(here, tmp_path):
+    """Three clips over two processes: nobody waits for a fourth, and every file is there."""
+    words = ["--config", str(here.recipe), "--ckpt_path", str(here.checkpoint), "--trainer.default_root_dir", "runs"]
+    words += ["--trainer.devices", "2", "--trainer.strategy", "ddp"]
+    command = [sys.executable, "-m", "lipbench", "predict", *words]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=240)
+    assert done.returncode == 0, done.stderr
+    assert len(list(tmp_path.rglob("videos/rendered/s1/*.mp4"))) == 3

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from made_up_store import GRID_IDS, make_store
 
+
 @pytest.fixture(scope="session")
 def rendered_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """24 rendered clips of 3 speakers, 20 to 27 frames."""

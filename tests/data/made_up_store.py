@@ -3,18 +3,21 @@
 import hashlib
 import os
 import signal
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
 from lipbench.data import _jpeg, _prepare, _store
 from lipbench.media import alignment, text
 
 SENTENCES = ("bin blue at f two now", "place red in a nine soon", "set white with p zero again")
 
 # Four training and two test clips of the published split.
-GRID_IDS = tuple(f"grid/{name}" for name in ("s1/bbaf4p", "s1/bbaf5a", "s1/bbal6n", "s1/bbal7s", "s1/bbaf2n", "s1/bbaf3s"))
+GRID_IDS = tuple(
+    f"grid/{name}" for name in ("s1/bbaf4p", "s1/bbaf5a", "s1/bbal6n", "s1/bbal7s", "s1/bbaf2n", "s1/bbaf3s")
+)
 
 
 def colour(clip: int, frame: int) -> tuple[int, int, int]:
@@ -79,9 +82,9 @@ def make_store(folder: Path, clip_ids: Sequence[str], lengths: Sequence[int], da
 DEADLY = "rendered/s2/bbadzn"
 
 
-def deadly_work(*arguments: Any) -> None:
-    """Body of a worker of `prepare` that is killed at one clip, as by a machine out of memory."""
-    work, row = _prepare._work, _prepare._row
+def deadly_shard(*arguments: Any) -> Iterator[str]:
+    """Makes a shard in a process that is killed at one clip, as by a machine out of memory."""
+    make, row = _prepare._make_shard, _prepare._row
 
     def deadly(clip: _prepare.RawClip, settings: dict[str, Any]) -> dict[str, Any]:
         if clip.clip_id == DEADLY:
@@ -89,4 +92,4 @@ def deadly_work(*arguments: Any) -> None:
         return row(clip, settings)
 
     _prepare._row = deadly  # in this process only
-    work(*arguments)
+    yield from make(*arguments)

@@ -151,7 +151,7 @@ def test_servers_that_cannot_continue(server: Server, tmp_path: Path) -> None:
 def test_giving_up_keeps_what_was_fetched(server: Server, tmp_path: Path) -> None:
     server.files["blob"] = b"0123456789" * 100
     server.breaks, server.cut, server.lasting = 1, 0, True
-    with pytest.raises(RuntimeError, match=r"the same command continues from there"):
+    with pytest.raises(RuntimeError, match=r"the same command continues there"):
         fetch(f"{url(server)}/blob", tmp_path / "blob")
     assert len(server.asked) == 5
     with pytest.raises(RuntimeError, match="404"):

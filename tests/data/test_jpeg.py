@@ -12,7 +12,9 @@ def picture(height: int, width: int) -> np.ndarray:
     return np.stack(waves, -1).astype(np.uint8)
 
 
-@pytest.mark.parametrize(("top", "bottom"), [(155, 235), (0, 20), (300, 352), (16, 272), (0, 352), (15, 16), (159, 161)])
+@pytest.mark.parametrize(
+    ("top", "bottom"), [(155, 235), (0, 20), (300, 352), (16, 272), (0, 352), (15, 16), (159, 161)]
+)
 def test_rows_equal_the_whole(top: int, bottom: int) -> None:
     source = picture(352, 320)
     data = _jpeg.encode(source)

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from made_up_store import DEADLY, deadly_work
+from made_up_store import DEADLY, deadly_shard
 
 from lipbench.data import _prepare
 from lipbench.data._prepare import prepare
@@ -22,7 +22,9 @@ from lipbench.data.rendered import Rendered
 from lipbench.media import geometry, video
 
 FRAMES = 26
-CODES = [f"{c}{k}{p}{letter}{d}{a}" for c in "bl" for k in "bg" for p in "ai" for letter in "dk" for d in "z3" for a in "np"]
+CODES = [
+    f"{c}{k}{p}{letter}{d}{a}" for c in "bl" for k in "bg" for p in "ai" for letter in "dk" for d in "z3" for a in "np"
+]
 
 
 def write_corpus(root: Path, clips: dict[str, int]) -> Path:
@@ -81,7 +83,11 @@ def test_rows_are_right(corpus: Path, prepared: Path) -> None:
     store = Store(prepared)
     assert len(store) == 36
     assert store.manifest["counts"] == {"clips": 36, "frames": 936, "rejected": 0, "seconds": 37.44, "speakers": 2}
-    assert sorted(p.name for p in (prepared / "shards").iterdir()) == ["s1-000of002.arrow", "s1-001of002.arrow", "s2-000of001.arrow"]
+    assert sorted(p.name for p in (prepared / "shards").iterdir()) == [
+        "s1-000of002.arrow",
+        "s1-001of002.arrow",
+        "s2-000of001.arrow",
+    ]
     clip = store["rendered/s1/bbadzn"]
     assert clip.text == "bin blue at d zero now"
     assert clip.n_frames == FRAMES
@@ -93,11 +99,11 @@ def test_rows_are_right(corpus: Path, prepared: Path) -> None:
     assert np.abs(clip.audio(16000)).max() == pytest.approx(0.3, abs=0.05)
     moved = geometry.transform_points(np.tile(geometry.TEMPLATE / 4 + (10, 8), (FRAMES, 1, 1)), clip.transforms)
     np.testing.assert_allclose(clip.landmarks, moved, atol=1e-3)
-    np.testing.assert_allclose(clip.landmarks[0], geometry.TEMPLATE + (32, 16), atol=0.1)
+    np.testing.assert_allclose(clip.landmarks[0], geometry.TEMPLATE + np.array((32, 16)), atol=0.1)
     frames = video.read_video(corpus / "video/s1/bbadzn.mpg").frames
     reference = geometry.warp(frames[7:8], clip.transforms[7:8])
     assert np.abs(clip.pictures([7]).astype(int) - reference).mean() < 2
-    words = dict((word, (start, end)) for start, end, word in clip.words if word != "sil")
+    words = {word: (start, end) for start, end, word in clip.words}
     assert words["bin"] == (pytest.approx(0.08), pytest.approx(5666 / 25000))
 
 
@@ -185,12 +191,12 @@ def test_exact_landmarks_need_a_corpus_that_has_them(tmp_path: Path, corpus: Pat
 
 
 def test_dead_worker_gives_a_row(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A clip that kills its process, as running out of memory does, is tried twice and rejected; the others are kept."""
+    """A clip that kills its process is tried twice and rejected; the others are kept."""
     root, store = tmp_path / "corpus", tmp_path / "store"
     for part in ("video", "alignments", "exact"):
         shutil.copytree(corpus / part / "s2", root / part / "s2")
     with monkeypatch.context() as patch:
-        patch.setattr(_prepare, "_work", deadly_work)
+        patch.setattr(_prepare, "_make_shard", deadly_shard)
         summary = exact(root, store)
     assert summary.kept == 1
     reason = "the process that read this clip was killed by signal 9, twice (out of memory?)"
@@ -212,7 +218,10 @@ def test_quarantine_of_real_clips(grid_root: Path, tmp_path: Path) -> None:
     (folder / "lbby4p.mpg").write_bytes(b"")
     (folder / "lriezp.mpg").write_text("this is no video\n" * 100)
     rows, columns = np.mgrid[:288, :360]
-    wall = [np.repeat((128 + 80 * np.sin(rows / 30 + columns / 50 + k / 99))[..., None], 3, 2).astype(np.uint8) for k in range(75)]
+    wall = [
+        np.repeat((128 + 80 * np.sin(rows / 30 + columns / 50 + k / 99))[..., None], 3, 2).astype(np.uint8)
+        for k in range(75)
+    ]
     video.write_video(folder / "lriq9a.mpg", wall, 25, samples, 16000)
     video.write_video(folder / "pgak5a.mpg", whole.frames, 25)
     video.write_video(folder / "prwkzp.mpg", whole.frames[:10], 25, samples[:6400], 16000)
@@ -245,4 +254,7 @@ def test_quarantine_of_real_clips(grid_root: Path, tmp_path: Path) -> None:
     clip = Store(store)["grid/s1/bwaa2p"]
     assert clip.n_frames == 75
     assert clip.landmarks.shape == (75, 68, 2)
-    assert np.abs(clip.landmarks[:, 27:48].mean((0, 1)) - (geometry.TEMPLATE[27:48].mean(0) + (32, 16))).max() < 1
+    assert (
+        np.abs(clip.landmarks[:, 27:48].mean((0, 1)) - (geometry.TEMPLATE[27:48].mean(0) + np.array((32, 16)))).max()
+        < 1
+    )

@@ -15,7 +15,6 @@ from lipbench.data._store import Store
 from lipbench.types import View
 
 
-
 def test_clip_comes_back(rendered_store: Path) -> None:
     store = Store(rendered_store)
     assert len(store) == 24
@@ -55,7 +54,13 @@ def test_frames_are_read_at_random(rendered_store: Path) -> None:
 def test_hash_covers_every_column() -> None:
     made = row("rendered/s1/a", 0, 20, "bin blue at f two now")
     seen = {made["hash"]}
-    changes = {"text": "x", "fps": 24.0, "sound": made["sound"] + 1, "landmarks": made["landmarks"] + 1, "speech": [0, 1]}
+    changes = {
+        "text": "x",
+        "fps": 24.0,
+        "sound": made["sound"] + 1,
+        "landmarks": made["landmarks"] + 1,
+        "speech": [0, 1],
+    }
     changes["pictures"] = made["pictures"][::-1]
     for name, value in changes.items():
         seen.add(_store.row_hash({**made, name: value}))

@@ -12,11 +12,12 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from lipbench.data._loader import SCORING, ClipDataset, ShuffledSampler, TrainLoader, UnpaddedSampler, collate, to_float
-from lipbench.data._prepare import RawClip, processors
+from lipbench.data._pool import processors
+from lipbench.data._prepare import RawClip
 from lipbench.data._protocol import load as load_protocol
 from lipbench.data._store import Store, default_path, home
 from lipbench.media import geometry
-from lipbench.types import ClipSpec, View
+from lipbench.types import ClipBatch, ClipSpec, View
 
 _SCORING_BATCH: Final = 4  # clips: a whole clip in canonical size is 25 MB, and four times that in float
 _PARTS: Final = {"fit": ("train", "validation"), "validate": ("validation",), "test": ("test",), "predict": ("test",)}
@@ -76,7 +77,7 @@ class ClipDataModule(LightningDataModule):
         self._present: dict[str, list[str]] = {}
         self._means: dict[View, Tensor] = {}
 
-    # ------------------------------------------------------------------------------------------------------- raw corpus
+    # ----------------------------------------------------------------------------------------------- raw corpus
 
     @classmethod
     def scan(cls, root: Path) -> list[RawClip]:
@@ -85,7 +86,7 @@ class ClipDataModule(LightningDataModule):
 
     @classmethod
     def corpus(cls, root: str | Path | None = None) -> Path:
-        """The raw corpus' folder: the one given, that of the environment variable `LIPBENCH_<DATA>`, or the downloaded one.
+        """The raw corpus' folder: the one given, else that of the variable `LIPBENCH_<DATA>`, else the downloaded one.
 
         Raises:
             FileNotFoundError: None of these is there.
@@ -94,10 +95,12 @@ class ClipDataModule(LightningDataModule):
         fetched = home() / "corpora" / cls.data
         chosen = root or os.environ.get(variable) or (fetched if fetched.is_dir() else None)
         if not chosen:
-            raise FileNotFoundError(f"where is the {cls.data} corpus? Give its folder with --root DIR, or set {variable}")
+            raise FileNotFoundError(
+                f"where is the {cls.data} corpus? Give its folder with --root DIR, or set {variable}"
+            )
         return Path(chosen).expanduser()
 
-    # ------------------------------------------------------------------------------------------------------------ setup
+    # ---------------------------------------------------------------------------------------------------- setup
 
     @property
     def store(self) -> Store:
@@ -135,9 +138,10 @@ class ClipDataModule(LightningDataModule):
             self._divide(store)
         for part in _PARTS[stage]:
             if not self._present[part] and part != "validation":
+                total = len(getattr(self.split, part))
                 raise ValueError(
-                    f"{self.protocol.name}: none of its {len(getattr(self.split, part)):,} {part} clips is in the store "
-                    f"{self.store_path} ({len(store)} clips). {self._advice()}"
+                    f"{self.protocol.name}: none of its {total:,} {part} clips is in the store {self.store_path} "
+                    f"({len(store)} clips). {self._advice()}"
                 )
         self._check(self._spec(), store)
 
@@ -145,11 +149,11 @@ class ClipDataModule(LightningDataModule):
         split = self.split = self.protocol.split(store.clip_ids)
         for part in ("train", "validation", "test"):
             self._present[part] = [clip for clip in getattr(split, part) if clip in store]
-        here, test = self._present, self._present["test"]
+        train, validation, test = (self._present[part] for part in ("train", "validation", "test"))
         rank_zero_info(
-            f"{self.protocol.name}: {len(here['train']) + len(here['validation']):,} of "
-            f"{len(split.train) + len(split.validation):,} training ({len(here['validation']):,} of them for validation) and "
-            f"{len(test):,} of {len(split.test):,} test clips are in this store"
+            f"{self.protocol.name}: {len(train) + len(validation):,} of {len(split.train) + len(split.validation):,} "
+            f"training ({len(validation):,} of them for validation) and {len(test):,} of {len(split.test):,} "
+            "test clips are in this store"
         )
         if self.limit_test is not None and self.limit_test < len(test):
             places = np.linspace(0, len(test) - 1, self.limit_test).round().astype(int)
@@ -161,12 +165,14 @@ class ClipDataModule(LightningDataModule):
         trainer = self.trainer
         clip = getattr(trainer.lightning_module, "clip", None) if trainer is not None else self.clip
         if not isinstance(clip, ClipSpec):
-            raise ValueError(f"the model says nothing about the batches it wants: expected a ClipSpec in `clip`, found {clip!r}")
+            raise ValueError(f"which batches does the model want? Expected a ClipSpec in its `clip`, found {clip!r}")
         return clip
 
     def _check(self, spec: ClipSpec, store: Store) -> None:
         if "video" not in spec.frames:
-            raise ValueError(f'ClipSpec.frames has {sorted(spec.frames)}; it needs the main view under the name "video"')
+            raise ValueError(
+                f'ClipSpec.frames has {sorted(spec.frames)}; it needs the main view under the name "video"'
+            )
         if "audio" in spec.keys and spec.audio_rate is None:
             raise ValueError("ClipSpec.keys has 'audio', which needs an audio_rate")
         if store.packed is not None:
@@ -174,7 +180,7 @@ class ClipDataModule(LightningDataModule):
             for view in spec.frames.values():
                 geometry.change_view(probe, store.packed, view)  # says which view lies outside the packed one
 
-    # ---------------------------------------------------------------------------------------------------------- loaders
+    # -------------------------------------------------------------------------------------------------- loaders
 
     def _dataset(self, part: str, *, scoring: bool = False) -> ClipDataset:
         spec = self._spec()
@@ -228,11 +234,11 @@ class ClipDataModule(LightningDataModule):
         """Whole test clips with what the model asks for."""
         return self._scoring_loader("test", scoring=False)
 
-    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+    def on_after_batch_transfer(self, batch: ClipBatch, dataloader_idx: int) -> ClipBatch:
         """Pictures to float on the device."""
         return to_float(batch)
 
-    # ------------------------------------------------------------------------------------------------- for the evaluator
+    # ---------------------------------------------------------------------------------------- for the evaluator
 
     @property
     def store_info(self) -> dict[str, Any]:

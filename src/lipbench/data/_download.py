@@ -1,8 +1,8 @@
 """Fetching corpora that may be fetched: resumable, checked, unpacked safely.
 
 GRID lies on Zenodo (record 3625687, CC BY 4.0): `s1.zip` to `s34.zip` with the videos of a speaker (s21 has none) and
-`alignments.zip`. Their SHA-256 are not published; the first fetch prints and pins them in `checksums.json` beside the corpus, and a
-later fetch must agree.
+`alignments.zip`. Their SHA-256 are not published; the first fetch prints and pins them in `checksums.json` beside the
+corpus, and a later fetch must agree.
 """
 
 import hashlib
@@ -55,7 +55,7 @@ def download(
         RuntimeError: The server cannot be reached or breaks off again and again; a second call continues.
     """
     if data != "grid":
-        raise ValueError(f"{data!r} cannot be downloaded; only grid can. See the documentation of the corpus for its licence")
+        raise ValueError(f"{data!r} cannot be downloaded, only grid can; other corpora are under licences to be signed")
     chosen = tuple(speakers or _GRID_SPEAKERS)
     if unknown := [s for s in chosen if s not in _GRID_SPEAKERS]:
         raise ValueError(f"GRID has no videos of {', '.join(unknown)}; speakers are s1 to s34 without s21")
@@ -75,8 +75,8 @@ def download(
         digest = _sha256(archive)
         if pinned and pinned["sha256"] != digest:
             raise ValueError(
-                f"{archive} has the sha256 {digest}, but {pinned['sha256']} is pinned in {folder / _PINS}: another file than before. "
-                "Delete the file to fetch it again, or the pin to trust it"
+                f"{archive} has the sha256 {digest}, but {pinned['sha256']} is pinned in {folder / _PINS}: "
+                "another file than before. Delete the file to fetch it again, or the pin to trust it"
             )
         unpack(archive, target)
         pins = {**_pins(folder), name: {"sha256": digest, "bytes": archive.stat().st_size}}
@@ -116,15 +116,15 @@ def fetch(url: str, path: Path, advance: Callable[[int, int | None], None] = lam
         failures = 0 if part.exists() and part.stat().st_size > have else failures + 1
         if failures >= _ATTEMPTS:
             got = part.stat().st_size if part.exists() else 0
-            raise RuntimeError(f"{url}: {reason}. {got:,} bytes are kept in {part}; the same command continues from there")
+            raise RuntimeError(f"{url}: {reason}. {got:,} bytes are kept in {part}; the same command continues there")
         time.sleep(min(30.0, 0.5 * 2**failures) if failures else 0)
 
 
 def _continue(url: str, part: Path, have: int, advance: Callable[[int, int | None], None]) -> bool:
     """One attempt from byte `have` on; whether the file is whole now."""
-    request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})  # noqa: S310 (http by design)
+    request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
     try:
-        answer: Any = urllib.request.urlopen(request, timeout=60)  # noqa: S310
+        answer: Any = urllib.request.urlopen(request, timeout=60)
     except urllib.error.HTTPError as error:
         if error.code == 416 and have:  # nothing after byte `have`: whole, or another file than before
             total = (error.headers.get("Content-Range") or "").rpartition("/")[2]
@@ -176,7 +176,8 @@ def unpack(archive: Path, target: Path) -> None:
                     if content is not None:
                         _write(aside, member.name, content)
         else:
-            raise ValueError(f"{archive.name} is no zip or tar archive ({archive.stat().st_size:,} bytes); delete it and try again")
+            size = archive.stat().st_size
+            raise ValueError(f"{archive.name} is no zip or tar archive ({size:,} bytes); delete it and try again")
     except (zipfile.BadZipFile, tarfile.TarError, EOFError) as error:
         shutil.rmtree(aside, ignore_errors=True)
         raise ValueError(f"{archive.name} is damaged ({error}); delete it and try again") from error

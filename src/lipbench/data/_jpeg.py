@@ -1,8 +1,8 @@
 """JPEG pictures whose rows can be decoded apart.
 
-Every row of blocks (16 pixels) ends in a restart marker, which resets the entropy coder (ITU-T T.81, section E.1.4). So the
-rows that a view needs are cut out and given a header of their own: decoding a mouth costs a third of decoding the picture. The
-files stay ordinary JPEG that any reader opens.
+Every row of blocks (16 pixels) ends in a restart marker, which resets the entropy coder (ITU-T T.81, section E.1.4). So
+the rows that a view needs are cut out and given a header of their own: decoding a mouth costs a third of decoding the
+picture. The files stay ordinary JPEG that any reader opens.
 """
 
 import re
@@ -36,7 +36,7 @@ def encode(picture: npt.NDArray[np.uint8]) -> bytes:
 
 
 def decode(data: bytes | memoryview, out: npt.NDArray[np.uint8], top: int = 0, bottom: int | None = None) -> None:
-    """Decode the rows top..bottom into the same rows of `out`, and up to 17 rows around them; the others stay as they are.
+    """Decode the rows top..bottom into the same rows of `out`; up to 17 rows around them change too, the others do not.
 
     Args:
         data: From `encode`.
@@ -50,9 +50,9 @@ def decode(data: bytes | memoryview, out: npt.NDArray[np.uint8], top: int = 0, b
     # A row more on each side: smooth upsampling of the colours looks at the neighbouring row.
     first = max(0, top - 1) // BLOCK
     last = -(-min(height, (height if bottom is None else bottom) + 1) // BLOCK)
-    if first > 0 or last * BLOCK < height:
-        data, out = _cut(data, first, last), out[first * BLOCK : last * BLOCK]
-    simplejpeg.decode_jpeg(data, "RGB", buffer=out)
+    whole = first == 0 and last * BLOCK >= height
+    piece = data if whole else _cut(data, first, last)
+    simplejpeg.decode_jpeg(piece, "RGB", buffer=out[first * BLOCK : last * BLOCK])
 
 
 def _cut(data: bytes | memoryview, first: int, last: int) -> bytearray:

@@ -1,7 +1,8 @@
 """Clips of a store as training examples, and loaders that can stop and go on at any batch.
 
-What is random (order, windows, identity frames) depends on the seed, the epoch and the clip's position in the split alone; so the
-batches are the same for any number of loader processes, and a resumed run sees those that the interrupted one would have seen.
+What is random (order, windows, identity frames) depends on the seed, the epoch and the clip's position in the split
+alone; so the batches are the same for any number of loader processes, and a resumed run sees those that the
+interrupted one would have seen.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -90,8 +91,8 @@ class ClipDataset(Dataset[dict[str, Any]]):
         else:
             item |= clip.views(frames, spec.frames)
         if "identity" in keys:
-            some = rng.integers(clip.n_frames, size=spec.references) if self.training else np.zeros(spec.references, int)
-            item["identity"] = clip.view(some, spec.frames["video"])
+            latest = clip.n_frames if self.training else 1
+            item["identity"] = clip.view(rng.integers(latest, size=spec.references), spec.frames["video"])
         if "landmarks" in keys:
             item["landmarks"] = torch.from_numpy(clip.landmarks[frames])
         if spec.audio_rate is not None:
@@ -135,9 +136,10 @@ def _tokens(clip: StoredClip) -> dict[str, Any]:
 
 
 def foreign_clips(store: Store, clip_ids: Sequence[str]) -> list[str]:
-    """For each clip the next one of the same speaker in the list that says something else; the last one's next is the first.
+    """For each clip the next one of the same speaker in the list that says something else.
 
-    Where the list has none, one of the same speaker elsewhere in the store is taken, then one of another speaker.
+    After the last comes the first. Where the list has none, one of the same speaker elsewhere in the store is taken,
+    then one of another speaker.
 
     Raises:
         ValueError: All clips of the store say the same.
@@ -165,7 +167,8 @@ def foreign_clips(store: Store, clip_ids: Sequence[str]) -> list[str]:
             or next_other(clip_id, store.clip_ids, k)
         )
         if partner is None:
-            raise ValueError(f"the control rows need clips with different sentences; all of {store.path} say {lines[clip_id]['text']!r}")
+            said = lines[clip_id]["text"]
+            raise ValueError(f"the control rows need clips with different sentences; all of {store.path} say {said!r}")
         partners.append(partner)
     return partners
 
@@ -191,7 +194,7 @@ def collate(items: Sequence[dict[str, Any]]) -> ClipBatch:
 
 
 def to_float(batch: ClipBatch) -> ClipBatch:
-    """Pictures from uint8 to float in [0, 1], in place; `face` stays uint8. Done on the device: bytes travel, not floats."""
+    """Pictures but `face` from uint8 to float in [0, 1], in place. Done on the device: bytes travel, not floats."""
     values: dict[str, Any] = batch  # type: ignore[assignment]
     for key, value in values.items():
         if isinstance(value, Tensor) and value.dtype == torch.uint8 and key != "face":
@@ -226,7 +229,7 @@ class ShuffledSampler(DistributedSampler[Key]):
 
 
 class UnpaddedSampler(DistributedSampler[Key]):
-    """Every clip exactly once over all processes, in order; torch's own sampler repeats some to even the processes out."""
+    """Every clip exactly once over all processes, in order; torch's own sampler repeats some to make parts equal."""
 
     def __iter__(self) -> Iterator[Key]:
         """Positions in the split."""
@@ -240,8 +243,9 @@ class UnpaddedSampler(DistributedSampler[Key]):
 class TrainLoader(DataLoader[dict[str, Any]]):
     """A loader whose place within the epoch is part of the checkpoint.
 
-    Lightning stores `state_dict` with its fit loop, restores it before it asks for the first batch, and tells the sampler the
-    epoch after it has asked for the iterator: so the epoch is only looked at when the first batch is wanted.
+    Lightning stores `state_dict` with its fit loop, restores it before it asks for the first batch, and tells the
+    sampler the epoch after it has asked for the iterator: so the epoch is only looked at when the first batch is
+    wanted.
     """
 
     _at: tuple[int, int] = (0, 0)  # epoch, batches handed out in it

@@ -1,34 +1,31 @@
 """From raw corpus files to the prepared store: parallel, resumable, every clip judged.
 
-A shard holds the clips of one speaker whose ids hash alike, about 30; which clip lies where depends on names only. A shard is
-written in one piece together with the reasons of its rejected clips, so a kill at any instant leaves whole shards or none,
-and the manifest, which is put together from the shards, comes out the same whatever was interrupted.
+A shard holds the clips of one speaker whose ids hash alike, about 30; which clip lies where depends on names only. A
+shard is written in one piece together with the reasons of its rejected clips, so a kill at any instant leaves whole
+shards or none, and the manifest, which is put together from the shards, comes out the same whatever was interrupted.
 """
 
 import hashlib
 import json
 import math
-import multiprocessing
-import os
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from importlib.metadata import version
-from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
-from lipbench.data import _jpeg, _quality, _store
-from lipbench.media import alignment, audio, geometry, landmarks, text, video
+from lipbench.data import _jpeg, _pool, _quality, _store
+from lipbench.media import alignment, audio, geometry, text, video
+from lipbench.media import landmarks as backends
 from lipbench.types import View
 
 if TYPE_CHECKING:
-    from rich.progress import Progress
-
     from lipbench.data._datamodule import ClipDataModule
 
 _RULES: Final = 1  # raised when the same files would give other rows or other reasons
@@ -36,7 +33,7 @@ _CLIPS_A_SHARD: Final = 24
 _HIGHEST_RATE: Final = 48_000
 _EVERY: Final = 15  # frames between two looks of the face detector
 _FEWEST_FRAMES: Final = 25
-_LONGEST_GAP: Final = 0.1  # s between the end of the alignment and the end of the picture; up to 0.02 s on whole GRID clips
+_LONGEST_GAP: Final = 0.1  # s between the ends of alignment and picture; up to 0.02 s on whole GRID clips
 _LEAST_COVERAGE: Final = 0.9  # share of frames with a face
 _SILENT: Final = 1e-3  # peak of the sound, full scale 1
 
@@ -46,13 +43,10 @@ class RawClip:
     """A clip of a raw corpus, as found on the disk; nothing of it has been opened.
 
     Args:
-        clip_id: Such as "grid/s1/bbaf2n", stable across machines.
-        speaker: Such as "s1".
-        video: File with picture and sound.
-        align: File with word times.
-        sentence: What is said, if the corpus says it apart from the alignment (GRID's file names): the two are compared.
-        exact: File with exact landmarks (rendered corpus).
-        problem: Why the clip cannot be used, if that is known already.
+        clip_id: Such as "grid/s1/bbaf2n", stable across machines. speaker: Such as "s1". video: File with picture and
+        sound. align: File with word times. sentence: What is said, if the corpus says it apart from the alignment
+        (GRID's file names): the two are compared. exact: File with exact landmarks (rendered corpus). problem: Why
+        the clip cannot be used, if that is known already.
     """
 
     clip_id: str
@@ -95,9 +89,10 @@ def prepare(
 ) -> Summary:
     """Read a corpus into a store, or bring a store up to date with its corpus.
 
-    Clips that are broken are left out, each with a reason, and never stop the run. A clip is rejected if its files do not open,
-    its alignment does not say what its name says, its picture is broken (`_quality`), it has fewer than 25 frames, its words end
-    more than 0.1 s from the end of the picture, it has no sound, or no face in more than a tenth of its frames.
+    Clips that are broken are left out, each with a reason, and never stop the run. A clip is rejected if its files do
+    not open, its alignment does not say what its name says, its picture is broken (`_quality`), it has fewer than 25
+    frames, its words end more than 0.1 s from the end of the picture, it has no sound, or no face in more than a
+    tenth of its frames.
 
     Args:
         data: The corpus.
@@ -151,7 +146,16 @@ def prepare(
                 _append_seen(folder, name, stamps)
         done = sum(len(members) for members in pending.values())
         if pending:
-            _run(folder, pending, settings, workers or processors(), len(clips) - done, progress)
+            if landmarks != "exact":
+                backends.load(landmarks)  # what it needs and lacks is said here, once, not with every clip
+            with _bar(progress, done, len(clips) - done) as advance:
+                _pool.run(
+                    pending,
+                    partial(_make_shard, folder, settings),
+                    workers or _pool.processors(),
+                    finished=lambda name: _append_seen(folder, name, _stamps(pending[name])),
+                    advance=advance,
+                )
         speakers = {clip.speaker for clip in clips}
         for path in sorted(shards_folder.glob("*.arrow")):
             if path.stem not in shards and path.stem.rsplit("-", 1)[0] in speakers:
@@ -221,7 +225,7 @@ def _packed_row(clip: _store.StoredClip, view: View) -> dict[str, Any]:
     return {**row, "hash": _store.row_hash(row)}
 
 
-# ---------------------------------------------------------------------------------------------------------------- one clip
+# ---------------------------------------------------------------------------------------------------- one clip
 
 
 def _row(clip: RawClip, settings: dict[str, Any]) -> dict[str, Any]:
@@ -294,23 +298,25 @@ def _points(clip: RawClip, frames: Sequence[video.Frame], settings: dict[str, An
         if points.shape != (len(frames), 68, 2):
             raise ValueError(f"exact landmarks of shape {points.shape} for {len(frames)} frames")
         return points
-    track = landmarks.track(frames, landmarks.load(settings["landmarks"]), settings["detect_every"])
+    track = backends.track(frames, backends.load(settings["landmarks"]), settings["detect_every"])
     if track.coverage < _LEAST_COVERAGE:
         raise ValueError(f"no face in {1 - track.coverage:.0%} of the frames")
     return track.points
 
 
-# --------------------------------------------------------------------------------------------------------------- one shard
+# --------------------------------------------------------------------------------------------------- one shard
 
 
-def _make_shard(folder: Path, name: str, clips: list[RawClip], settings: dict[str, Any], fatal: dict[str, str]) -> Iterator[str]:
+def _make_shard(
+    folder: Path, settings: dict[str, Any], name: str, clips: list[RawClip], fatal: dict[str, str]
+) -> Iterator[str]:
     """Read the clips of a shard and write it; yields each clip's id before it is begun.
 
     Args:
         folder: The store.
+        settings: The store's.
         name: The shard.
         clips: Its clips.
-        settings: The store's.
         fatal: Clips that ended a worker process before, with the reason: they are not opened again.
     """
     rows: list[dict[str, Any]] = []
@@ -360,7 +366,7 @@ def _limited(clips: Iterable[RawClip], limit: int) -> list[RawClip]:
     return [clip for members in kept.values() for clip in members[:limit]]
 
 
-# ------------------------------------------------------------------------------------------------------ what is there already
+# --------------------------------------------------------------------------------------- what is there already
 
 
 def _files(clip: RawClip) -> list[Path]:
@@ -387,7 +393,9 @@ def _stamps(clips: Iterable[RawClip]) -> dict[str, list[Any]]:
     return stamps
 
 
-def _up_to_date(path: Path, clips: list[RawClip], stamps: dict[str, list[Any]], seen: dict[str, list[Any]] | None) -> bool:
+def _up_to_date(
+    path: Path, clips: list[RawClip], stamps: dict[str, list[Any]], seen: dict[str, list[Any]] | None
+) -> bool:
     """Whether a shard was made from these very files: by size and time, and where these are unknown, by content."""
     if not path.is_file():
         return False
@@ -429,7 +437,11 @@ def _check_settings(folder: Path, settings: dict[str, Any]) -> None:
     if first is None:
         return
     have = _store.shard_metadata(first)["settings"]
-    differing = [f"{k} {have.get(k)!r}, now {settings.get(k)!r}" for k in sorted({*have, *settings}) if have.get(k) != settings.get(k)]
+    differing = [
+        f"{k} {have.get(k)!r}, now {settings.get(k)!r}"
+        for k in sorted({*have, *settings})
+        if have.get(k) != settings.get(k)
+    ]
     if differing:
         raise ValueError(
             f"the store {folder} was made with other settings ({'; '.join(differing)}). "
@@ -483,121 +495,7 @@ def _alone(folder: Path) -> Iterator[None]:
         yield
 
 
-# ----------------------------------------------------------------------------------------------------------- many processes
-
-
-def processors() -> int:
-    """Processors that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _run(
-    folder: Path, pending: dict[str, list[RawClip]], settings: dict[str, Any], workers: int, before: int, progress: bool
-) -> None:
-    """Make the pending shards with a pool that survives the death of a worker.
-
-    A clip during which a worker dies is tried once more; the second time it is rejected with that reason.
-    """
-    if settings["landmarks"] != "exact":
-        landmarks.load(settings["landmarks"])  # a missing package or file stops the run here, once, with its own message
-    methods = multiprocessing.get_all_start_methods()
-    context = multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")
-    if context.get_start_method() == "forkserver":
-        context.set_forkserver_preload(["lipbench.data._prepare"])  # imports once, not once a worker
-    queue = list(pending)[::-1]
-    deaths: dict[str, int] = {}
-    fatal: dict[str, str] = {}
-    busy: dict[Connection, _Worker] = {}
-    total = sum(len(members) for members in pending.values())
-    with _bar(progress, total, before) as advance:
-        try:
-            while queue or busy:
-                while queue and len(busy) < workers:
-                    worker = _Worker(context, folder, settings)
-                    busy[worker.pipe] = worker
-                    worker.begin(queue.pop(), pending, fatal)
-                for pipe in wait(list(busy)):
-                    worker = busy[pipe]  # type: ignore[index]
-                    try:
-                        kind, content = worker.pipe.recv()
-                    except (EOFError, ConnectionError):
-                        del busy[worker.pipe]
-                        queue.append(worker.shard)
-                        advance(-worker.begun)
-                        _note_death(worker, deaths, fatal)
-                        continue
-                    if kind == "clip":
-                        worker.clip, worker.begun = content, worker.begun + 1
-                        advance(1)
-                    elif kind == "failed":
-                        raise RuntimeError(f"preparing {worker.shard} failed: {content}")
-                    else:
-                        _append_seen(folder, worker.shard, _stamps(pending[worker.shard]))
-                        if queue:
-                            worker.begin(queue.pop(), pending, fatal)
-                        else:
-                            del busy[worker.pipe]
-                            worker.end()
-        finally:
-            for worker in busy.values():
-                worker.process.terminate()
-            for worker in busy.values():
-                worker.process.join()
-
-
-def _note_death(worker: "_Worker", deaths: dict[str, int], fatal: dict[str, str]) -> None:
-    worker.process.join()
-    code = worker.process.exitcode
-    if worker.clip is None:
-        raise RuntimeError(f"a worker process ended before its first clip (exit code {code})")
-    deaths[worker.clip] = deaths.get(worker.clip, 0) + 1
-    if deaths[worker.clip] > 1:
-        how = f"was killed by signal {-code}" if code is not None and code < 0 else f"ended with code {code}"
-        fatal[worker.clip] = f"the process that read this clip {how}, twice (out of memory?)"
-
-
-class _Worker:
-    """A process that makes one shard after the other, and what it is at."""
-
-    def __init__(self, context: Any, folder: Path, settings: dict[str, Any]) -> None:
-        self.pipe, theirs = context.Pipe()
-        self.process = context.Process(target=_work, args=(theirs, folder, settings), daemon=True)
-        self.process.start()
-        theirs.close()
-        self.shard, self.clip, self.begun = "", None, 0
-
-    def begin(self, shard: str, pending: dict[str, list[RawClip]], fatal: dict[str, str]) -> None:
-        self.shard, self.clip, self.begun = shard, None, 0
-        self.pipe.send((shard, pending[shard], fatal))
-
-    def end(self) -> None:
-        self.pipe.send(None)
-        self.process.join()
-        self.pipe.close()
-
-
-def _work(pipe: Connection, folder: Path, settings: dict[str, Any]) -> None:
-    """Body of a worker: one thread, ends when its parent does."""
-    import cv2
-    import torch
-
-    cv2.setNumThreads(1)
-    torch.set_num_threads(1)
-    try:
-        while (task := pipe.recv()) is not None:
-            name, clips, fatal = task
-            try:
-                for clip_id in _make_shard(folder, name, clips, settings, fatal):
-                    pipe.send(("clip", clip_id))
-            except OSError as error:  # a full disk, a folder without permission
-                pipe.send(("failed", str(error)))
-                return
-            pipe.send(("done", name))
-    except (EOFError, ConnectionError, KeyboardInterrupt):
-        return
-
-
-# ------------------------------------------------------------------------------------------------------------- what one sees
+# ----------------------------------------------------------------------------------------------- what one sees
 
 
 @contextmanager

@@ -1,8 +1,9 @@
 """Named protocols: which clips train a model and which score it.
 
-GRID's lists are the published ones of LipNet-PyTorch ("overlap": 255 test sentences of each of 33 speakers; "unseen": speakers s1,
-s2, s20 and s22 are the test), which cover the same 32,823 clips. The package keeps the clips once, with the overlap test clips
-marked. Validation clips are a twentieth of the training clips, chosen by a hash of the clip id (own choice: the lists have none).
+GRID's lists are the published ones of LipNet-PyTorch ("overlap": 255 test sentences of each of 33 speakers; "unseen":
+speakers s1, s2, s20 and s22 are the test), which cover the same 32,823 clips. The package keeps the clips once, with
+the overlap test clips marked. Validation clips are a twentieth of the training clips, chosen by a hash of the clip id
+(own choice: the lists have none).
 """
 
 import hashlib
@@ -39,12 +40,10 @@ class Protocol:
     """A way of dividing a corpus.
 
     Args:
-        name: Such as "grid/seen".
-        version: Raised whenever the same name would give another split.
-        data: The corpus.
-        reported: Dataset name in `leaderboards/reported` of papers whose numbers may stand beside this protocol; None if none.
-        is_test: Whether a clip is in the test part.
-        published: The clips that belong to the protocol; None if every clip of the store does.
+        name: Such as "grid/seen". version: Raised whenever the same name would give another split. data: The corpus.
+        reported: Dataset name in `leaderboards/reported` of papers whose numbers may stand beside this protocol; None
+        if none. is_test: Whether a clip is in the test part. published: The clips that belong to the protocol; None
+        if every clip of the store does.
     """
 
     name: str

@@ -3,8 +3,8 @@
 A store is a folder:
 
     manifest.json          what is in it: settings, counts, a line a clip with hashes, rejected clips with reasons
-    shards/<name>.arrow    Arrow IPC files, one record batch a clip (so a clip is one zero-copy read), about 30 clips each
-    seen.jsonl             sizes and times of the source files, for a quick second run; holds no results
+    shards/<name>.arrow    Arrow IPC files, one record batch a clip (so a clip is one zero-copy read), about 30 clips
+    each seen.jsonl             sizes and times of the source files, for a quick second run; holds no results
 
 Reading needs pyarrow and a JPEG decoder, nothing that opens media files.
 """
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 FORMAT: Final = "lipbench-store/1"
 MANIFEST: Final = "manifest.json"
-_OPEN_SHARDS: Final = 64  # memory maps held open a process: a whole GRID has about 1,000 shards, a process often 1,024 files
+_OPEN_SHARDS: Final = 64  # memory maps held open a process: GRID has about 1,000, a process may often hold 1,024
 
 
 def home() -> Path:
@@ -142,7 +142,9 @@ def shard_metadata(path: Path) -> dict[str, Any]:
             metadata = pa.ipc.open_file(source).schema.metadata
             return dict(json.loads(metadata[b"lipbench"]))
     except (pa.ArrowInvalid, KeyError, TypeError) as error:
-        raise ValueError(f"{path} is no shard of a lipbench store; delete it and run `lipbench prepare` again") from error
+        raise ValueError(
+            f"{path} is no shard of a lipbench store; delete it and run `lipbench prepare` again"
+        ) from error
 
 
 class StoredClip:
@@ -157,7 +159,7 @@ class StoredClip:
         self._batch = batch
         self.packed = packed
 
-    def _value(self, name: str) -> Any:
+    def _value(self, name: str) -> Any:  # noqa: ANN401 - whatever type the column has
         return self._batch.column(name)[0].as_py()
 
     def _array(self, name: str) -> npt.NDArray[Any]:
@@ -258,7 +260,9 @@ class StoredClip:
             ValueError: The store is packed and holds no canonical pictures.
         """
         if self.packed is not None:
-            raise ValueError(f"a packed store holds only the view {self.packed}; canonical pictures need the whole store")
+            raise ValueError(
+                f"a packed store holds only the view {self.packed}; canonical pictures need the whole store"
+            )
         return self._decode(frames, (geometry.HEIGHT, geometry.WIDTH), 0, geometry.HEIGHT)
 
     def views(self, frames: Sequence[int] | npt.NDArray[np.integer], wanted: Mapping[str, View]) -> dict[str, Tensor]:
@@ -279,7 +283,8 @@ class StoredClip:
             return {name: geometry.change_view(pixels, self.packed, view) for name, view in wanted.items()}
         boxes = [geometry.box(view.name) for view in wanted.values()]
         top, bottom = min(box[0] for box in boxes), max(box[2] for box in boxes)
-        pixels = torch.from_numpy(self._decode(frames, (geometry.HEIGHT, geometry.WIDTH), top, bottom)).permute(0, 3, 1, 2)
+        pictures = self._decode(frames, (geometry.HEIGHT, geometry.WIDTH), top, bottom)
+        pixels = torch.from_numpy(pictures).permute(0, 3, 1, 2)  # (n, 3, 352, 320)
         return {name: geometry.crop(pixels, view) for name, view in wanted.items()}  # (n, 3, h, w)
 
     def view(self, frames: Sequence[int] | npt.NDArray[np.integer], view: View) -> Tensor:
@@ -351,7 +356,7 @@ class Store:
             raise KeyError(f"{clip_id} is not in the store {self.path}" + (f": rejected, {reason}" if reason else ""))
         return StoredClip(self._open(line["shard"]).get_batch(line["row"]), self.packed)
 
-    def _open(self, name: str) -> Any:
+    def _open(self, name: str) -> "pa.RecordBatchFileReader":
         import pyarrow as pa
 
         if name in self._shards:
@@ -359,7 +364,9 @@ class Store:
             return self._shards[name]
         path = self.path / "shards" / f"{name}.arrow"
         if not path.is_file():
-            raise FileNotFoundError(f"the store {self.path} has lost its file shards/{path.name}; run `lipbench prepare` again")
+            raise FileNotFoundError(
+                f"the store {self.path} has lost its file shards/{path.name}; run `lipbench prepare` again"
+            )
         # One thread: readers are forked into workers, where a thread pool made before would hang.
         reader = pa.ipc.open_file(pa.memory_map(str(path)), options=pa.ipc.IpcReadOptions(use_threads=False))
         self._shards[name] = reader

@@ -15,7 +15,9 @@ _WORDS: Final[tuple[dict[str, str], ...]] = (
     {"b": "blue", "g": "green", "r": "red", "w": "white"},
     {"a": "at", "b": "by", "i": "in", "w": "with"},
     {letter: letter for letter in "abcdefghijklmnopqrstuvxyz"},
-    dict(zip("z123456789", "zero one two three four five six seven eight nine".split(), strict=True)),
+    dict(
+        zip("z123456789", ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"], strict=True)
+    ),
     {"a": "again", "n": "now", "p": "please", "s": "soon"},
 )
 _SPEAKER: Final = re.compile(r"s\d+")
@@ -32,10 +34,10 @@ def sentence(code: str) -> str | None:
 def scan(root: Path, data: str) -> list[RawClip]:
     """Every clip below a folder in any of GRID's layouts.
 
-    A clip's speaker is the innermost folder named like `s12` around it; videos, alignments and exact landmarks belong together
-    by speaker and file name. No sentence belongs to two speakers, so an alignment that lies under the wrong speaker (one
-    distribution has such) is found by its file name alone. A name that occurs twice as a video is taken once: as .mpg before
-    .mp4, from `mpg_6000` before `mpg_vcd`.
+    A clip's speaker is the innermost folder named like `s12` around it; videos, alignments and exact landmarks belong
+    together by speaker and file name. No sentence belongs to two speakers, so an alignment that lies under the wrong
+    speaker (one distribution has such) is found by its file name alone. A name that occurs twice as a video is taken
+    once: as .mpg before .mp4, from `mpg_6000` before `mpg_vcd`.
 
     Args:
         root: Sheffield's layout (`s1/video/mpg_6000/*.mpg`, `s1/align/*.align`), Zenodo's (`s1/*.mpg`,
@@ -65,14 +67,15 @@ def scan(root: Path, data: str) -> list[RawClip]:
             exacts[key] = path
     if not videos:
         seen = sorted(p.name for p in root.iterdir())
+        found = ", ".join(seen[:8]) + (", ..." if len(seen) > 8 else "") if seen else "an empty folder"
         raise FileNotFoundError(
-            f"no {data} clips in {root}: looked for video files ({', '.join(_VIDEOS)}) inside speaker folders named s1, s2, ...; "
-            f"found {', '.join(seen[:8]) + (', ...' if len(seen) > 8 else '') if seen else 'an empty folder'}"
+            f"no {data} clips in {root}: looked for video files ({', '.join(_VIDEOS)}) inside speaker folders "
+            f"named s1, s2, ...; found {found}"
         )
     if not aligns:
         raise FileNotFoundError(
-            f"found {len(videos)} video files but no alignments (.align) in {root}; they belong in {root / 'alignments' / 's1'} "
-            f"and so on, or in s1/align"
+            f"found {len(videos)} video files but no alignments (.align) in {root}; they belong in "
+            f"{root / 'alignments' / 's1'} and so on, or in s1/align"
         )
     by_name = {name: path for (_, name), path in aligns.items()}
     clips = []
