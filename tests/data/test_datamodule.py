@@ -152,6 +152,8 @@ def test_samplers_share_the_clips_out(rendered_store: Path) -> None:
     scored = [list(UnpaddedSampler(clips, 3, rank, shuffle=False)) for rank in range(3)]
     assert sorted(chain(*scored)) == list(range(11))
     assert [len(UnpaddedSampler(clips, 3, rank)) for rank in range(3)] == [4, 4, 3] == [len(s) for s in scored]
+    few = ClipDataset(store, store.clip_ids[:2], spec, frozenset(), seed=0, training=False, speakers={})
+    assert [list(UnpaddedSampler(few, 5, rank, shuffle=False)) for rank in range(5)] == [[0], [1], [0], [1], [0]]
     trained = [list(ShuffledSampler(clips, 3, rank, 0)) for rank in range(3)]
     assert [len(part) for part in trained] == [3, 3, 3]
     assert len(set(chain(*trained))) == 9

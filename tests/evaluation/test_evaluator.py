@@ -50,8 +50,8 @@ def test_scores_are_those_of_the_frames(tested):
     for clip in clips:
         batch = {key: value[None] for key, value in clip.items() if isinstance(value, torch.Tensor)}
         made = fake_run.Blinker().generate({**batch, "n_frames": torch.tensor([5])}, "given")["video"][0]
-        values.append(psnr(made, clip["video"]).clamp(max=99.99).numpy())
-    expected = np.mean([frames[frames < 99].mean() for frames in values])
+        values.append(psnr(made, clip["video"]).numpy())
+    expected = np.concatenate(values).mean()
     score = evaluator.records[0].scores["native/psnr"]
     assert score.value == pytest.approx(expected, abs=1e-3)
     assert score.n == 5

@@ -229,15 +229,24 @@ class ShuffledSampler(DistributedSampler[Key]):
 
 
 class UnpaddedSampler(DistributedSampler[Key]):
-    """Every clip exactly once over all processes, in order; torch's own sampler repeats some to make parts equal."""
+    """Every clip exactly once over all processes, in order; torch's own sampler repeats some to make parts equal.
+
+    With fewer clips than processes the others repeat one: a process without a batch would skip the loop's hooks, and
+    the rest would wait for it. Scores are unique by `index`, so the repetition does not count.
+    """
 
     def __iter__(self) -> Iterator[Key]:
         """Positions in the split."""
-        return iter(range(self.rank, len(self.dataset), self.num_replicas))  # type: ignore[arg-type]
+        return iter(self._positions())
 
     def __len__(self) -> int:
         """Clips of this process."""
-        return len(range(self.rank, len(self.dataset), self.num_replicas))  # type: ignore[arg-type]
+        return len(self._positions())
+
+    def _positions(self) -> range:
+        total = len(self.dataset)  # type: ignore[arg-type]
+        first = self.rank if self.rank < total else self.rank % max(total, 1)
+        return range(first, total, self.num_replicas)
 
 
 class TrainLoader(DataLoader[dict[str, Any]]):
