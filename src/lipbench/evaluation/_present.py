@@ -1,10 +1,22 @@
 """How scores look in a terminal."""
 
-from typing import Final
+import os
+from typing import TYPE_CHECKING, Final
 
 from lipbench.evaluation.record import Score
 
+if TYPE_CHECKING:
+    from rich.console import Console
+
 EMPTY: Final = "–"
+
+
+def console() -> "Console":
+    """As wide as the terminal or COLUMNS says; 120 in files and pipes, where rich would cut tables at 80."""
+    from rich.console import Console
+
+    found = Console()
+    return found if found.is_terminal or "COLUMNS" in os.environ else Console(width=120)
 
 
 def header(name: str, score: Score) -> str:

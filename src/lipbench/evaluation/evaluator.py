@@ -261,7 +261,6 @@ class Evaluator(Callback):
     def _print(self) -> None:
         """The rows as a small table, and where the record is."""
         from rich import box
-        from rich.console import Console
         from rich.table import Table
 
         columns = [
@@ -282,7 +281,7 @@ class Evaluator(Callback):
                     for text, name in zip(cells, columns, strict=True)
                 ]
             table.add_row(label, *cells, style="bold" if k == 0 else "", end_section=k == 0)
-        console = Console()
+        console = _present.console()
         console.print(table)
         for name, score in first.scores.items():
             if score.reason:

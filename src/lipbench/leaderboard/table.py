@@ -266,7 +266,7 @@ def compare(
         ValueError: No results of that protocol.
     """
     results, out = Path(results), Path(out)
-    console = Console()
+    console = _present.console()
     found, unread = boards(results, protocol)
     for message in unread:
         console.print(f"left out: {message}", style="red", markup=False)
