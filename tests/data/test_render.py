@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import dlib
 import numpy as np
 import pytest
 
@@ -259,7 +260,6 @@ def test_landmarks_move_with_the_head() -> None:
 
 def test_stock_dlib_finds_the_face_and_measures_its_lips() -> None:
     """Bars of the corpus: found in 98 % of frames, opening correlated at 0.8 (here on some clips of every style)."""
-    dlib = pytest.importorskip("dlib")
     predictor = dlib.shape_predictor(str(landmarks._predictor_file()))
     detector = dlib.get_frontal_face_detector()
     found, frames, correlations, measured, exact = 0, 0, [], [], []

@@ -1,12 +1,11 @@
 import wave
 from fractions import Fraction
 
+import av
 import numpy as np
 import pytest
 
 from lipbench.media import alignment, audio, video
-
-av = pytest.importorskip("av")
 
 
 def tone(hertz: float, seconds: float, rate: int) -> np.ndarray:

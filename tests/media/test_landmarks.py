@@ -135,7 +135,6 @@ def test_face_alignment_without_weights_names_files_and_folder(tmp_path, monkeyp
 
 @pytest.fixture(scope="module")
 def dlib():
-    pytest.importorskip("dlib")
     return landmarks.load("dlib")
 
 

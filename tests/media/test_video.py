@@ -1,12 +1,11 @@
 import struct
 from fractions import Fraction
 
+import av
 import numpy as np
 import pytest
 
 from lipbench.media import video
-
-av = pytest.importorskip("av")
 
 
 def steps(count: int, size: tuple[int, int] = (48, 64)) -> np.ndarray:

@@ -2,8 +2,10 @@
 
 import hashlib
 
+import lpips as package
 import pytest
 import torch
+import torchvision
 
 from lipbench.metrics import lpips as module
 from lipbench.metrics._base import Unavailable
@@ -13,7 +15,6 @@ from lipbench.metrics.lpips import LPIPS, backbone_path, load, lpips
 @pytest.fixture(scope="module")
 def backbone(tmp_path_factory):
     """A state dict of torchvision's AlexNet with random weights."""
-    torchvision = pytest.importorskip("torchvision")
     torch.manual_seed(0)
     path = tmp_path_factory.mktemp("weights") / "random.pth"
     torch.save(torchvision.models.alexnet(weights=None).state_dict(), path)
@@ -21,7 +22,6 @@ def backbone(tmp_path_factory):
 
 
 def test_distance_is_that_of_the_package(backbone, monkeypatch):
-    package = pytest.importorskip("lpips")
     monkeypatch.setattr(torch.hub, "load_state_dict_from_url", lambda *a, **k: pytest.fail("tried to download"))
     metric = LPIPS(str(backbone))
     assert hashlib.sha256(backbone.read_bytes()).hexdigest()[:16] in metric.judge

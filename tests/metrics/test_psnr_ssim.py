@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -21,7 +22,6 @@ def distorted(name):
         noise = np.random.Generator(np.random.PCG64(0)).standard_normal(FACE.shape)
         return np.clip(np.rint(FACE + float(name[5:]) * noise), 0, 255).astype(np.uint8)
     if name == "blur2":
-        cv2 = pytest.importorskip("cv2")
         return cv2.GaussianBlur(FACE, (0, 0), 2)
     if name == "shift1px":
         return np.roll(FACE, 1, axis=1)

@@ -513,7 +513,7 @@ def _bar(show: bool, total: int, before: int) -> Iterator[Any]:
         bars.TextColumn("clips, {task.fields[rate]}"),
         bars.TimeRemainingColumn(),
     ]
-    with bars.Progress(*columns) as bar:
+    with bars.Progress(*columns, refresh_per_second=2) as bar:  # drawing costs time that the workers need
         if before:
             bar.console.print(f"{before} clips are in the store already")
         task = bar.add_task("", total=total, rate="")
