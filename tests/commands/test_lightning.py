@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -163,6 +164,7 @@ def test_training_and_scoring_open_no_media_library(here, tmp_path):
     """From a store, neither needs what decodes media, finds faces or talks to a service."""
     script = f"""
 import sys
+import time
 import torchmetrics  # looks for librosa by itself; what it finds loads nothing until it is used
 class Blocked:
     def find_spec(self, name, path=None, target=None):
@@ -190,3 +192,39 @@ def test_two_processes_predict_every_clip_once(here, tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=240)
     assert done.returncode == 0, done.stderr
     assert len(list(tmp_path.rglob("videos/rendered/s1/*.mp4"))) == 3
+
+
+@pytest.mark.slow
+def test_two_processes_fit_with_fewer_validation_clips_than_processes(here, tmp_path):
+    """Nobody waits for a clip that the other process does not have."""
+    words = ["--config", str(here.recipe), "--trainer.default_root_dir", "runs"]
+    words += ["--trainer.devices", "2", "--trainer.strategy", "ddp", "--trainer.limit_val_batches", "1"]
+    command = [sys.executable, "-m", "lipbench", "fit", *words]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=240)
+    assert done.returncode == 0, done.stderr
+    last = torch.load(*tmp_path.rglob("last.ckpt"), weights_only=True)
+    assert last["global_step"] == 3
+
+
+@pytest.mark.slow
+def test_a_killed_fit_resumed_ends_in_the_weights_of_an_uninterrupted_one(here, tmp_path):
+    """Killed by the system, with no chance to write anything more."""
+    words = ["--config", str(here.recipe), "--trainer.max_steps", "120", "--model.ema_decay", "0.9"]
+    command = [sys.executable, "-m", "lipbench", "fit", *words, "--trainer.default_root_dir"]
+    with subprocess.Popen([*command, "two"], cwd=tmp_path, stderr=subprocess.PIPE) as process:
+        first = tmp_path / "two" / "paralip_rendered" / "version_0" / "checkpoints" / "last.ckpt"
+        while not first.is_file():
+            assert process.poll() is None, process.stderr.read().decode()
+            time.sleep(0.01)
+        process.kill()
+    killed = torch.load(first, weights_only=True)
+    assert 0 < killed["global_step"] < 120
+    for rest in (["one"], ["two", "--ckpt_path", "last"]):
+        done = subprocess.run([*command, *rest], capture_output=True, text=True, cwd=tmp_path, timeout=240)
+        assert done.returncode == 0, done.stderr
+    once, twice = (
+        torch.load(tmp_path / name / "paralip_rendered" / version / "checkpoints" / "last.ckpt", weights_only=True)
+        for name, version in (("one", "version_0"), ("two", "version_1"))
+    )
+    assert once["global_step"] == twice["global_step"] == 120
+    assert all(torch.equal(once["state_dict"][key], twice["state_dict"][key]) for key in once["state_dict"])
