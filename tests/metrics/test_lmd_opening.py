@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from lipbench.metrics.lmd import LMD, lmd
+from lipbench.metrics.lmd import LMD, LandmarkCoverage, NormalisedLMD, interocular, lmd
 from lipbench.metrics.opening import OpeningCorrelation, OpeningRatio, amplitude_ratio, correlation, opening
 
 REFERENCE = json.loads((Path(__file__).parents[1] / "reference" / "lmd.json").read_text())
@@ -59,6 +59,40 @@ def test_frames_without_points_are_left_out_until_there_are_too_many():
     assert clips.value[0] == pytest.approx(clips.value[1])
     assert np.isnan(clips.value[2])
     assert clips.weight.tolist()[:2] == [40, 39]
+
+
+def test_over_the_distance_between_the_eyes_the_size_does_not_matter():
+    a, others = points()
+    pred, target = faces(others["noise_sd1"]), faces(a)
+    for face in (pred, target):
+        face[..., 36, :] = torch.tensor([10.0, 20.0])
+        face[..., 45, :] = torch.tensor([40.0, 60.0])  # 50 px
+    pred[..., 36, :] = 0  # the eyes of what was made do not count
+    assert interocular(target).unique().tolist() == [50]
+    for scale in (1, 0.25):
+        metric = NormalisedLMD()
+        metric.update(scale * pred, scale * target, torch.tensor([0]), torch.tensor([3]))
+        assert metric.compute().item() == pytest.approx(REFERENCE["values"]["noise_sd1"]["lmd"] / 50, abs=1e-9)
+    target[0, 1, 45] = torch.nan  # 2 of 3 frames
+    metric.update(pred, target, torch.tensor([1]), torch.tensor([3]))
+    assert np.isnan(metric.per_clip().value).tolist() == [False, True]
+
+
+def test_coverage():
+    target = faces(np.random.default_rng(0).uniform(0, 64, (40, 20, 2))).repeat(4, 1, 1, 1)
+    pred = target.clone()
+    pred[1, 5:9] = torch.nan
+    pred[2, 30, 60] = torch.nan
+    target[2, 39] = torch.nan
+    target[2, 0, 3] = torch.nan  # not of the mouth
+    metric = LandmarkCoverage()
+    metric.update(pred, target, torch.arange(4), torch.tensor([40, 40, 20, 0]))
+    clips = metric.per_clip()
+    assert clips.value.tolist() == pytest.approx([1, 0.9, 1, np.nan], nan_ok=True)
+    assert metric.compute().item() == pytest.approx(96 / 100)
+    again = LandmarkCoverage()
+    again.update(pred, target, torch.arange(4), torch.tensor([40, 40, 40, 1]))
+    assert again.per_clip().value.tolist() == pytest.approx([1, 0.9, 38 / 40, 1])
 
 
 def mouths(heights):

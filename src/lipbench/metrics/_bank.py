@@ -15,7 +15,8 @@ from torch import Tensor
 from lipbench.media import geometry, landmarks
 from lipbench.metrics._base import ClipMetric, PerClip, Unavailable
 from lipbench.metrics._observers import Landmarks, Observer
-from lipbench.metrics.lmd import LMD
+from lipbench.metrics.jitter import Jitter
+from lipbench.metrics.lmd import LMD, LandmarkCoverage, NormalisedLMD
 from lipbench.metrics.lpips import LPIPS
 from lipbench.metrics.opening import OpeningCorrelation, OpeningRatio
 from lipbench.metrics.psnr import PSNR
@@ -60,6 +61,9 @@ CATALOGUE: Final[dict[str, Entry]] = {
         Entry("opening_corr", OpeningCorrelation, lambda files: OpeningCorrelation(), "landmarks"),
         Entry("opening_corr[speech]", OpeningCorrelation, lambda files: OpeningCorrelation("speech"), "landmarks"),
         Entry("opening_ratio", OpeningRatio, lambda files: OpeningRatio(), "landmarks"),
+        Entry("jitter", Jitter, lambda files: Jitter(), "landmarks", default=False),
+        Entry("lmd_iod", NormalisedLMD, lambda files: NormalisedLMD(), "landmarks", default=False),
+        Entry("lmd_coverage", LandmarkCoverage, lambda files: LandmarkCoverage(), "landmarks", default=False),
         Entry("mouth/psnr[uint8-wrap]", PSNR, lambda files: PSNR(wrap=True), "legacy", "mouth", default=False),
         Entry("native/psnr[uint8-wrap]", PSNR, lambda files: PSNR(wrap=True), "legacy", "native", default=False),
         Entry("lmd[raw]", LMD, lambda files: LMD("raw"), "legacy", default=False),

@@ -1,4 +1,4 @@
-"""LMD: landmark distance of the mouth, in pixels of the 256 face."""
+"""LMD: landmark distance of the mouth, in pixels of the 256 face or in distances between the eyes."""
 
 from typing import Final, Literal
 
@@ -9,7 +9,10 @@ from lipbench.metrics._base import ClipMetric
 
 MOUTH: Final = slice(48, 68)
 """The 20 lip points of the 68 (iBUG order)."""
-_LEAST = 0.95  # share of a clip's frames that must have points: below it the clip is undefined (own choice)
+EYES: Final = (36, 45)
+"""The outer corners of the eyes (iBUG order)."""
+LEAST: Final = 0.95
+"""Share of a clip's frames that must have points: below it the clip is undefined (own choice)."""
 
 
 def lmd(pred: Tensor, target: Tensor, aligned: bool = True) -> Tensor:
@@ -20,7 +23,7 @@ def lmd(pred: Tensor, target: Tensor, aligned: bool = True) -> Tensor:
 
     Args:
         pred: (..., P, 2) points, pixels.
-        target: Same shape.
+        target: Same shape, or one that broadcasts.
         aligned: Subtract each frame's mean point first.
 
     Returns:
@@ -31,6 +34,33 @@ def lmd(pred: Tensor, target: Tensor, aligned: bool = True) -> Tensor:
         target = target - target.mean(-2, keepdim=True)
     distance: Tensor = torch.linalg.vector_norm(pred - target, dim=-1)  # (..., P)
     return distance.mean(-1)
+
+
+def interocular(points: Tensor) -> Tensor:
+    """Distance between the outer corners of the eyes, by which the 300-W challenge normalises (Sagonas et al. 2013).
+
+    Args:
+        points: (..., 68, 2) landmarks (iBUG order), pixels.
+
+    Returns:
+        (...) pixels.
+    """
+    left, right = EYES
+    distance: Tensor = torch.linalg.vector_norm(points[..., left, :] - points[..., right, :], dim=-1)
+    return distance
+
+
+def _inside(frames: Tensor, length: Tensor) -> Tensor:
+    """(B, T) which frames are valid."""
+    return torch.arange(frames.shape[1], device=frames.device) < length.to(frames.device)[:, None]
+
+
+def _over_found(distance: Tensor, length: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean of (B, T) over the frames with points, NaN for clips with too few; and the number of those frames."""
+    found = _inside(distance, length) & distance.isfinite()  # (B, T)
+    count = found.sum(1)
+    value = distance.masked_fill(~found, 0).sum(1) / count
+    return value.masked_fill(count < LEAST * length.to(count.device), torch.nan), count
 
 
 class LMD(ClipMetric):
@@ -62,8 +92,43 @@ class LMD(ClipMetric):
         distance = lmd(pred[..., MOUTH, :], target[..., MOUTH, :], aligned=self.variant != "raw")  # (B, T)
         if self.variant == "sum":
             distance = distance * (MOUTH.stop - MOUTH.start)
-        inside = torch.arange(distance.shape[1], device=distance.device) < length.to(distance.device)[:, None]
-        found = inside & distance.isfinite()  # (B, T)
-        count = found.sum(1)
-        value = distance.masked_fill(~found, 0).sum(1) / count
-        return value.masked_fill(count < _LEAST * length.to(count.device), torch.nan), count
+        return _over_found(distance, length)
+
+
+class NormalisedLMD(ClipMetric):
+    """LMD over the distance between the eyes of the reference's frame: free of the picture's size; 0 for a copy.
+
+    On the canonical picture the eyes are always about as far apart, so that it ranks as LMD does; it is there for
+    numbers that were taken on faces of another size.
+    """
+
+    name = "lmd_iod"
+    unit = ""
+    higher_is_better = False
+    perfect = 0.0
+    undefined = LMD.undefined
+    observes = "landmarks"
+
+    def score(self, pred: Tensor, target: Tensor, length: Tensor) -> tuple[Tensor, Tensor]:
+        """Score (B, T, 68, 2) landmarks in pixels of any size."""
+        return _over_found(lmd(pred[..., MOUTH, :], target[..., MOUTH, :]) / interocular(target), length)
+
+
+class LandmarkCoverage(ClipMetric):
+    """Share of all frames whose lips have landmarks in both videos; 1 for a copy of a face that is always found.
+
+    Published scripts drop the other frames without a word. Below 0.95 a clip has no LMD.
+    """
+
+    name = "lmd_coverage"
+    unit = ""
+    higher_is_better = True
+    perfect = 1.0
+    undefined = "it has no frames"
+    observes = "landmarks"
+
+    def score(self, pred: Tensor, target: Tensor, length: Tensor) -> tuple[Tensor, Tensor]:
+        """Score (B, T, 68, 2) landmarks, NaN on frames without."""
+        found = lmd(pred[..., MOUTH, :], target[..., MOUTH, :]).isfinite()  # (B, T)
+        inside = _inside(found, length)
+        return (found & inside).sum(1) / inside.sum(1), inside.sum(1)
