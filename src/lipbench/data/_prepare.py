@@ -28,7 +28,7 @@ from lipbench.types import View
 if TYPE_CHECKING:
     from lipbench.data._datamodule import ClipDataModule
 
-_RULES: Final = 1  # raised when the same files would give other rows or other reasons
+_RULES: Final = 2  # raised when the same files would give other rows or other reasons
 _CLIPS_A_SHARD: Final = 24
 _HIGHEST_RATE: Final = 48_000
 _EVERY: Final = 15  # frames between two looks of the face detector
@@ -249,7 +249,7 @@ def _row(clip: RawClip, settings: dict[str, Any]) -> dict[str, Any]:
         )
     if broken := _quality.problem(frames):
         raise ValueError(broken)
-    samples, rate = audio.read_audio(clip.video)
+    samples, rate = audio.read_audio(clip.video, start=pictures.start)
     if rate > _HIGHEST_RATE:
         samples, rate = audio.resample(samples, rate, _HIGHEST_RATE), _HIGHEST_RATE
     if np.abs(samples).max() < _SILENT:

@@ -12,7 +12,7 @@ Samples = npt.NDArray[np.float32]
 """(S,) mono in [-1, 1]."""
 
 
-def read_audio(path: str | Path, rate: int | None = None) -> tuple[Samples, int]:
+def read_audio(path: str | Path, rate: int | None = None, *, start: float | None = None) -> tuple[Samples, int]:
     """Decode the sound of a file to mono, sample 0 at the time of the first picture.
 
     Channels are averaged. Where the sound stream starts later than the pictures, silence is put before it; where it
@@ -21,6 +21,7 @@ def read_audio(path: str | Path, rate: int | None = None) -> tuple[Samples, int]
     Args:
         path: A sound file, or a video with sound; any container that FFmpeg reads.
         rate: Samples a second wanted; None keeps those of the file.
+        start: `Video.start` of the same file if it was read already; otherwise its first picture is decoded here.
 
     Returns:
         (S,) float32 in [-1, 1], and samples a second.
@@ -45,8 +46,9 @@ def read_audio(path: str | Path, rate: int | None = None) -> tuple[Samples, int]
                 have = frame.sample_rate
                 to_planes = av.AudioResampler(format="fltp")  # sample type only; mixing and rate are done here
                 if picture_stream(container) is not None and frame.time is not None:
-                    lead = frame.time - _first_picture(path)
-            blocks += [plane.to_ndarray().mean(0) for plane in to_planes.resample(frame)]
+                    lead = frame.time - (_first_picture(path) if start is None else start)
+            planes = [part.to_ndarray() for part in to_planes.resample(frame)]  # (channels, s) each
+            blocks += [part[0] if len(part) == 1 else part.mean(0) for part in planes]
     samples = np.concatenate(blocks) if blocks else np.zeros(0, np.float32)
     if len(samples) == 0:
         raise ValueError(f"{path.name} has a sound stream but no samples in it")

@@ -80,6 +80,7 @@ def load(name: str) -> Landmarker:
 # lower it for unseen speakers.
 _SIDE: Final = 2.860
 _RISE: Final = -0.0746
+_AROUND: Final = 0.3  # sides of the last box, on each side of it, in which the detector looks first
 # Smallest box around the 68 points, relative to centre and side of that box: what 2D-FAN was trained to be given.
 _POINTS_BOX: Final = (-0.441, -0.400, 0.444, 0.540)
 
@@ -104,10 +105,10 @@ def box_of(points: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
 def track(frames: Sequence[npt.NDArray[np.uint8]], landmarker: Landmarker, every: int = 15) -> Track:
     """Follow the largest face through a clip.
 
-    The detector looks at every 15th frame; its boxes are made steady by `box_of` and interpolated in time, and points
-    are predicted on every frame inside them. Predictors return points on empty background too, so in between, every
-    5th frame is checked (`_holds`) and looked at where in doubt. Around a frame without a face, and around a jump, the
-    detector looks at every frame.
+    The detector looks at every 15th frame, first around the last face (half the time), then at all of it; its boxes are
+    made steady by `box_of` and interpolated in time, and points are predicted on every frame inside them. Predictors
+    return points on empty background too, so in between, every 5th frame is checked (`_holds`) and looked at where in
+    doubt. Around a frame without a face, and around a jump, the detector looks at every frame.
 
     Args:
         frames: T frames (h, w, 3) RGB.
@@ -125,15 +126,15 @@ def track(frames: Sequence[npt.NDArray[np.uint8]], landmarker: Landmarker, every
         raise ValueError("no frames to find a face in")
     boxes: dict[int, npt.NDArray[np.float64] | None] = {}
 
-    def look(first: int, last: int) -> None:
+    def look(first: int, last: int, near: npt.NDArray[np.float64] | None = None) -> None:
         for k in range(max(0, first), min(total, last + 1)):
             if k not in boxes:
-                seen = landmarker.detect(frames[k])
+                seen = _detect(landmarker, frames[k], near)
                 boxes[k] = None if seen is None else box_of(landmarker.points(frames[k], seen))
 
     probes = range(0, total, every)
     for k in probes:
-        look(k, k)
+        look(k, k, boxes.get(k - every))
     if all(box is None for box in boxes.values()):
         raise ValueError(f"no face found in any of {len(probes)} probed frames")
     for k in [k for k in probes if boxes[k] is None]:
@@ -164,6 +165,21 @@ def track(frames: Sequence[npt.NDArray[np.uint8]], landmarker: Landmarker, every
     for column in points.reshape(total, -1).T:
         column[missing] = np.interp(missing, seen, column[seen])
     return Track(points, found)
+
+
+def _detect(landmarker: Landmarker, frame: npt.NDArray[np.uint8], near: npt.NDArray[np.float64] | None) -> Box | None:
+    """The face around the box `near` if there is one, else the largest of the frame."""
+    if near is not None:
+        height, width = frame.shape[:2]
+        left, top, right, bottom = near
+        margin = _AROUND * (right - left)
+        x0, y0 = max(0, int(left - margin)), max(0, int(top - margin))
+        x1, y1 = min(width, int(right + margin)), min(height, int(bottom + margin))
+        if min(x1 - x0, y1 - y0) > 1.4 * (right - left):  # the face is not half outside the frame
+            found = landmarker.detect(np.ascontiguousarray(frame[y0:y1, x0:x1]))
+            if found is not None:
+                return found[0] + x0, found[1] + y0, found[2] + x0, found[3] + y0
+    return landmarker.detect(frame)
 
 
 def _between(boxes: dict[int, npt.NDArray[np.float64] | None], total: int) -> npt.NDArray[np.float64]:
@@ -270,8 +286,8 @@ class _Dlib:
         height, width = frame.shape[:2]
         side = max(right - left, bottom - top, 1.0)
         margin = self._MARGIN * side
-        x0, y0 = (int(np.clip(v - margin, 0, size - 1)) for v, size in ((left, width), (top, height)))
-        x1, y1 = (int(np.clip(v + margin, 1, size)) for v, size in ((right, width), (bottom, height)))
+        x0, y0 = (min(max(int(v - margin), 0), size - 1) for v, size in ((left, width), (top, height)))
+        x1, y1 = (min(max(int(v + margin), 1), size) for v, size in ((right, width), (bottom, height)))
         crop = _grey(np.ascontiguousarray(frame[y0 : max(y1, y0 + 1), x0 : max(x1, x0 + 1)]))
         size = np.array(crop.shape[::-1])
         enlarged = np.maximum(np.rint(size * (self._CROP / side)), 1).astype(int)

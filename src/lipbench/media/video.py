@@ -41,11 +41,13 @@ class Video:
         frames: T frames (h, w, 3) uint8 RGB, all of one size, upright.
         fps: Frames a second of `frames`.
         source_fps: Frames a second of the file, measured from its timestamps.
+        start: Seconds at which the first frame is shown, on the file's clock, which its sound shares.
     """
 
     frames: list[Frame]
     fps: float
     source_fps: float
+    start: float
 
 
 @dataclass(frozen=True)
@@ -152,8 +154,9 @@ def read_video(path: str | Path, fps: float | None = None) -> Video:
         raise ValueError(f"{path.name} changes its picture size on the way: {sorted({f.shape[:2] for f in frames})}")
     clock, source_fps = _clock(times, labelled)
     if fps is None:
-        return Video(frames, source_fps, source_fps)
-    return Video([frames[k] for k in _nearest(clock, source_fps, fps)], float(fps), source_fps)
+        return Video(frames, source_fps, source_fps, times[0] or 0.0)
+    chosen = [frames[k] for k in _nearest(clock, source_fps, fps)]
+    return Video(chosen, float(fps), source_fps, times[0] or 0.0)
 
 
 def _clock(times: list[float | None], labelled: float) -> tuple[npt.NDArray[np.float64], float]:
