@@ -21,7 +21,7 @@ $(READY): pyproject.toml constraints.txt
 	@test -n '$(PYTHON)' || { echo 'lipbench needs Python 3.11, 3.12 or 3.13; found: '"$$(python3 --version 2>&1)" \
 	  '. Install one, or name it: make PYTHON=/path/to/python3.12 ...' >&2; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --disable-pip-version-check --quiet -c constraints.txt -e '.[dev]'
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-compile -c constraints.txt -e '.[dev]'
 	@touch $@
 
 demo: $(READY)

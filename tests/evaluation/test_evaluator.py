@@ -15,6 +15,8 @@ import pytest
 import torch
 
 from lipbench.evaluation import calibration, record
+from lipbench.metrics import _bank, _observers
+from lipbench.metrics.fid import FID
 from lipbench.metrics.psnr import psnr
 
 
@@ -191,3 +193,23 @@ def test_checkpoint_is_hashed(tmp_path):
     assert found.model["checkpoint_sha256"] == record.file_sha256(tmp_path / "model.ckpt")
     assert found.training["batches"] == 7
     assert found.model["arguments"]["weights"] == "expert.pt"
+
+
+def test_a_column_with_one_number_for_all_clips(tmp_path, monkeypatch):
+    class Mean(torch.nn.Module):
+        judge = "mean colours"
+
+        def __init__(self, path):
+            super().__init__()
+
+        def forward(self, pictures):
+            return pictures.mean((2, 3))
+
+    monkeypatch.setattr(_observers, "Inception", Mean)
+    monkeypatch.setattr(_bank, "FID", lambda: FID(3))
+    evaluator = fake_run.run(tmp_path, tmp_path, metrics=["fid", "native/psnr"], controls=False)
+    scores = {r.name: r.scores["fid"] for r in evaluator.records}
+    assert scores["ground-truth"].value == pytest.approx(0, abs=1e-6)
+    assert scores["blinker"].value < scores["mean-mouth"].value
+    assert (scores["blinker"].n, scores["blinker"].coverage, scores["blinker"].ci95) == (5, 1, None)
+    assert scores["blinker"].judge == "mean colours"

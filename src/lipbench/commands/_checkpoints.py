@@ -2,17 +2,20 @@
 
 import time
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Checkpoint, ModelCheckpoint
 
-MONITOR: Final = "val/l1"
 
+def best(monitor: str, mode: str) -> ModelCheckpoint:
+    """`best.ckpt`: where what the model names was best so far.
 
-def best() -> ModelCheckpoint:
-    """`best.ckpt`: the lowest `val/l1` so far."""
-    return ModelCheckpoint(filename="best", monitor=MONITOR, mode="min", enable_version_counter=False)
+    Args:
+        monitor: What a validation logs, such as "val/l1".
+        mode: "min" or "max".
+    """
+    return ModelCheckpoint(filename="best", monitor=monitor, mode=mode, enable_version_counter=False)
 
 
 class Last(Checkpoint):

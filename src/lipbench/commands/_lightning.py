@@ -20,7 +20,7 @@ from lipbench.commands import _checkpoints, _names, _words
 from lipbench.commands._names import UsageError
 from lipbench.data._datamodule import ClipDataModule
 from lipbench.evaluation.evaluator import Evaluator
-from lipbench.models._base import BenchModule
+from lipbench.models._base import BenchModule, GenerativeModel
 
 _STEPS: Final = 200_000
 """Where a fit ends that names no end: about ParaLip's 210,000 on GRID (its released configuration)."""
@@ -151,7 +151,7 @@ class Cli(LightningCLI):
             kwargs["logger"] = self._loggers()
         callbacks: list[Callback] = [] if options.enable_progress_bar is False else [_Bar()]
         if self.subcommand == "fit" and options.enable_checkpointing is not False:
-            callbacks += [_checkpoints.best(), _checkpoints.Last()]
+            callbacks += [_checkpoints.best(*self.model.monitor), _checkpoints.Last()]
         self.trainer_defaults["callbacks"] = callbacks
         return super().instantiate_trainer(**kwargs)
 
@@ -170,10 +170,22 @@ class Cli(LightningCLI):
         last = Path(self.trainer.log_dir or self.trainer.default_root_dir) / "checkpoints" / "last.ckpt"
         if last.is_file():
             rank_zero_info(f"score it: lipbench test --ckpt_path {last}")
+        if hasattr(self.model, "save_observer"):
+            self._save_observer(Path(self.trainer.log_dir or self.trainer.default_root_dir))
+
+    @rank_zero_only
+    def _save_observer(self, folder: Path) -> None:
+        """Write the weights file by which metrics use this model as a judge."""
+        data, batches = self.datamodule, self.model.batches
+        trained_on = f"{data.protocol.name}, {batches} batches of {data.batch_size} clips, seed {self.model._seed}"
+        path = folder / "observer.safetensors"
+        self.model.save_observer(path, trained_on)
+        kind = "syncnet" if _short(self.config.fit.model) == "syncnet" else "transcript"
+        rank_zero_info(f"judge with it: --evaluator.files.{kind} {path}")
 
     def test(self, **kwargs: Any) -> None:  # noqa: ANN401 - the Trainer's own arguments
-        """Score; the evaluator prints the table."""
-        self.trainer.test(**kwargs | {"verbose": False})
+        """Score; the evaluator prints the table of models that make video, Lightning what others log."""
+        self.trainer.test(**kwargs | {"verbose": not isinstance(self.model, GenerativeModel)})
 
     def predict(self, **kwargs: Any) -> None:  # noqa: ANN401 - the Trainer's own arguments
         """Write each clip as a video into the run's folder instead of holding all of them in memory."""

@@ -18,8 +18,10 @@ from lipbench.data._store import Store, StoredClip
 from lipbench.media import geometry, text
 from lipbench.types import ClipBatch, ClipSpec
 
-SCORING: Final = frozenset({"face", "landmarks", "foreign"})
+SCORING: Final = frozenset({"face", "landmarks", "foreign", "sound"})
 """Batch keys that `test` supplies whether the model asks for them or not."""
+
+_JUDGED_RATE: Final = 16_000  # samples a second of `sound`, which every SyncNet hears
 
 Key = int | tuple[int, int]
 """Position in the split, in training together with the epoch: (epoch, position)."""
@@ -98,6 +100,9 @@ class ClipDataset(Dataset[dict[str, Any]]):
         if spec.audio_rate is not None:
             item["audio"] = torch.from_numpy(clip.audio(spec.audio_rate))
             item["audio_len"] = len(item["audio"])
+        if "sound" in keys:
+            item["sound"] = torch.from_numpy(clip.audio(_JUDGED_RATE))
+            item["sound_len"] = len(item["sound"])
         if "tokens" in keys:
             item |= _tokens(clip)
         if "durations" in keys:

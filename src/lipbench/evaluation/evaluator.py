@@ -37,6 +37,8 @@ class _Part:
 class Evaluator(Callback):
     """Scores every test clip once, under any number of processes, and writes one record a row of the table.
 
+    Models that make no video, such as lip readers, are left to what they log themselves.
+
     The same pass scores the calibration rows and, for models driven by words or sound, a control row: the same model
     driven by another clip's words or sound, scored against the right clip. A model that does not listen scores the same
     there.
@@ -46,12 +48,13 @@ class Evaluator(Callback):
         name: Name of the run; default: date and time.
         timing: Who decides how long each token lasts: "given" (the truth), "length" (the truth's total length) or
             "free" (the model); default: the first of these that the model supports.
-        metrics: Metrics or groups (quality, landmarks, legacy); default: all but the legacy ones.
+        metrics: Columns or groups (quality, landmarks, sync, reading, dtw, distribution, legacy); default: those
+            marked in docs/metrics.md.
         controls: Score the control rows.
         calibration: Score the calibration rows.
         observations: Folder that keeps the landmarks of reference videos; default: `cache/observations` in lipbench's
             home.
-        files: Weights that a metric needs: its name -> path, such as lpips -> AlexNet.
+        files: Weights that metrics need: lpips (AlexNet), transcript (a lip reader), syncnet, inception -> path.
     """
 
     def __init__(
@@ -85,12 +88,10 @@ class Evaluator(Callback):
         """Set the timing and build the bank before anything is generated, so that mistakes show at once.
 
         Raises:
-            ValueError: The model makes no video, or does not support the timing; a metric's name is unknown.
+            ValueError: The model does not support the timing; a metric's name is unknown.
         """
-        if trainer.state.fn != TrainerFn.TESTING:
+        if trainer.state.fn != TrainerFn.TESTING or not isinstance(pl_module, GenerativeModel):
             return
-        if not isinstance(pl_module, GenerativeModel):
-            raise ValueError(f"test scores models that make video; {type(pl_module).__name__} does not")
         if self.timing is not None:
             if self.timing not in pl_module.timings:
                 known = ", ".join(sorted(pl_module.timings))
@@ -113,7 +114,10 @@ class Evaluator(Callback):
 
     def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Empty accumulators, the same rows on every process."""
-        model = cast(GenerativeModel, pl_module)
+        self._rows: dict[str, Row] = {}
+        if not isinstance(pl_module, GenerativeModel):
+            return
+        model = pl_module
         names = [_MODEL]
         if self.controls:
             names += [control for key, control in _CONTROLS.items() if key in model.needs][:1]
@@ -121,7 +125,7 @@ class Evaluator(Callback):
         if self.calibration:
             names += calibration.ROWS
             self._mean: Tensor = trainer.datamodule.mean_view(self._view)  # type: ignore[attr-defined]
-        self._rows: dict[str, Row] = {name: self._bank.row(model.device) for name in names}
+        self._rows = {name: self._bank.row(model.device) for name in names}
         self._clips = {}
 
     def on_test_batch_end(  # type: ignore[override]  # Lightning's signature has a wider type for outputs
@@ -134,6 +138,8 @@ class Evaluator(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """Score one batch in every row."""
+        if not self._rows:
+            return
         model = cast(GenerativeModel, pl_module)
         with torch.inference_mode():
             scene = self._bank.scene(batch, self._view)
@@ -154,11 +160,14 @@ class Evaluator(Callback):
 
     def on_test_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Gather the scores of all processes; the first one writes the records and prints them."""
+        if not self._rows:
+            return
         own = _Part(
             self._clips,
             {name: row.local() for name, row in self._rows.items()},
             {name: row.reasons for name, row in self._rows.items()},
         )
+        sets = {name: row.whole() for name, row in self._rows.items()}  # every process takes part
         parts = [own]
         if trainer.world_size > 1:  # one exchange for all rows and columns; every process takes part
             parts = [own] * trainer.world_size
@@ -171,7 +180,7 @@ class Evaluator(Callback):
             for row, columns in own.scores.items()
         }
         reasons = {row: {k: v for part in parts for k, v in part.reasons[row].items()} for row in self._rows}
-        self.records = self._records(trainer, cast(GenerativeModel, pl_module), clips, scores, reasons)
+        self.records = self._records(trainer, cast(GenerativeModel, pl_module), clips, scores, sets, reasons)
         for entry in self.records:
             row = entry.control or (_MODEL if entry.kind == "model" else entry.name)
             path = record.write(entry, _per_clip(clips, scores[row]), self.out)
@@ -188,6 +197,7 @@ class Evaluator(Callback):
         model: GenerativeModel,
         clips: dict[int, tuple[str, str]],
         scores: dict[str, dict[str, PerClip]],
+        sets: dict[str, dict[str, tuple[float, int]]],
         reasons: dict[str, dict[str, str]],
     ) -> list[Record]:
         """One record a row; the model's first."""
@@ -229,16 +239,14 @@ class Evaluator(Callback):
         }
         found = []
         for row, columns in scores.items():
-            summary = {
-                entry.name: record.score(
-                    entry.name,
-                    columns[entry.name] if entry.name in columns and len(columns[entry.name].index) else None,
-                    speakers,
-                    self._bank.judges.get(entry.name),
-                    record.portable(reasons[row].get(entry.name)),
-                )
-                for entry in self._bank.entries
-            }
+            summary = {}
+            for entry in self._bank.entries:
+                about_it = self._bank.judges.get(entry.name), record.portable(reasons[row].get(entry.name))
+                if entry.name in sets[row]:
+                    summary[entry.name] = record.set_score(entry.name, *sets[row][entry.name], len(clips), *about_it)
+                else:
+                    known = columns[entry.name] if entry.name in columns and len(columns[entry.name].index) else None
+                    summary[entry.name] = record.score(entry.name, known, speakers, *about_it)
             if row == _MODEL:
                 paired = _paired(scores, speakers)
                 found.append(

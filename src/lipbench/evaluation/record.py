@@ -174,6 +174,33 @@ def score(
     )
 
 
+def set_score(entry: str, value: float, n: int, clips: int, judge: str | None, reason: str | None) -> Score:
+    """Summarise a column with one number for all clips; it has no interval.
+
+    Args:
+        entry: Column name, a key of the bank's catalogue.
+        value: The number; NaN if undefined.
+        n: Clips that it is over.
+        clips: Clips that were tested.
+        judge: See `Score`.
+        reason: Why clips are missing, where it is known.
+    """
+    metric = CATALOGUE[entry].metric
+    if n < clips and reason is None:
+        reason = f"{clips - n} of {clips} clips are left out: {metric.undefined}"
+    return Score(
+        value=value if np.isfinite(value) else None,
+        ci95=None,
+        n=n,
+        coverage=n / clips if clips else 0.0,
+        unit=metric.unit,
+        higher_is_better=metric.higher_is_better,
+        perfect=metric.perfect,
+        judge=judge,
+        reason=reason if n < clips else None,
+    )
+
+
 def pair(entry: str, own: PerClip, other: PerClip, against: str, speakers: Mapping[int, str]) -> Paired | None:
     """Compare two rows on the clips that both have; None if there is none."""
     metric = CATALOGUE[entry].metric

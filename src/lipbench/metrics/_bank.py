@@ -14,13 +14,18 @@ from torch import Tensor
 
 from lipbench.media import geometry, landmarks
 from lipbench.metrics._base import ClipMetric, PerClip, Unavailable
-from lipbench.metrics._observers import Landmarks, Observer
+from lipbench.metrics._observers import MAKE, Observer
+from lipbench.metrics.cpbd import CPBD
+from lipbench.metrics.dtw import WarpedLMD, WarpedPSNR, WarpedSSIM
+from lipbench.metrics.fid import FID, KID, SetMetric
 from lipbench.metrics.jitter import Jitter
 from lipbench.metrics.lmd import LMD, LandmarkCoverage, NormalisedLMD
 from lipbench.metrics.lpips import LPIPS
+from lipbench.metrics.lse import LSEC, LSED, AVOffset
 from lipbench.metrics.opening import OpeningCorrelation, OpeningRatio
 from lipbench.metrics.psnr import PSNR
 from lipbench.metrics.ssim import SSIM
+from lipbench.metrics.wer import CER, WER, WordAccuracy
 from lipbench.types import ClipBatch, View
 
 MOUTH: Final = View("mouth", 80, 160)
@@ -42,8 +47,8 @@ class Entry:
     """
 
     name: str
-    metric: type[ClipMetric]
-    make: Callable[[Mapping[str, str]], ClipMetric]
+    metric: type[ClipMetric] | type[SetMetric]
+    make: Callable[[Mapping[str, str]], ClipMetric | SetMetric]
     group: str
     way: str | None = None
     default: bool = True
@@ -57,6 +62,7 @@ CATALOGUE: Final[dict[str, Entry]] = {
         Entry("mouth/lpips", LPIPS, lambda files: LPIPS(files.get("lpips")), "quality", "mouth"),
         Entry("native/psnr", PSNR, lambda files: PSNR(), "quality", "native"),
         Entry("native/ssim", SSIM, lambda files: SSIM(), "quality", "native"),
+        Entry("mouth/cpbd", CPBD, lambda files: CPBD(), "quality", "mouth"),
         Entry("lmd", LMD, lambda files: LMD(), "landmarks"),
         Entry("opening_corr", OpeningCorrelation, lambda files: OpeningCorrelation(), "landmarks"),
         Entry("opening_corr[speech]", OpeningCorrelation, lambda files: OpeningCorrelation("speech"), "landmarks"),
@@ -64,6 +70,26 @@ CATALOGUE: Final[dict[str, Entry]] = {
         Entry("jitter", Jitter, lambda files: Jitter(), "landmarks", default=False),
         Entry("lmd_iod", NormalisedLMD, lambda files: NormalisedLMD(), "landmarks", default=False),
         Entry("lmd_coverage", LandmarkCoverage, lambda files: LandmarkCoverage(), "landmarks", default=False),
+        Entry("lse_c", LSEC, lambda files: LSEC(), "sync"),
+        Entry("lse_d", LSED, lambda files: LSED(), "sync"),
+        Entry("av_offset", AVOffset, lambda files: AVOffset(), "sync"),
+        Entry("wer", WER, lambda files: WER(), "reading"),
+        Entry("cer", CER, lambda files: CER(), "reading"),
+        Entry("word_accuracy", WordAccuracy, lambda files: WordAccuracy(), "reading", default=False),
+        Entry("wer[sub]", WER, lambda files: WER("substitutions"), "reading", default=False),
+        Entry("wer[del]", WER, lambda files: WER("deletions"), "reading", default=False),
+        Entry("wer[ins]", WER, lambda files: WER("insertions"), "reading", default=False),
+        Entry("wer[utterance]", WER, lambda files: WER(pooling="utterance"), "reading", default=False),
+        Entry("cer[utterance]", CER, lambda files: CER(pooling="utterance"), "reading", default=False),
+        Entry("fid", FID, lambda files: FID(), "distribution", default=False),
+        Entry("kid", KID, lambda files: KID(), "distribution", default=False),
+        Entry("mouth/psnr[dtw]", WarpedPSNR, lambda files: WarpedPSNR(), "dtw", "mouth", default=False),
+        Entry("mouth/ssim[dtw]", WarpedSSIM, lambda files: WarpedSSIM(), "dtw", "mouth", default=False),
+        Entry("lmd[dtw]", WarpedLMD, lambda files: WarpedLMD(), "dtw", default=False),
+        Entry("mouth/cpbd[atvgnet]", CPBD, lambda files: CPBD("atvgnet"), "legacy", "mouth", default=False),
+        Entry("lse_c[mask]", LSEC, lambda files: LSEC("mask"), "legacy", default=False),
+        Entry("lse_d[mask]", LSED, lambda files: LSED("mask"), "legacy", default=False),
+        Entry("av_offset[signed]", AVOffset, lambda files: AVOffset(signed=True), "legacy", default=False),
         Entry("mouth/psnr[uint8-wrap]", PSNR, lambda files: PSNR(wrap=True), "legacy", "mouth", default=False),
         Entry("native/psnr[uint8-wrap]", PSNR, lambda files: PSNR(wrap=True), "legacy", "native", default=False),
         Entry("lmd[raw]", LMD, lambda files: LMD("raw"), "legacy", default=False),
@@ -107,21 +133,24 @@ class Take:
         self.native = native
         self.length = length
         self.recurs = recurs
-        self._observed: dict[str, Tensor] = {}
+        self._observed: dict[str, Any] = {}
 
     def pictures(self, way: str) -> Tensor:
         """Float pictures in [0, 1]: "native" (B, T, 3, h, w) or "mouth" (B, T, 3, 80, 160)."""
         return self.native if way == "native" else self.mouth
 
-    def observe(self, name: str) -> Tensor:
-        """What an observer found: (B, T, ...) float, NaN where nothing was found and on padding."""
+    def observe(self, name: str) -> Any:  # noqa: ANN401 - points, embeddings or texts
+        """What an observer found: (B, T, ...) float, NaN where nothing was found and on padding; or B texts."""
         if name not in self._observed:
             rows = [self.scene.observers[name].observe(_Row(self, k)) for k in range(len(self.native))]
-            found = torch.full((len(rows), self.native.shape[1], *rows[0].shape[1:]), torch.nan)
-            for row, clip in zip(found, rows, strict=True):
-                row[: len(clip)] = clip
-            self._observed[name] = found
+            self._observed[name] = self._stacked(rows) if isinstance(rows[0], Tensor) else rows
         return self._observed[name]
+
+    def _stacked(self, rows: Sequence[Any]) -> Tensor:
+        found: Tensor = rows[0].new_full((len(rows), self.native.shape[1], *rows[0].shape[1:]), torch.nan)
+        for row, clip in zip(found, rows, strict=True):
+            row[: len(clip)] = clip
+        return found
 
     @cached_property
     def _scaled(self) -> Tensor:
@@ -135,15 +164,19 @@ class Take:
             return geometry.change_view(self._scaled, self.scene.box, MOUTH)
         except ValueError:  # the view is smaller than the mouth: around it stands the reference
             clips = [
-                geometry.paste(f.float() / 255, p, self.scene.box)
-                for f, p in zip(self.scene.face, self._scaled, strict=True)
+                geometry.paste(self._around(row).float() / 255, pixels, self.scene.box)
+                for row, pixels in enumerate(self._scaled)
             ]
             return torch.stack([geometry.crop(clip, MOUTH) for clip in clips])
 
     def canonical(self, row: int) -> Tensor:
         """(T, 3, 352, 320) uint8: the reference's canonical pictures of a clip with this video pasted in."""
         pixels = (self._scaled[row].nan_to_num(0).clamp(0, 1) * 255).round().to(torch.uint8)
-        return geometry.paste(self.scene.face[row], pixels, self.scene.box)
+        return geometry.paste(self._around(row), pixels, self.scene.box)
+
+    def _around(self, row: int) -> Tensor:
+        """(T, 3, 352, 320) uint8 canonical pictures of the reference; the last one stays if this video is longer."""
+        return _held(self.scene.face[row], self.native.shape[1])
 
 
 class _Reference(Take):
@@ -171,17 +204,50 @@ class _Row:
         return self.take.recurs
 
     @property
+    def length(self) -> int:
+        return int(self.take.length[self.row])
+
+    @property
     def boxes(self) -> npt.NDArray[np.float32]:
-        points = self.take.scene.batch["landmarks"][self.row, : int(self.take.length[self.row])]  # (T, 68, 2)
-        boxes = np.array(landmarks.box_of(points.cpu().numpy()), np.float32)  # (T, 4)
-        broken = ~self.take.native[self.row, : len(boxes)].isfinite().flatten(1).all(1)
-        boxes[broken.cpu().numpy()] = np.nan  # nothing can be found in a frame of NaN
+        scene = self.take.scene
+        points = scene.batch["landmarks"][self.row, : int(scene.reference.length[self.row])]
+        boxes = np.array(landmarks.box_of(_held(points, self.length).cpu().numpy()), np.float32)  # (T, 4)
+        boxes[self.broken.cpu().numpy()] = np.nan
         return boxes
 
     @property
+    def broken(self) -> Tensor:
+        return ~self.take.native[self.row, : self.length].isfinite().flatten(1).all(1)
+
+    @property
     def canonical(self) -> npt.NDArray[np.uint8]:
-        pictures = self.take.canonical(self.row)[: int(self.take.length[self.row])]
+        pictures = self.take.canonical(self.row)[: self.length]
         return np.asarray(pictures.permute(0, 2, 3, 1).contiguous().cpu().numpy())
+
+    def pictures(self, view: View) -> Tensor:
+        return geometry.crop(self.take.canonical(self.row)[: self.length], view).float() / 255
+
+    @property
+    def sound(self) -> Tensor:
+        batch = self.take.scene.batch
+        return batch["sound"][self.row, : int(batch["sound_len"][self.row])]
+
+    @property
+    def fps(self) -> float:
+        return float(self.take.scene.batch["fps"][self.row])
+
+    def once(self, name: str, make: Callable[[], Tensor]) -> Tensor:
+        known = self.take.scene.known
+        if (name, self.row) not in known:
+            known[name, self.row] = make()
+        return known[name, self.row]
+
+
+def _held(frames: Tensor, count: int) -> Tensor:
+    """The first `count` of frames (T, ...); after the last of them it is repeated."""
+    if count <= len(frames):
+        return frames[:count]
+    return torch.cat([frames, frames[-1:].expand(count - len(frames), *frames.shape[1:])])
 
 
 class Scene:
@@ -200,6 +266,8 @@ class Scene:
         top, left, bottom, right = geometry.box(view.name)
         self.box = View(view.name, bottom - top, right - left)
         """The view at the scale of the canonical picture."""
+        self.known: dict[tuple[str, int], Tensor] = {}
+        """What observers made once for all videos of a clip: (name, row of the batch) -> tensor."""
         self.reference: Take = _Reference(self, batch["video"].float(), batch["video_len"], recurs=True)
 
     @property
@@ -211,7 +279,7 @@ class Scene:
         """A video made for these clips.
 
         Args:
-            video: (B, N, 3, h, w) float in [0, 1] in the scene's view; cut or padded to the reference's T frames.
+            video: (B, N, 3, h, w) float in [0, 1] in the scene's view; padded to the reference's T frames if shorter.
             length: (B,) valid frames; None means the reference's.
             recurs: See `Take`.
 
@@ -228,7 +296,7 @@ class Scene:
         frames = self.reference.native.shape[1]
         if video.shape[1] < frames:
             video = torch.cat([video, video.new_zeros(len(video), frames - video.shape[1], *video.shape[2:])], 1)
-        video = video[:, :frames].clamp(0, 1).to(self.reference.native.device)
+        video = video.clamp(0, 1).to(self.reference.native.device)
         own = self.reference.length if length is None else length.to(self.reference.length.device)
         return Take(self, video, own, recurs)
 
@@ -260,13 +328,17 @@ class Bank:
             try:
                 metric = entry.make(self._files)
                 if metric.observes and metric.observes not in self.observers:
-                    self.observers[metric.observes] = Landmarks(cache=cache)
+                    self.observers[metric.observes] = MAKE[metric.observes](self._files, cache)
             except Unavailable as error:
                 if names and entry.name in names:
                     raise
                 self.reasons[entry.name] = str(error)
                 continue
-            judge = self.observers[metric.observes].judge if metric.observes else metric.judge
+            judge = None
+            if metric.observes:
+                judge = self.observers[metric.observes].judge
+            elif isinstance(metric, ClipMetric):
+                judge = metric.judge
             if judge:
                 self.judges[entry.name] = judge
 
@@ -277,7 +349,7 @@ class Bank:
     def row(self, device: torch.device | str = "cpu") -> "Row":
         """Empty accumulators for one row of a table."""
         made = {e.name: e.make(self._files).to(device) for e in self.entries if e.name not in self.reasons}
-        return Row(self.entries, made, dict(self.reasons))
+        return Row(self.entries, made, dict(self.reasons), self.observers)
 
 
 class Row:
@@ -287,32 +359,41 @@ class Row:
         entries: The columns.
         metrics: Column name -> metric, for the columns that can be computed.
         reasons: Column name -> why it cannot.
+        observers: From `Bank`.
     """
 
-    def __init__(self, entries: Sequence[Entry], metrics: dict[str, ClipMetric], reasons: dict[str, str]) -> None:
+    def __init__(
+        self,
+        entries: Sequence[Entry],
+        metrics: Mapping[str, ClipMetric | SetMetric],
+        reasons: dict[str, str],
+        observers: Mapping[str, Observer],
+    ) -> None:
         self.entries = entries
-        self.metrics = metrics
+        self.metrics = {name: metric for name, metric in metrics.items() if isinstance(metric, ClipMetric)}
+        self.sets = {name: metric for name, metric in metrics.items() if isinstance(metric, SetMetric)}
         self.reasons = reasons
+        self.observers = observers
 
     def update(self, pred: Take, scene: Scene) -> None:
         """Score a video of a batch in every column whose input is there."""
-        batch: dict[str, Any] = dict(scene.batch)
+        batch: dict[str, Any] = {**scene.batch, "pred_len": pred.length}
         target = scene.reference
+        frames = target.native.shape[1]
         same = pred.length == target.length
         for entry in self.entries:
-            if entry.name not in self.metrics:
+            metric = self.metrics.get(entry.name) or self.sets.get(entry.name)
+            if metric is None:
                 continue
-            metric = self.metrics[entry.name]
-            wants = set(metric.needs)
-            if entry.way == "mouth":
-                wants.add("face")
-            if metric.observes:
-                wants |= {"face", "landmarks"}
-            missing = sorted(wants - batch.keys())
+            missing = sorted(self._wants(entry, metric) - batch.keys())
             if missing:
                 self.reasons[entry.name] = f"the batch has no {' and no '.join(missing)}" + (
                     " (a packed store keeps the model's view only)" if "face" in missing else ""
                 )
+                continue
+            if isinstance(metric, SetMetric):
+                p, t = pred.observe(metric.observes), target.observe(metric.observes)
+                metric.update(p, t, batch["index"], target.length, pred.length)
                 continue
             length = target.length
             if metric.aligned and not bool(same.all()):
@@ -320,12 +401,34 @@ class Row:
                 self.reasons[entry.name] = (
                     "generated and reference video differ in length, so frames cannot be compared"
                 )
-            if metric.observes:
+            if metric.against:
+                p, t = pred.observe(str(metric.observes)), batch[metric.against]
+            elif metric.observes:
                 p, t = pred.observe(metric.observes), target.observe(metric.observes)
             else:
                 p, t = pred.pictures(str(entry.way)), target.pictures(str(entry.way))
+            if metric.aligned:
+                p = p[:, :frames]  # clips that are longer than their reference are undefined
             metric.update(p, t, index=batch["index"], length=length, **{k: batch[k] for k in metric.needs})
+
+    def _wants(self, entry: Entry, metric: ClipMetric | SetMetric) -> set[str]:
+        """Batch keys without which a column stays empty."""
+        wants = {"face"} if entry.way == "mouth" else set()
+        if metric.observes:
+            wants |= self.observers[metric.observes].needs
+        if isinstance(metric, ClipMetric):
+            wants |= metric.needs
+            if metric.against:
+                wants.add(metric.against)
+        return wants
 
     def local(self) -> dict[str, PerClip]:
         """Scores by column of the clips that this process holds."""
         return {name: metric.local() for name, metric in self.metrics.items()}
+
+    def whole(self) -> dict[str, tuple[float, int]]:
+        """Columns with one number for all clips: the number, and how many clips it is over.
+
+        A collective call: every process must make it, for the same rows in the same order.
+        """
+        return {name: metric.whole() for name, metric in self.sets.items()}

@@ -30,10 +30,9 @@ class ClipMetric(Metric, ABC):
     """A number for every clip, and their weighted mean.
 
     A subclass sets the class attributes and writes `score`. The states are three lists (index, value, weight), gathered
-    by
-    concatenation: a clip that a distributed sampler repeats falls out by its index, means over unequal clips are exact
-    through the weights, and the scores of single clips come free. An undefined score is NaN: it takes no part in the
-    mean and is counted in the coverage, and never a silent 0 or 100.
+    by concatenation: a clip that a distributed sampler repeats falls out by its index, means over unequal clips are
+    exact through the weights, and the scores of single clips come free. An undefined score is NaN: it takes no part in
+    the mean and is counted in the coverage, and never a silent 0 or 100.
     """
 
     full_state_update = False
@@ -45,6 +44,8 @@ class ClipMetric(Metric, ABC):
     """Score of a copy of the reference; where `higher_is_better` is None, the nearer to it the better."""
     observes: ClassVar[str | None] = None
     """Observation that `score` takes of both videos, such as "landmarks"; None takes their pictures."""
+    against: ClassVar[str | None] = None
+    """Batch key that is the target, such as "text"; None compares with the reference video."""
     needs: ClassVar[frozenset[str]] = frozenset()
     """Batch keys that `score` takes as keywords beside pred, target and length."""
     aligned: ClassVar[bool] = True

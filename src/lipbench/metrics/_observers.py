@@ -3,17 +3,24 @@
 import hashlib
 import os
 import tempfile
+from collections.abc import Callable, Mapping
 from importlib import metadata
 from pathlib import Path
-from typing import Protocol
+from typing import Final, Protocol
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from lipbench.media import landmarks
+from lipbench.media import landmarks, text
 from lipbench.metrics._base import Unavailable
+from lipbench.metrics.fid import Inception
+from lipbench.nets import ctc, lipnet, lipresnet, syncnet, weights
+from lipbench.types import View
+
+Observation = Tensor | str | None
+"""Of one clip: (T, ...) float32 with NaN where nothing was found, or a text, None where nothing could be read."""
 
 
 class Clip(Protocol):
@@ -30,8 +37,31 @@ class Clip(Protocol):
         ...
 
     @property
+    def broken(self) -> Tensor:
+        """(T,) bool, frames with a value that is not finite: nothing can be found in them."""
+        ...
+
+    @property
+    def sound(self) -> Tensor:
+        """(S,) float32 mono in [-1, 1] at 16,000 samples a second: the reference's."""
+        ...
+
+    @property
+    def fps(self) -> float:
+        """Frames a second."""
+        ...
+
+    @property
     def recurs(self) -> bool:
         """Worth keeping on disk: every test over the same corpus looks at it again."""
+        ...
+
+    def pictures(self, view: View) -> Tensor:
+        """(T, 3, view.height, view.width) float in [0, 1] out of the canonical pictures, on the video's device."""
+        ...
+
+    def once(self, name: str, make: Callable[[], Tensor]) -> Tensor:
+        """What `make` gives, made once for all videos of this clip."""
         ...
 
 
@@ -40,9 +70,11 @@ class Observer(Protocol):
 
     judge: str
     """Name and version: scores by different judges are not compared."""
+    needs: frozenset[str]
+    """Batch keys that it looks at."""
 
-    def observe(self, clip: Clip) -> Tensor:
-        """Observe one clip: (T, ...) float32, NaN where nothing was found."""
+    def observe(self, clip: Clip) -> Observation:
+        """Observe one clip."""
         ...
 
 
@@ -57,6 +89,7 @@ class Landmarks:
         Unavailable: The backend or its weights are missing.
     """
 
+    needs = frozenset({"face", "landmarks"})
     _PACKAGES = {"dlib": "dlib-bin", "face-alignment": "face-alignment"}  # noqa: RUF012
 
     def __init__(self, backend: str = "dlib", cache: Path | None = None) -> None:
@@ -92,3 +125,120 @@ class Landmarks:
             if np.isfinite(box).all():
                 points[k] = self._landmarker.points(picture, box)
         return points
+
+
+class Reader:
+    """What a lip reader sees said: the best path of its CTC outputs.
+
+    Args:
+        path: Weights file of a LipNet or LipResNet that lipbench wrote.
+
+    Raises:
+        Unavailable: No file is named, it is absent, or it holds something else.
+    """
+
+    needs = frozenset({"face"})
+
+    def __init__(self, path: str | None) -> None:
+        if path is None:
+            raise Unavailable(
+                "reading needs a lip reader; train one with `lipbench fit --model lipnet` and name its weights file: "
+                "--evaluator.files.transcript FILE"
+            )
+        self._net, card = _load(path)
+        if not isinstance(self._net, lipnet.LipNet | lipresnet.LipResNet):
+            raise Unavailable(f"{path} holds a {card.architecture}, which does not read")
+        if card.vocabulary != text.SYMBOLS:
+            raise Unavailable(f"{path} reads other symbols than lipbench's: {' '.join(card.vocabulary)}")
+        self._view = card.view
+        self.judge = f"{card.architecture} sha256 {card.sha256[:16]}"
+
+    @torch.inference_mode()
+    def observe(self, clip: Clip) -> str | None:
+        """Words of the clip; None where a frame is broken."""
+        if bool(clip.broken.any()) or not len(clip.broken):
+            return None
+        pictures = clip.pictures(self._view)  # (T, 3, h, w)
+        length = torch.tensor([len(pictures)], device=pictures.device)
+        log_probs = self._net.to(pictures.device)(pictures[None], length)  # (1, T, V)
+        ids = ctc.greedy(log_probs, length)[0]
+        return None if ids is None else text.decode(ids)
+
+
+class Sync:
+    """Embeddings of picture and sound windows by a SyncNet: (N, 2, E), NaN in windows with a broken frame.
+
+    Args:
+        path: `syncnet_v2.model`, or a weights file that lipbench wrote.
+
+    Raises:
+        Unavailable: No file is named, it is absent, or it holds something else.
+    """
+
+    needs = frozenset({"face", "sound", "sound_len", "fps"})
+
+    def __init__(self, path: str | None) -> None:
+        if path is None:
+            raise Unavailable(
+                "LSE needs a SyncNet; name syncnet_v2.model, or the weights file of one trained with "
+                "`lipbench fit --model syncnet`: --evaluator.files.syncnet FILE"
+            )
+        try:
+            self._net, sha256 = syncnet.load(path)
+        except (FileNotFoundError, ValueError) as error:
+            raise Unavailable(str(error)) from error
+        self.judge = f"{type(self._net).__name__} sha256 {sha256[:16]}"
+
+    @torch.inference_mode()
+    def observe(self, clip: Clip) -> Tensor:
+        """Embeddings of all windows of the clip at 25 frames a second; 0 windows under 6 frames."""
+        shown = syncnet.frames_at_25(len(clip.broken), clip.fps)
+        pictures = clip.pictures(self._net.view)[shown]  # (M, 3, h, w)
+        network = self._net.to(pictures.device)
+        sound = clip.once("syncnet", lambda: syncnet.embed_sound(network, clip.sound.to(pictures.device)))
+        found = syncnet.embed_clip(network, pictures, sound, len(clip.sound))  # (N, 2, E)
+        broken = torch.nn.functional.pad(clip.broken[shown].to(found.device), (0, syncnet.FRAMES))
+        touched = broken.unfold(0, syncnet.FRAMES, 1)[: len(found)].any(1)  # (N,)
+        found[touched, 0] = torch.nan
+        return found
+
+
+class Features:
+    """Inception features of mouths (80x160) as FID and KID compare them: (T, 2048).
+
+    Args:
+        path: See `Inception`.
+
+    Raises:
+        Unavailable: See `Inception`.
+    """
+
+    needs = frozenset({"face"})
+    _VIEW: Final = View("mouth", 80, 160)
+
+    def __init__(self, path: str | None) -> None:
+        self._net = Inception(path)
+        self.judge = self._net.judge
+
+    @torch.inference_mode()
+    def observe(self, clip: Clip) -> Tensor:
+        """Features of every frame."""
+        pictures = clip.pictures(self._VIEW)
+        features: Tensor = self._net.to(pictures.device)(pictures)
+        return features.masked_fill(clip.broken[:, None], torch.nan)
+
+
+def _load(path: str) -> tuple[nn.Module, weights.Card]:
+    try:
+        return weights.load(Path(path).expanduser(), nn.Module)
+    except (FileNotFoundError, ValueError) as error:
+        raise Unavailable(str(error)) from error
+
+
+MAKE: Final[dict[str, Callable[[Mapping[str, str], Path | None], Observer]]] = {
+    "landmarks": lambda files, cache: Landmarks(cache=cache),
+    "transcript": lambda files, cache: Reader(files.get("transcript")),
+    "syncnet": lambda files, cache: Sync(files.get("syncnet")),
+    "inception": lambda files, cache: Features(files.get("inception")),
+}
+"""Name of an observation -> makes its observer, given the files that the user named and the folder of observations."""

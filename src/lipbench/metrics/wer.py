@@ -102,6 +102,7 @@ class _ErrorRate(ClipMetric):
     perfect = 0.0
     undefined = "its text is empty, or nothing could be read in the video"
     observes = "transcript"
+    against = "text"
     aligned = False
 
     def __init__(
@@ -208,6 +209,7 @@ class WordAccuracy(ClipMetric):
     perfect = 1.0
     undefined = _ErrorRate.undefined
     observes = "transcript"
+    against = "text"
     aligned = False
 
     def score(self, pred: Sequence[str | None], target: Sequence[str], length: Tensor) -> tuple[Tensor, Tensor]:

@@ -57,6 +57,8 @@ class BenchModule(pl.LightningModule, ABC):
         init_from: Checkpoint whose weights are the start of a fresh fit (a warm start from an earlier stage).
     """
 
+    monitor: ClassVar[tuple[str, Literal["min", "max"]]] = ("val/l1", "min")
+    """What decides which checkpoint is the best, and in which direction."""
     may_be_fresh: ClassVar[tuple[str, ...]] = ()
     """Names of submodules that `init_from` need not hold."""
 

@@ -1,0 +1,387 @@
+"""FID and KID: distances between the sets of generated and true frames, by Inception features."""
+
+import hashlib
+import pickle
+import re
+from abc import ABC, abstractmethod
+from itertools import pairwise
+from pathlib import Path
+from typing import ClassVar, Final
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+from torchmetrics import Metric
+from torchmetrics.utilities import dim_zero_cat
+
+from lipbench.metrics._base import Unavailable
+
+WEIGHTS: Final = "weights-inception-2015-12-05-6726825d.pth"
+"""torch-fidelity's copy of the TensorFlow network that FID was defined with."""
+_URL: Final = f"https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/{WEIGHTS}"
+_CHUNK: Final = 32  # frames a pass
+
+
+def weights_path(path: str | None = None) -> Path:
+    """Where the Inception weights lie: the path given, else torch hub's folder of checkpoints.
+
+    Raises:
+        Unavailable: No such file; the message names it and the command that brings it.
+    """
+    found = Path(path).expanduser() if path else Path(torch.hub.get_dir()) / "checkpoints" / WEIGHTS
+    if not found.is_file():
+        home = Path.home()
+        shown = f"~/{found.relative_to(home)}" if found.is_relative_to(home) else str(found)
+        raise Unavailable(f"FID and KID need the Inception weights at {shown}: curl -L --create-dirs -o {shown} {_URL}")
+    return found
+
+
+class Inception(nn.Module):
+    """InceptionV3 as FID was defined with: torch-fidelity's network, with the resize of TensorFlow 1.
+
+    Other implementations resize differently and give other numbers.
+
+    Args:
+        weights: File with torch-fidelity's weights; default: `WEIGHTS` in torch hub's folder of checkpoints. If its
+            name ends in eight hexadecimal digits, its SHA-256 must begin with them. Nothing is downloaded.
+
+    Raises:
+        Unavailable: The file or the package torch-fidelity is missing, or the file is another one.
+    """
+
+    dim: ClassVar[int] = 2048
+
+    def __init__(self, weights: str | None = None) -> None:
+        super().__init__()
+        path = weights_path(weights)
+        try:
+            import torchmetrics.image.fid as published
+        except ImportError as error:
+            raise Unavailable(f"FID and KID need torchmetrics with pictures: {error}") from error
+        with path.open("rb") as stream:
+            sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
+        named = re.search(r"-([0-9a-f]{8})$", path.stem)
+        if named and not sha256.startswith(named[1]):
+            raise Unavailable(
+                f"{path.name} has SHA-256 {sha256[:8]}…, its name says {named[1]}…: it is damaged or another file"
+            )
+        try:
+            # torch-fidelity unpickles the file without limits: only what holds nothing but tensors may come that far.
+            torch.load(path, map_location="cpu", weights_only=True)
+            self.network = published.NoTrainInceptionV3("inception-v3-compat", ["2048"], str(path), antialias=False)
+        except ModuleNotFoundError as error:
+            raise Unavailable("FID and KID need torch-fidelity: pip install torch-fidelity") from error
+        except (RuntimeError, pickle.UnpicklingError, EOFError, TypeError, AttributeError) as error:
+            raise Unavailable(f"{path.name} is not torch-fidelity's Inception: {error}") from error
+        self.requires_grad_(False)
+        self.judge: str = f"Inception sha256 {sha256[:16]}"
+
+    @torch.no_grad()
+    def forward(self, pictures: Tensor) -> Tensor:
+        """Features of single frames.
+
+        Args:
+            pictures: (..., 3, h, w) float in [0, 1]; rounded to 8 bits.
+
+        Returns:
+            (..., 2048) float32, NaN where a pixel is NaN.
+        """
+        flat = pictures.reshape(-1, *pictures.shape[-3:])
+        pixels = (flat.nan_to_num(0) * 255).round().clamp(0, 255).to(torch.uint8)
+        parts = (
+            [self.network(part) for part in torch.split(pixels, _CHUNK)] if len(flat) else [flat.new_zeros(0, self.dim)]
+        )
+        broken = ~flat.isfinite().flatten(1).all(1)
+        return torch.cat(parts).masked_fill(broken[:, None], torch.nan).reshape(*pictures.shape[:-3], self.dim)
+
+
+def frechet_distance(mean_a: Tensor, covariance_a: Tensor, mean_b: Tensor, covariance_b: Tensor) -> Tensor:
+    """Squared Frechet distance of two Gaussians: |ma - mb|^2 + tr(A + B - 2 (A B)^(1/2)) (Heusel et al. 2017).
+
+    The trace of the root is the sum of the singular values of A^(1/2) B^(1/2): unlike a root of A B it loses no digits
+    where a covariance is singular, as it is with fewer frames than features.
+
+    Args:
+        mean_a: (D,).
+        covariance_a: (D, D).
+        mean_b: (D,).
+        covariance_b: (D, D).
+
+    Returns:
+        () float64, at least 0.
+    """
+    a, b = (_root(covariance.double()) for covariance in (covariance_a, covariance_b))
+    both = torch.linalg.svdvals(a.T @ b).sum()
+    apart = (mean_a.double() - mean_b.double()).square().sum()
+    distance: Tensor = apart + covariance_a.double().trace() + covariance_b.double().trace() - 2 * both
+    return distance.clamp(min=0)
+
+
+def _root(covariance: Tensor) -> Tensor:
+    """(D, R) whose product with its transpose is the covariance (D, D) of rank R."""
+    values, vectors = torch.linalg.eigh(covariance)
+    kept = values > values.max().clamp(min=0) * len(values) * torch.finfo(values.dtype).eps  # the rest is rounding
+    root: Tensor = vectors[:, kept] * values[kept].sqrt()
+    return root
+
+
+def kernel_distance(a: Tensor, b: Tensor) -> Tensor:
+    """Squared maximum mean discrepancy by the kernel (x y / D + 1)^3, unbiased (Binkowski et al. 2018).
+
+    Args:
+        a: (N, D) features, N at least 2.
+        b: (M, D) features, M at least 2.
+
+    Returns:
+        () float64; around 0, also below, for sets of the same distribution.
+    """
+    a, b = a.double(), b.double()
+
+    def kernel(x: Tensor, y: Tensor) -> Tensor:
+        return (x @ y.T / x.shape[1] + 1) ** 3
+
+    def within(x: Tensor) -> Tensor:
+        own = kernel(x, x)
+        return (own.sum() - own.trace()) / (len(x) * (len(x) - 1))
+
+    return within(a) + within(b) - 2 * kernel(a, b).mean()
+
+
+class SetMetric(Metric, ABC):
+    """One number for a whole set of videos: no scores of single clips, and so no interval.
+
+    `update` takes what an observer made of both videos. Every clip counts once however often samplers repeat it, and a
+    clip with a frame that has no features is left out on both sides; `coverage` tells how many are in.
+
+    Args:
+        dim: Features a frame, D.
+    """
+
+    full_state_update = False
+    name: ClassVar[str]
+    unit: ClassVar[str] = ""
+    higher_is_better = False
+    perfect: ClassVar[float] = 0.0
+    observes: ClassVar[str] = "inception"
+    """Observation that `update` takes of both videos."""
+    aligned: ClassVar[bool] = False
+    undefined: ClassVar[str] = "fewer than 2 frames in a set, or no clip whose frames all have features"
+
+    clips: list[Tensor]
+    left_out: list[Tensor]
+
+    def __init__(self, dim: int = Inception.dim) -> None:
+        super().__init__()
+        self.dim = dim
+        for state in ("clips", "left_out"):
+            self.add_state(state, default=[], dist_reduce_fx="cat")
+        # One dtype: the placeholder that torchmetrics gathers from a rank without clips has the metric's dtype, and
+        # one dimension, so that list states are flat.
+        self.set_dtype(torch.float64)
+
+    def update(
+        self, pred: Tensor, target: Tensor, index: Tensor, length: Tensor, pred_len: Tensor | None = None
+    ) -> None:
+        """Take in a batch of B clips.
+
+        Args:
+            pred: (B, T, D) features of the generated frames.
+            target: (B, T, D) features of the true ones.
+            index: (B,) position of each clip in its split.
+            length: (B,) valid frames.
+            pred_len: (B,) valid frames of `pred`; default: `length`.
+
+        Raises:
+            ValueError: A frame has another number of features than D.
+        """
+        for features in (pred, target):
+            if features.shape[-1] != self.dim:
+                raise ValueError(f"{self.name} was made for {self.dim} features a frame, got {features.shape[-1]}")
+        lengths = zip((length if pred_len is None else pred_len).tolist(), length.tolist(), strict=True)
+        known = set(_whole(self.clips).tolist()) | set(_whole(self.left_out).tolist())
+        for p, t, clip, (made, true) in zip(pred, target, index.tolist(), lengths, strict=True):
+            if clip in known:
+                continue
+            known.add(clip)
+            p, t = (x[:frames].detach().to(self.device, torch.float64) for x, frames in ((p, made), (t, true)))
+            place = torch.tensor([clip], dtype=torch.float64, device=self.device)
+            if not len(p) or not len(t) or not bool(p.isfinite().all() & t.isfinite().all()):
+                self.left_out.append(place)
+                continue
+            self.clips.append(place)
+            self.add(p, t, clip)
+
+    @abstractmethod
+    def add(self, pred: Tensor, target: Tensor, clip: int) -> None:
+        """Take in one clip: features (N, D) and (T, D) float64."""
+
+    def whole(self) -> tuple[float, int]:
+        """The distance over all processes, NaN if undefined, and how many clips it is over (a collective call)."""
+        with self.sync_context(should_sync=not self._is_synced):
+            return float(type(self).compute(self)), len(np.unique(_whole(self.clips)))
+
+    @property
+    def coverage(self) -> float:
+        """Share of the clips seen by this process that count; NaN before the first."""
+        inside, outside = len(_whole(self.clips)), len(_whole(self.left_out))
+        return inside / (inside + outside) if inside + outside else float("nan")
+
+
+def _whole(state: list[Tensor] | Tensor) -> npt.NDArray[np.float64]:
+    """A list state, gathered or not, as one array."""
+    return np.asarray(dim_zero_cat(state).cpu().numpy()) if len(state) else np.zeros(0)
+
+
+class FID(SetMetric):
+    """Frechet distance between the Gaussians of generated and true features; 0 for a copy.
+
+    It keeps sums in float64, 2 D (D + 1) numbers (67 MB for D = 2048), however many clips there are. Samplers of
+    several processes repeat clips at the end of a process's share to make shares equal. A clip cannot be taken out of a
+    sum, so the features of the latest clips are held back (2.5 MB a clip of 75 frames) and join the sums when later
+    ones come; at the end each is counted once over all processes.
+
+    The value falls with the number of frames: between two sets of one distribution (256 features) it is 130 with 256
+    frames, 16 with 2048 and 4 with 8192, and frames of one video count as far fewer. Compare equal numbers of videos
+    only.
+
+    Args:
+        dim: Features a frame.
+        held: Clips held back on every process; at least the batch size of the test.
+    """
+
+    name = "fid"
+
+    count: Tensor
+    total: Tensor
+    products: Tensor
+    held_clip: list[Tensor]
+    held_frames: list[Tensor]
+    held_features: list[Tensor]
+
+    def __init__(self, dim: int = Inception.dim, held: int = 16) -> None:
+        super().__init__(dim)
+        self.held = held
+        self.add_state("count", torch.zeros(2, dtype=torch.float64), "sum")  # of generated and of true frames
+        self.add_state("total", torch.zeros(2, dim, dtype=torch.float64), "sum")
+        self.add_state("products", torch.zeros(2, dim, dim, dtype=torch.float64), "sum")
+        # torchmetrics keeps a copy of every default for `reset`; this one would take as much as the sums.
+        self._defaults["products"] = torch.zeros((), dtype=torch.float64).expand(2, dim, dim)
+        for state in ("held_clip", "held_frames", "held_features"):
+            self.add_state(state, default=[], dist_reduce_fx="cat")
+
+    def add(self, pred: Tensor, target: Tensor, clip: int) -> None:
+        """Hold a clip back, and count the one held longest if there are too many."""
+        self.held_clip.append(self.clips[-1])
+        self.held_frames.append(pred.new_tensor([len(pred), len(target)]))
+        self.held_features.append(torch.cat([pred, target]).flatten())
+        if len(self.held_clip) > self.held:
+            frames, features = self.held_frames.pop(0), self.held_features.pop(0)
+            self.held_clip.pop(0)
+            count, total, products = self._sums(features, frames.long().tolist())
+            self.count, self.total, self.products = self.count + count, self.total + total, products.add_(self.products)
+
+    def _sums(self, features: Tensor, frames: list[int]) -> tuple[Tensor, Tensor, Tensor]:
+        """Count (2,), sum (2, D) and sum of products (2, D, D) of a clip's flattened features."""
+        parts = torch.split(features.reshape(-1, self.dim), frames)
+        products = torch.stack([part.T @ part for part in parts])
+        return features.new_tensor(frames), torch.stack([part.sum(0) for part in parts]), products
+
+    def compute(self) -> Tensor:
+        """Distance () float64 over all clips; NaN for fewer than 2 frames.
+
+        Raises:
+            ValueError: A clip was counted by two processes before either could know.
+        """
+        held, seen = _whole(self.held_clip).astype(int).tolist(), _whole(self.clips).astype(int).tolist()
+        counted = sorted(seen)
+        for clip in held:
+            counted.remove(clip)
+        twice = {clip for clip, after in pairwise(counted) if clip == after}
+        if twice:
+            raise ValueError(
+                f"clips {sorted(twice)[:5]} were dealt to two processes in the middle of the test, and FID has counted "
+                f"both; use a sampler that does not repeat clips, or FID(held=...) above {self.held}"
+            )
+        count, total, products = self.count, self.total, self.products
+        done, start = set(counted), 0
+        features = dim_zero_cat(self.held_features) if held else self.total.new_zeros(0)
+        for clip, frames in zip(held, _whole(self.held_frames).astype(int).reshape(-1, 2).tolist(), strict=True):
+            size = sum(frames) * self.dim
+            if clip not in done:
+                more = self._sums(features[start : start + size], frames)
+                count, total, products = count + more[0], total + more[1], products + more[2]
+                done.add(clip)
+            start += size
+        if float(count.min()) < 2:
+            return count.new_tensor(torch.nan)
+        mean = total / count[:, None]  # (2, D)
+        outer = count[:, None, None] * mean[:, :, None] * mean[:, None, :]
+        covariance = (products - outer) / (count[:, None, None] - 1)
+        return frechet_distance(mean[0], covariance[0], mean[1], covariance[1])
+
+
+class KID(SetMetric):
+    """Kernel distance between generated and true features; about 0 for sets of one distribution, also below.
+
+    Unlike FID its expectation does not depend on how many frames there are. At most `size` frames of each side are
+    kept (33 MB a side for 2000 of 2048 features): those with the smallest hash of clip and frame, so that the choice is
+    the same whatever the order, the batches and the processes. Published code averages random subsets of 1000 frames;
+    this is one estimate over all frames kept, with the same expectation.
+
+    Args:
+        dim: Features a frame.
+        size: Frames kept a side.
+    """
+
+    name = "kid"
+
+    def __init__(self, dim: int = Inception.dim, size: int = 2000) -> None:
+        super().__init__(dim)
+        self.size = size
+        for side in ("pred", "target"):
+            for state in ("keys", "rows"):
+                self.add_state(f"{side}_{state}", default=[], dist_reduce_fx="cat")
+
+    def add(self, pred: Tensor, target: Tensor, clip: int) -> None:
+        """Keep the frames of a clip that belong to the smallest."""
+        # Another choice of frames on each side: a frame and its copy in both sets would bias the estimate.
+        for salt, (side, features) in enumerate((("pred", pred), ("target", target))):
+            keys = torch.from_numpy(_keys(clip, len(features), salt)).to(self.device)
+            kept: list[Tensor] = getattr(self, f"{side}_keys")
+            if kept and len(kept[0]) == self.size:
+                features, keys = features[keys < kept[0][-1]], keys[keys < kept[0][-1]]
+            if len(keys):
+                kept.append(keys)
+                getattr(self, f"{side}_rows").append(features.flatten())
+                keys, features = self._smallest(side)
+                setattr(self, f"{side}_keys", [keys])
+                setattr(self, f"{side}_rows", [features.flatten()])
+
+    def _smallest(self, side: str) -> tuple[Tensor, Tensor]:
+        """Keys (N,) of the frames that count, ascending, each once, and their features (N, D)."""
+        keys = dim_zero_cat(getattr(self, f"{side}_keys"))
+        rows = dim_zero_cat(getattr(self, f"{side}_rows")).reshape(-1, self.dim)
+        keys, order = keys.sort(stable=True)
+        new = torch.ones_like(keys, dtype=torch.bool)
+        new[1:] = keys[1:] != keys[:-1]  # a repeated clip has the same keys
+        return keys[new][: self.size], rows[order[new][: self.size]]
+
+    def compute(self) -> Tensor:
+        """Distance () float64 over the frames kept; NaN for fewer than 2 frames."""
+        if not len(_whole(self.clips)):
+            return torch.tensor(torch.nan, dtype=torch.float64, device=self.device)
+        pred, target = self._smallest("pred")[1], self._smallest("target")[1]
+        if min(len(pred), len(target)) < 2:
+            return pred.new_tensor(torch.nan)
+        return kernel_distance(pred, target)
+
+
+def _keys(clip: int, frames: int, salt: int) -> npt.NDArray[np.float64]:
+    """Hashes (frames,) in [0, 1) of the frames of a clip, equal on every machine (SplitMix64, Steele et al. 2014)."""
+    with np.errstate(over="ignore"):
+        x = (np.arange(frames, dtype=np.uint64) << np.uint64(1)) + np.uint64(salt) + (np.uint64(clip) << np.uint64(32))
+        x = (x + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
+        x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        return np.asarray((x ^ (x >> np.uint64(31))) >> np.uint64(11), np.float64) / 2**53
