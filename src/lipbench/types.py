@@ -44,7 +44,8 @@ class ClipSpec:
         frames: Batch key -> view. The key "video" is the main view, also used for `identity`.
         window: Training frames a clip; None gives the whole clip. Validation, test and predict always give whole clips.
         scattered: The `window` training frames are drawn at random over the clip (sorted) instead of in a row.
-        references: Identity frames R a clip: random ones in training, the first frame in scoring.
+        references: Identity frames R a clip.
+        identity: Which these are in training: "random" frames of the clip, or its "first"; in scoring always the first.
         audio_rate: Samples a second of `audio`; None if the model does not hear.
         keys: Further batch keys, out of `KEYS`.
     """
@@ -53,6 +54,7 @@ class ClipSpec:
     window: int | None = None
     scattered: bool = False
     references: int = 1
+    identity: Literal["random", "first"] = "random"
     audio_rate: int | None = None
     keys: frozenset[str] = field(default_factory=frozenset)
 

@@ -4,7 +4,7 @@ import subprocess
 import sys
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -91,6 +91,10 @@ def test_scoring_batch(rendered_store: Path) -> None:
         assert batch["face"].shape == (len(batch["index"]), longest, 3, 352, 320)
         assert batch["face"].dtype == torch.uint8
         assert torch.equal(batch["identity"][:, 0], batch["video"][:, 0])
+        for row, clip_id in enumerate(batch["clip_id"]):
+            assert batch["sound"][row, : int(batch["sound_len"][row])].numpy() == pytest.approx(
+                store[clip_id].audio(16000)
+            )
         foreign = batch["foreign"]
         for row, clip_id in enumerate(batch["clip_id"]):
             total = int(batch["n_frames"][row])
@@ -104,6 +108,20 @@ def test_scoring_batch(rendered_store: Path) -> None:
             assert (foreign["durations"][row] >= 0).all()
             assert foreign["audio_len"][row] == batch["audio_len"][row]
     assert set(batches(module, module.predict_dataloader())[0]) & {"face", "landmarks", "foreign"} == set()
+
+
+@pytest.mark.parametrize("which", ["random", "first"])
+def test_identity_frames_in_training(rendered_store: Path, which: Literal["random", "first"]) -> None:
+    spec = ClipSpec({"video": MOUTH}, window=2, identity=which, references=2, keys=frozenset({"identity"}))
+    module = rendered(rendered_store, spec, "fit")
+    store = Store(rendered_store)
+    first = [
+        bool((identity == store[clip_id].view([0], MOUTH)[0].float() / 255).all())
+        for batch in batches(module, module.train_dataloader())
+        for identities, clip_id in zip(batch["identity"], batch["clip_id"], strict=True)
+        for identity in identities
+    ]
+    assert all(first) if which == "first" else sum(first) < len(first) / 2
 
 
 def test_foreign_clips_reach_further_where_they_must(rendered_store: Path) -> None:

@@ -70,7 +70,7 @@ def download(
             continue
         archive = folder / ".archives" / name
         archive.parent.mkdir(exist_ok=True)
-        with _bar(progress, name) as advance:
+        with bar(progress, name) as advance:
             fetch(f"{base}/{name}{suffix}", archive, advance)
         digest = _sha256(archive)
         if pinned and pinned["sha256"] != digest:
@@ -207,7 +207,7 @@ def _write(folder: Path, name: str, source: IO[bytes]) -> None:
 
 
 @contextmanager
-def _bar(show: bool, name: str) -> Iterator[Callable[[int, int | None], None]]:
+def bar(show: bool, name: str) -> Iterator[Callable[[int, int | None], None]]:
     """A progress bar; yields the function that `fetch` calls."""
     if not show:
         yield lambda have, total: None

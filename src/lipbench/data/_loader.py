@@ -93,7 +93,7 @@ class ClipDataset(Dataset[dict[str, Any]]):
         else:
             item |= clip.views(frames, spec.frames)
         if "identity" in keys:
-            latest = clip.n_frames if self.training else 1
+            latest = clip.n_frames if self.training and spec.identity == "random" else 1
             item["identity"] = clip.view(rng.integers(latest, size=spec.references), spec.frames["video"])
         if "landmarks" in keys:
             item["landmarks"] = torch.from_numpy(clip.landmarks[frames])
