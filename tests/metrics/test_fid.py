@@ -170,7 +170,7 @@ def test_own_lengths_of_generated_videos():
 
 def test_absent_weights_give_the_path_and_the_command(tmp_path, monkeypatch):
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
-    with pytest.raises(Unavailable, match=rf"{tmp_path}/checkpoints/{module.WEIGHTS}: curl -L --create-dirs -o "):
+    with pytest.raises(Unavailable, match=rf"{tmp_path}/checkpoints/{module.WEIGHTS}; type: lipbench weights fetch"):
         weights_path()
     with pytest.raises(Unavailable, match=r"nowhere\.pth"):
         Inception(str(tmp_path / "nowhere.pth"))

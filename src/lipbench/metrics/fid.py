@@ -19,7 +19,6 @@ from lipbench.metrics._base import Unavailable
 
 WEIGHTS: Final = "weights-inception-2015-12-05-6726825d.pth"
 """torch-fidelity's copy of the TensorFlow network that FID was defined with."""
-_URL: Final = f"https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/{WEIGHTS}"
 _CHUNK: Final = 32  # frames a pass
 
 
@@ -33,7 +32,7 @@ def weights_path(path: str | None = None) -> Path:
     if not found.is_file():
         home = Path.home()
         shown = f"~/{found.relative_to(home)}" if found.is_relative_to(home) else str(found)
-        raise Unavailable(f"FID and KID need the Inception weights at {shown}: curl -L --create-dirs -o {shown} {_URL}")
+        raise Unavailable(f"FID and KID need the Inception weights at {shown}; type: lipbench weights fetch inception")
     return found
 
 

@@ -27,7 +27,7 @@ def backbone_path(path: str | None = None) -> Path:
     if not found.is_file():
         folder = found.parent
         shown = f"~/{folder.relative_to(Path.home())}" if folder.is_relative_to(Path.home()) else str(folder)
-        raise Unavailable(f"LPIPS needs {found.name} in {shown}; put torchvision's AlexNet weights there")
+        raise Unavailable(f"LPIPS needs {found.name} in {shown}; type: lipbench weights fetch alexnet")
     return found
 
 

@@ -1,0 +1,522 @@
+"""weights: what judges need: list, verify, fetch and convert weights files, with their licences.
+
+lipbench weights                                 every known file: present or absent, where, under which licences
+lipbench weights verify [NAME|FILE ...]          hash and structure; of all files that are present, or of these
+lipbench weights fetch NAME                      download to where it is looked for, or be told how to get it
+lipbench weights convert NAME FILE OUT.safetensors
+                                                 a published file becomes lipbench's; nothing in it is executed
+"""
+
+import argparse
+import hashlib
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from lipbench.commands import _names
+from lipbench.commands._names import UsageError
+
+if TYPE_CHECKING:
+    from rich.table import Table
+    from rich.text import Text
+    from torch import Tensor
+
+    from lipbench.nets._catalogue import Known
+
+GROUP = "Train and score"
+Chosen = tuple[str, Path | None, "Known | None"]
+"""Name, file (None: it is absent), and what is known of it (None: a file in lipbench's format)."""
+
+SHIPPED: Final = _names.PACKAGE / "weights"
+"""Folder of the files that come with lipbench."""
+SUMS: Final = "SHA256SUMS"
+"""Known hashes of the files of a folder, as `sha256sum` writes and checks them."""
+
+_ACTIONS: Final = {"list": "", "verify": "[NAME|FILE ...]", "fetch": "NAME", "convert": "NAME FILE OUT.safetensors"}
+_OBSERVER: Final = {"lipnet": "transcript", "lipresnet": "transcript", "syncnet": "syncnet"}  # by file of lipbench.nets
+# What torch's reader raises for files that are torn, of another kind, or hold more than tensors.
+_UNREADABLE: Final = (
+    pickle.UnpicklingError,
+    RuntimeError,
+    EOFError,
+    ValueError,
+    LookupError,
+    TypeError,
+    AssertionError,
+)
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of `lipbench weights`."""
+    parser.add_argument(
+        "action", nargs="?", default="list", metavar="ACTION", help="list (default), verify, fetch or convert"
+    )
+    parser.add_argument("words", nargs="*", metavar="NAME|FILE", help="see above; names are those that list shows")
+    parser.add_argument("--url", help="fetch: another place that has the same file")
+
+
+def run(action: str = "list", words: list[str] | None = None, url: str | None = None) -> None:
+    """List, verify, fetch or convert.
+
+    Args:
+        action: Which of them.
+        words: What follows it.
+        url: For fetch.
+
+    Raises:
+        UsageError: The action or a name is unknown, or the words do not fit the action.
+        RuntimeError: A verified file is not as it should be, or a file cannot be fetched.
+        ValueError: A file holds something else.
+        FileNotFoundError: There is no such file.
+    """
+    words = words or []
+    if action not in _ACTIONS:
+        raise _names.unknown("action", action, _ACTIONS)
+    fits = {"list": not words, "verify": True, "fetch": len(words) == 1, "convert": len(words) == 3}
+    if not fits[action]:
+        raise UsageError(f"type: lipbench weights {action} {_ACTIONS[action]}".rstrip())
+    if url is not None and action != "fetch":
+        raise UsageError(f"--url belongs to fetch, not to {action}")
+    if action == "list":
+        _list()
+    elif action == "verify":
+        _verify(words)
+    elif action == "fetch":
+        _fetch(words[0], url)
+    else:
+        _convert(words[0], Path(words[1]).expanduser(), Path(words[2]).expanduser())
+
+
+# ---------------------------------------------------------------------------------------------------------------- list
+
+
+def _list() -> None:
+    """Print two tables: published files, and files in lipbench's own format."""
+    from rich.text import Text
+
+    from lipbench.data import _store
+    from lipbench.evaluation import _present
+    from lipbench.nets._catalogue import KNOWN
+
+    console = _present.console()
+    table = _table("Published files", "licences")
+    for known in KNOWN.values():
+        state, where = _where(known, _store.home())
+        table.add_row(
+            Text(known.name),
+            Text("\n".join(filter(None, (known.what, _columns(known.observer))))),
+            Text(f"{state}\n{'verified' if known.verified else 'unverified'}"),
+            where,
+            Text(f"code: {known.code}\nweights: {known.weights}\ndata: {known.data}"),
+        )
+    console.print(table)
+    own = _own()
+    if own:
+        table = _table("In lipbench's format", "trained on, licences")
+        for path in own:
+            table.add_row(*_card_row(path))
+        console.print(table)
+    else:
+        print(f"No file in lipbench's format in {_short(SHIPPED)} or {_short(_store.home() / 'weights')}.")
+    print("unverified: the loader has met only made-up files of the published names and shapes, never the real one.")
+    print("`lipbench weights --help` tells how to verify, fetch and convert.")
+
+
+def _table(title: str, last: str) -> "Table":
+    """An empty table; the last column has its own head."""
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left", show_lines=True, expand=True)
+    for head, width, ratio in (("name", None, 4), ("used by", 26, None), ("state", 10, None), ("where", None, 9)):
+        table.add_column(head, overflow="fold", max_width=width, ratio=ratio)
+    table.add_column(last, overflow="fold", max_width=30)
+    return table
+
+
+def _where(known: "Known", home: Path) -> "tuple[str, Text]":
+    """Present or absent; the place, and what to type."""
+    from rich.text import Text
+
+    use = f"\nuse: {known.use}" if known.use else ""
+    try:
+        found, place = known.find(home), known.place(home)
+    except ModuleNotFoundError as error:
+        return "absent", Text(str(error))
+    return (f"present\n{_size(found)}" if found else "absent"), Text(_short(found or place) + use)
+
+
+def _card_row(path: Path) -> "tuple[Text, ...]":
+    """What a file in lipbench's format says of itself."""
+    from rich.text import Text
+
+    from lipbench.nets import weights
+
+    try:
+        card = weights.read_card(path)
+    except ValueError as error:
+        return Text(path.stem), Text(""), Text(f"broken\n{_size(path)}", "red"), Text(str(error)), Text("")
+    observer = _OBSERVER.get(card.architecture.partition(".")[0], "")
+    use = f"\nuse: --evaluator.files.{observer} FILE" if observer else ""
+    licence = "\ncode and weights: Apache-2.0" if path.parent == SHIPPED else ""
+    return (
+        Text(path.stem),
+        Text("\n".join(filter(None, (f"{card.architecture}, {card.view}", _columns(observer))))),
+        Text(f"present\n{_size(path)}"),
+        Text(f"{_short(path)}{use}"),
+        Text(f"{card.trained_on}{licence}"),
+    )
+
+
+def _columns(observer: str) -> str:
+    """Metric columns that use an observation, without their variants in brackets."""
+    from lipbench.metrics._bank import CATALOGUE
+
+    names = [
+        name.partition("[")[0]
+        for name, entry in CATALOGUE.items()
+        if observer in (getattr(entry.metric, "observes", None), entry.metric.name)
+    ]
+    return ", ".join(dict.fromkeys(names))
+
+
+def _own() -> list[Path]:
+    """Files in lipbench's format: those that come with it, and those in the user's folder."""
+    from lipbench.data import _store
+
+    return [path for folder in (SHIPPED, _store.home() / "weights") for path in sorted(folder.glob("*.safetensors"))]
+
+
+def _short(path: Path) -> str:
+    """A path as one would type it."""
+    home = Path.home()
+    return f"~/{path.relative_to(home)}" if path.is_relative_to(home) else str(path)
+
+
+def _size(path: Path) -> str:
+    return f"{path.stat().st_size / 1e6:.1f} MB"
+
+
+# -------------------------------------------------------------------------------------------------------------- verify
+
+
+def _verify(words: list[str]) -> None:
+    """Check files and print a line each.
+
+    Raises:
+        UsageError: A word names nothing.
+        RuntimeError: Something is wrong.
+    """
+    wrong = []
+    chosen = _named(words) if words else _present_files()
+    for name, path, known in chosen:
+        try:
+            found = _checked(name, path, known)
+        except (OSError, ValueError, RuntimeError, ImportError) as error:
+            wrong.append(name)
+            print(f"WRONG {name}: {error}")
+        else:
+            print(f"ok    {name}: {found}")
+    if not chosen:
+        print("there is no weights file to verify; `lipbench weights` tells where they are looked for")
+    if wrong:
+        raise RuntimeError(f"{len(wrong)} of {len(chosen)} weights files are not as they should be: {', '.join(wrong)}")
+
+
+def _present_files() -> list[Chosen]:
+    """Every file that is there."""
+    from lipbench.data import _store
+    from lipbench.nets._catalogue import KNOWN
+
+    found: list[Chosen] = []
+    for known in KNOWN.values():
+        try:
+            path = known.find(_store.home())
+        except ModuleNotFoundError:  # a package that is not installed has no file
+            continue
+        found += [(known.name, path, known)] if path else []
+    return found + [(path.stem, path, None) for path in _own()]
+
+
+def _named(words: list[str]) -> list[Chosen]:
+    """The files that names and paths mean.
+
+    Raises:
+        UsageError: A word is neither a known name nor a file.
+    """
+    from lipbench.data import _store
+    from lipbench.nets._catalogue import KNOWN
+
+    own = {path.stem: path for path in reversed(_own())}  # what comes with lipbench wins
+    found: list[Chosen] = []
+    for word in words:
+        path = Path(word).expanduser()
+        if word in KNOWN:
+            found.append((word, KNOWN[word].find(_store.home()), KNOWN[word]))
+        elif word in own:
+            found.append((word, own[word], None))
+        elif path.is_file():
+            known = next((known for known in KNOWN.values() if known.matches(path.name)), None)
+            if known is None and path.suffix != ".safetensors":
+                files = ", ".join(known.file for known in KNOWN.values())
+                raise UsageError(f"{word} has the name of no published weights file that lipbench knows: {files}")
+            found.append((word, path, known))
+        else:
+            raise _names.unknown("name or file", word, [*KNOWN, *own])
+    return found
+
+
+def _checked(name: str, path: Path | None, known: "Known | None") -> str:
+    """Check one file; what was found, in words.
+
+    Raises:
+        FileNotFoundError: It is absent.
+        ValueError: Its hash is another one, or its content does not fit.
+        RuntimeError: A package that reads it is missing, or its content does not fit.
+    """
+    from lipbench.data import _store
+    from lipbench.nets import weights
+    from lipbench.nets._catalogue import KNOWN
+
+    if path is None:
+        place = KNOWN[name].place(_store.home())
+        raise FileNotFoundError(f"absent, looked for at {_short(place)}. Type: lipbench weights fetch {name}")
+    digest = _sha256(path)
+    folder = path.parent if known is None else _store.home() / "weights"
+    recorded = _recorded(folder).get(path.name, "")
+    compared = []
+    if known is not None and known.sha256:
+        _same(_short(path), digest, known.sha256, f"known from {known.sha256_source}")
+        compared.append(f"begins as {known.sha256_source} says")
+    if recorded:
+        _same(_short(path), digest, recorded, f"recorded in {_short(folder / SUMS)}")
+        compared.append(f"as recorded in {_short(folder / SUMS)}")
+    if known is None:
+        import torch
+
+        card = weights.load(path, torch.nn.Module)[1]
+        structure = f"loads as {card.architecture}"
+    else:
+        structure = _STRUCTURE[known.name](path)
+    return f"sha256 {digest} ({', '.join(compared) or 'nothing to compare it with'}); {structure}; {_short(path)}"
+
+
+def _same(what: str, digest: str, expected: str, source: str) -> None:
+    """Compare a hash with the leading digits of another.
+
+    Raises:
+        ValueError: They differ.
+    """
+    if not digest.startswith(expected):
+        raise ValueError(f"{what} has sha256 {digest}, {source} is {expected}: damaged, or another file")
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _recorded(folder: Path) -> dict[str, str]:
+    """File name -> hash, from a folder's SHA256SUMS; empty if there is none."""
+    file = folder / SUMS
+    if not file.is_file():
+        return {}
+    lines = (line.split(maxsplit=1) for line in file.read_text("utf-8").splitlines() if line.strip())
+    return {name.removeprefix("*"): digest for digest, name in lines}
+
+
+# ----------------------------------------------------------------------------------------- what a published file holds
+
+
+def _tensors(path: Path) -> "dict[str, Tensor]":
+    """A state dict from a published file. Only tensors and plain containers are read; nothing in it is executed.
+
+    Raises:
+        ValueError: It is torn, of another kind, or holds more than tensors.
+    """
+    import torch
+
+    try:
+        stored: Any = torch.load(path, map_location="cpu", weights_only=True)
+    except _UNREADABLE as error:
+        reason = str(error).partition("\n")[0]
+        raise ValueError(
+            f"{_short(path)} is no plain dictionary of tensors, and nothing in it was run "
+            f"({type(error).__name__}: {reason})"
+        ) from error
+    if not isinstance(stored, dict) or not all(isinstance(value, torch.Tensor) for value in stored.values()):
+        raise ValueError(f"{_short(path)} holds {type(stored).__name__}; expected a plain dictionary of tensors")
+    return stored
+
+
+def _alexnet(path: Path) -> str:
+    from lipbench.metrics import lpips
+
+    _tensors(path)
+    lpips.load(path)
+    return "LPIPS loads it"
+
+
+def _inception(path: Path) -> str:
+    from lipbench.metrics import fid
+
+    fid.Inception(str(path))
+    return "FID loads it"
+
+
+def _syncnet(path: Path) -> str:
+    from lipbench.nets import syncnet
+
+    return f"loads as {type(syncnet.load(path)[0]).__name__}"
+
+
+def _lipnet(path: Path) -> str:
+    from lipbench.nets import lipnet
+
+    lipnet.from_published(_tensors(path))
+    return "loads as LipNet"
+
+
+def _only_tensors(path: Path) -> str:
+    return f"{len(_tensors(path))} tensors and nothing else"
+
+
+def _dlib(path: Path) -> str:
+    import dlib
+
+    dlib.shape_predictor(str(path))
+    return "dlib loads it"
+
+
+_STRUCTURE: Final[dict[str, Callable[[Path], str]]] = {
+    "alexnet": _alexnet,
+    "inception": _inception,
+    "syncnet": _syncnet,
+    "lipnet": _lipnet,
+    "fan": _only_tensors,  # the package face-alignment builds the network
+    "s3fd": _only_tensors,
+    "dlib": _dlib,
+}
+"""Name of a published file -> what reads it; says so, or raises."""
+
+
+# --------------------------------------------------------------------------------------------------------------- fetch
+
+
+def _fetch(name: str, url: str | None) -> None:
+    """Download a published file to where it is looked for; an interrupted download goes on where it stopped.
+
+    Its hash is compared with the known digits, and recorded: a later fetch of another file is noticed.
+
+    Raises:
+        UsageError: The name is unknown.
+        RuntimeError: No address is known, or the server cannot be reached or breaks off.
+        ValueError: What is there, or came, is another file.
+    """
+    from lipbench.data import _download, _store
+    from lipbench.nets._catalogue import KNOWN
+
+    if name not in KNOWN:
+        own = {path.stem: path for path in _own()}
+        if name in own:
+            print(f"{name} is there already: {_short(own[name])}")
+            return
+        raise _names.unknown("weights", name, KNOWN)
+    known, home = KNOWN[name], _store.home()
+    found = known.find(home)
+    if found is not None:
+        try:
+            print(f"{name} is there already: {_checked(name, found, known)}")
+        except ValueError as error:
+            raise ValueError(f"{name} is there already, but {error}. Delete it to fetch it again") from error
+        return
+    place = known.place(home)
+    address = url or known.address()
+    if address is None:
+        use = f"; then {known.use}" if known.use else ""
+        raise RuntimeError(
+            f"no address of {name} is known here: get {known.file} from {known.origin} and put it into "
+            f"{_short(place.parent)} (or give --url){use}"
+        )
+    if "*" in known.file:
+        place = place.with_name(address.partition("?")[0].rpartition("/")[2])
+        if not known.matches(place.name):
+            raise UsageError(f"{place.name} is not called {known.file}, as {name} is published")
+    print(
+        f"{address}\n  -> {_short(place)}\n"
+        f"  licences: code {known.code}; weights {known.weights}; data {known.data}. Using it is agreeing to them"
+    )
+    place.parent.mkdir(parents=True, exist_ok=True)
+    fresh = place.with_name(f"{place.name}.fetched")  # under its own name only when its hash is right
+    with _download.bar(True, name) as advance:
+        _download.fetch(address, fresh, advance)
+    digest = _sha256(fresh)
+    folder = home / "weights"
+    sums = _recorded(folder)
+    try:
+        _same(address, digest, known.sha256, f"known from {known.sha256_source}")
+        _same(address, digest, sums.get(place.name, ""), f"recorded in {_short(folder / SUMS)}")
+    except ValueError:
+        fresh.unlink()
+        raise
+    fresh.replace(place)
+    folder.mkdir(parents=True, exist_ok=True)
+    lines = sorted((sums | {place.name: digest}).items())
+    _store.write_text(folder / SUMS, "".join(f"{value}  {file}\n" for file, value in lines))
+    print(f"sha256 {digest}, recorded in {_short(folder / SUMS)}. `lipbench weights verify {name}` loads it")
+
+
+# ------------------------------------------------------------------------------------------------------------- convert
+
+
+def _convert(name: str, source: Path, out: Path) -> None:
+    """Read a published file, and write it as a safetensors file with a card.
+
+    Raises:
+        UsageError: The name is not one of those that are converted, or `out` has another suffix or is there already.
+        FileNotFoundError: There is no such file.
+        ValueError: The file holds something else.
+    """
+    from lipbench.media import text
+    from lipbench.nets import lipnet, syncnet, weights
+    from lipbench.nets._catalogue import KNOWN
+    from lipbench.types import View
+
+    converted = ("lipnet", "syncnet")
+    if name in KNOWN and name not in converted:
+        raise UsageError(f"{name} is used as it is published; converted are {' and '.join(converted)}")
+    if name not in converted:
+        raise _names.unknown("network", name, converted)
+    if out.suffix != ".safetensors":
+        raise UsageError(f"{out} must end in .safetensors")
+    if out.exists():
+        raise UsageError(f"{out} is there already; delete it, or choose another name")
+    if not source.is_file():
+        raise FileNotFoundError(f"no file at {source}")
+    if source.suffix == ".safetensors":
+        raise UsageError(f"{source} is no published file of {name}: those are read by torch")
+    known = KNOWN[name]
+    net: lipnet.LipNet | syncnet.SyncNet
+    if name == "lipnet":
+        net = lipnet.from_published(_tensors(source))
+        view, vocabulary = View("mouth", 64, 128), text.SYMBOLS
+    else:
+        net, _ = syncnet.load(source)
+        view, vocabulary = net.view, ()
+    card = weights.save(
+        out,
+        net,
+        arguments=net.arguments,
+        view=view,
+        trained_on=(
+            f"published by {known.origin}; data: {known.data}. Licence of its code: {known.code}, of its weights: "
+            f"{known.weights}. Converted from {source.name}, sha256 {_sha256(source)}"
+        ),
+        vocabulary=vocabulary,
+    )
+    print(f"{out}: {card.architecture} in half precision, sha256 {card.sha256}")
+    print(f"use: --evaluator.files.{known.observer} {out}")
+    if name == "syncnet":
+        print(f"without rounding to half precision: --evaluator.files.syncnet {source}")
+    if not known.verified:
+        print("unverified: names and shapes fit, but no score of the real file was compared with a published one here")

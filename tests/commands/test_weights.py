@@ -1,0 +1,500 @@
+"""weights as it is typed: files that are there, absent, torn, hostile or another than they say."""
+
+import dataclasses
+import hashlib
+import importlib.util
+import pickle
+import re
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+import torch
+
+from lipbench import cli
+from lipbench.commands import weights as command
+from lipbench.media import text
+from lipbench.nets import lipnet, syncnet, weights
+from lipbench.nets._catalogue import KNOWN
+from lipbench.types import View
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(autouse=True)
+def places(tmp_path, monkeypatch):
+    """Empty places of this test's own for all weights; the working folder is empty too."""
+    monkeypatch.setenv("LIPBENCH_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    monkeypatch.setenv("COLUMNS", "400")  # nothing is folded
+    monkeypatch.setattr(command, "SHIPPED", tmp_path / "shipped")
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    return tmp_path
+
+
+@pytest.fixture
+def told(capsys):
+    """Runs `lipbench weights ...`: exit code, stdout, stderr."""
+
+    def run(*words):
+        code = cli.main(["weights", *map(str, words)])
+        shown = capsys.readouterr()
+        return code, shown.out, shown.err
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def syncnet_file(tmp_path_factory):
+    """Random weights with the names and shapes of syncnet_v2.model."""
+    spec = importlib.util.spec_from_file_location("lse_benchmark", REPOSITORY / "benchmarks" / "lse.py")
+    benchmark = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(benchmark)
+    path = tmp_path_factory.mktemp("published") / "syncnet_v2.model"
+    torch.save(benchmark.random_published().state_dict(), path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def lipnet_file(tmp_path_factory):
+    """Random weights with the names and shapes of LipNet-PyTorch."""
+    torch.manual_seed(0)
+    names = {"convs.0": "conv1", "convs.1": "conv2", "convs.2": "conv3", "back_end.out": "FC", "back_end.": ""}
+    stored = {}
+    for key, value in lipnet.LipNet(outputs=28).state_dict().items():
+        for ours, theirs in names.items():
+            key = key.replace(ours, theirs)
+        stored[key] = value
+    path = tmp_path_factory.mktemp("published") / "LipNet_unseen_wer_0.13.pt"
+    torch.save(stored, path)
+    return path
+
+
+def reader(path: Path, trained_on: str = "rendered/unseen, seed 0") -> Path:
+    """A small reader in lipbench's format."""
+    net = lipnet.LipNet((16, 24), (4, 6, 8), 8)
+    weights.save(
+        path,
+        net,
+        arguments=net.arguments,
+        view=View("mouth", 16, 24),
+        trained_on=trained_on,
+        vocabulary=text.SYMBOLS,
+    )
+    return path
+
+
+class Hostile:
+    """Would create a file when unpickled."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return (Path.touch, (self.path,))
+
+
+# ---------------------------------------------------------------------------------------------------------------- list
+
+
+def row(shown: str, name: str) -> list[str]:
+    """Cells of a table's row, each as one text."""
+    start = re.search(rf"^│ {re.escape(name)} +│", shown, re.MULTILINE).start()
+    lines = re.split(r"\n[├└]", shown[start:])[0].splitlines()
+    return [
+        " ".join(" ".join(parts).split()) for parts in zip(*(line.strip("│").split("│") for line in lines), strict=True)
+    ]
+
+
+def test_list_says_what_is_absent_and_where_it_is_looked_for(told, places):
+    code, out, _ = told()
+    assert code == 0
+    assert told("list") == (0, out, "")
+    for name, known in KNOWN.items():
+        _, used_by, state, where, licences = row(out, name)
+        assert used_by.startswith(known.what)
+        assert state.endswith("unverified") == (name != "dlib")
+        assert licences == f"code: {known.code} weights: {known.weights} data: {known.data}"
+        assert where.endswith(known.use)
+    assert row(out, "alexnet")[1:4] == [
+        "AlexNet, the backbone of LPIPS mouth/lpips",
+        "absent unverified",
+        f"{places}/torch/hub/checkpoints/alexnet-owt-7be5be79.pth",
+    ]
+    assert row(out, "syncnet")[1:4] == [
+        "SyncNet v2 lse_c, lse_d, av_offset",
+        "absent unverified",
+        f"{places}/home/weights/syncnet_v2.model use: --evaluator.files.syncnet FILE",
+    ]
+    assert "wer, cer" in row(out, "lipnet")[1]
+    assert "lmd, opening_corr" in row(out, "dlib")[1]
+    assert re.fullmatch(r"present \d\d\.\d MB verified", row(out, "dlib")[2])
+    assert f"No file in lipbench's format in {places}/shipped or {places}/home/weights" in out
+
+
+def test_list_shows_files_in_the_own_format_by_their_cards(told, places):
+    shipped = reader(places / "shipped" / "lipnet-small[rendered].safetensors")
+    mine = reader(places / "home" / "weights" / "mine.safetensors", "my own corpus, CC BY 4.0")
+    (places / "home" / "weights" / "torn.safetensors").write_bytes(b"12345678901")
+    (places / "home" / "weights" / "syncnet_v2.model").write_bytes(bytes(1_500_000))
+    code, out, _ = told("list")
+    assert code == 0
+    assert row(out, shipped.stem) == [
+        "lipnet-small[rendered]",
+        "lipnet.LipNet, mouth 16x24 wer, cer, word_accuracy",
+        "present 0.0 MB",
+        f"{shipped} use: --evaluator.files.transcript FILE",
+        "rendered/unseen, seed 0 code and weights: Apache-2.0",
+    ]
+    assert row(out, "mine")[3:] == [
+        f"{mine} use: --evaluator.files.transcript FILE",
+        "my own corpus, CC BY 4.0",
+    ]
+    assert row(out, "torn")[2] == "broken 0.0 MB"
+    assert "is no safetensors file, or it is torn" in row(out, "torn")[3]
+    assert row(out, "syncnet")[2] == "present 1.5 MB unverified"
+
+
+def test_list_fits_120_columns(told, monkeypatch, places):
+    reader(places / "shipped" / "lipnet-small[rendered].safetensors")
+    monkeypatch.delenv("COLUMNS")
+    _, out, _ = told()
+    assert max(map(len, out.splitlines())) == 120
+
+
+# -------------------------------------------------------------------------------------------------------------- verify
+
+
+def test_verify_takes_all_that_is_there(told, places, syncnet_file):
+    reader(places / "shipped" / "small.safetensors")
+    digest = hashlib.sha256((places / "shipped" / "small.safetensors").read_bytes()).hexdigest()
+    code, out, err = told("verify")
+    assert (code, err) == (0, "")
+    assert out.count("\n") == 2
+    assert re.search(r"^ok    dlib: sha256 [0-9a-f]{64} \(nothing to compare it with\); dlib loads it; ", out, re.M)
+    assert f"ok    small: sha256 {digest} (nothing to compare it with); loads as lipnet.LipNet" in out
+    (places / "shipped" / "SHA256SUMS").write_text(f"{digest}  small.safetensors\n")
+    assert f"(as recorded in {places}/shipped/SHA256SUMS)" in told("verify", "small")[1]
+    (places / "shipped" / "SHA256SUMS").write_text(f"{'0' * 64} *small.safetensors\n")
+    code, out, err = told("verify")
+    assert code == 1
+    assert re.search(rf"WRONG small: .* has sha256 {digest}, .*SHA256SUMS is 0{{64}}: damaged, or another file", out)
+    assert "ok    dlib" in out
+    assert err == "lipbench: 1 of 2 weights files are not as they should be: small\n"
+
+
+def test_verify_names_and_paths(told, places, syncnet_file, lipnet_file):
+    code, out, _ = told("verify", syncnet_file, lipnet_file, reader(places / "x.safetensors"))
+    assert code == 0
+    assert "loads as SyncNetV2" in out
+    assert "loads as LipNet;" in out
+    assert "loads as lipnet.LipNet" in out
+    code, out, err = told("verify", "syncnet", "dlib")
+    assert code == 1
+    assert f"WRONG syncnet: absent, looked for at {places}/home/weights/syncnet_v2.model" in out
+    assert "1 of 2 weights files are not as they should be: syncnet" in err
+
+
+@pytest.mark.parametrize(
+    ("word", "expected"),
+    [
+        ("sincnet", r"unknown name or file 'sincnet'. Did you mean 'syncnet'\?"),
+        ("no/such.safetensors", "unknown name or file 'no/such.safetensors'"),
+        ("strange.pth", "strange.pth has the name of no published weights file"),
+    ],
+)
+def test_verify_of_nothing_known(told, word, expected):
+    Path("strange.pth").touch()
+    code, _, err = told("verify", word)
+    assert code == 2
+    assert re.search(expected, err)
+
+
+def test_another_file_of_the_same_name_is_noticed(told, places):
+    folder = places / "torch" / "hub" / "checkpoints"
+    folder.mkdir(parents=True)
+    (folder / "alexnet-owt-7be5be79.pth").write_text("<html>sorry</html>")
+    (folder / "s3fd-619a316812.pth").write_text("<html>sorry</html>")
+    torch.save({"a": torch.zeros(2)}, folder / "2DFAN4-11f355bf06.pth.tar")
+    code, out, err = told("verify")
+    assert code == 1
+    assert re.search(r"WRONG alexnet: .* known from its name, by torch hub's convention is 7be5be79: damaged", out)
+    assert re.search(r"WRONG s3fd: .* is no plain dictionary of tensors, and nothing in it was run", out)
+    assert "1 tensors and nothing else" in out
+    assert "2 of 4 weights files" in err
+
+
+@pytest.mark.parametrize(
+    ("name", "file"),
+    [
+        ("syncnet", "weights/syncnet_v2.model"),
+        ("lipnet", "weights/LipNet_x.pt"),
+        ("s3fd", "../torch/hub/checkpoints/s3fd-619a316812.pth"),
+    ],
+)
+@pytest.mark.parametrize("protocol", ["pickle", "zip", "legacy"])
+def test_verifying_a_hostile_file_runs_nothing_in_it(told, places, name, file, protocol):
+    path = places / "home" / file
+    path.parent.mkdir(parents=True)
+    content = {"conv1.weight": Hostile(places / "ran")}
+    if protocol == "pickle":
+        path.write_bytes(pickle.dumps(content, protocol=2))
+    else:
+        torch.save(content, path, _use_new_zipfile_serialization=protocol == "zip")
+    code, out, _ = told("verify", name)
+    assert code == 1
+    assert "is no plain dictionary of tensors" in out
+    assert not (places / "ran").exists()
+    # It is as bad as it says: a reader without limits runs it.
+    pickle.loads(path.read_bytes()) if protocol == "pickle" else torch.load(path, weights_only=False)
+    assert (places / "ran").exists()
+
+
+# --------------------------------------------------------------------------------------------------------------- fetch
+
+
+class Server(ThreadingHTTPServer):
+    """Serves one content under any name; breaks off once after `cut` bytes."""
+
+    content = b"0123456789" * 1000
+    cut: int | None = None
+    asked: list[str | None]
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: Server
+
+    def do_GET(self):
+        wanted = self.headers.get("Range")
+        self.server.asked.append(wanted)
+        body = self.server.content[int(wanted.removeprefix("bytes=").rstrip("-")) if wanted else 0 :]
+        self.send_response(206 if wanted else 200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body[: self.server.cut])
+        self.server.cut = None
+
+    def log_message(self, *arguments):
+        pass
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    with Server(("127.0.0.1", 0), Handler) as running:
+        running.asked = []
+        threading.Thread(target=running.serve_forever, daemon=True).start()
+        yield running
+        running.shutdown()
+
+
+@pytest.fixture
+def known(monkeypatch, server):
+    """Puts the local server's address, and a hash, into the catalogue."""
+
+    def change(name, **changes):
+        address = f"http://127.0.0.1:{server.server_port}/{KNOWN[name].file}"
+        monkeypatch.setitem(KNOWN, name, dataclasses.replace(KNOWN[name], **({"url": address} | changes)))
+        return hashlib.sha256(server.content).hexdigest()
+
+    return change
+
+
+def test_fetch_resumes_compares_and_records(told, places, server, known):
+    digest = hashlib.sha256(server.content).hexdigest()
+    known("s3fd", sha256=digest[:10], sha256_source="its name")
+    server.cut = 4000
+    code, out, err = told("fetch", "s3fd")
+    assert (code, err) == (0, "")
+    assert server.asked == [None, "bytes=4000-"]
+    path = places / "torch" / "hub" / "checkpoints" / "s3fd-619a316812.pth"
+    assert path.read_bytes() == server.content
+    assert list(path.parent.iterdir()) == [path]
+    assert "licences: code BSD 3-Clause; weights not stated; data not stated" in out
+    assert f"sha256 {digest}" in out
+    assert (places / "home/weights/SHA256SUMS").read_text() == f"{digest}  {path.name}\n"
+    path.unlink()
+    server.content = b"another"  # what is recorded once must come again, also where only some digits were known
+    known("s3fd", sha256="", sha256_source="")
+    code, _, err = told("fetch", "s3fd")
+    assert code == 1
+    assert re.search(rf"recorded in .*SHA256SUMS is {digest}: damaged, or another file", err)
+    assert list(path.parent.iterdir()) == []
+
+
+def test_fetch_of_another_file_leaves_nothing(told, places, server, known):
+    known("alexnet")
+    code, _, err = told("fetch", "alexnet")
+    assert code == 1
+    assert "by torch hub's convention is 7be5be79: damaged, or another file" in err
+    folder = places / "torch/hub/checkpoints"
+    assert list(folder.iterdir()) == []
+    assert not (places / "home").exists()
+    (folder / "alexnet-owt-7be5be79.pth").write_bytes(b"old")
+    code, _, err = told("fetch", "alexnet")
+    assert code == 1
+    assert "alexnet is there already, but" in err
+    assert err.endswith("Delete it to fetch it again\n")
+    assert len(server.asked) == 1
+
+
+def test_fetch_from_another_place(told, places, server, syncnet_file, lipnet_file):
+    address = f"http://127.0.0.1:{server.server_port}/mirror"
+    server.content = syncnet_file.read_bytes()
+    code, out, err = told("fetch", "syncnet", "--url", f"{address}/any-name.bin?download=1")
+    assert (code, err) == (0, "")
+    assert (places / "home/weights/syncnet_v2.model").is_file()
+    asked = len(server.asked)
+    code, out, _ = told("fetch", "syncnet", "--url", address)
+    assert code == 0
+    assert "syncnet is there already: sha256" in out
+    assert "loads as SyncNetV2" in out
+    assert len(server.asked) == asked
+    server.content = lipnet_file.read_bytes()
+    code, _, err = told("fetch", "lipnet", "--url", f"{address}/other.pt")
+    assert code == 2
+    assert "other.pt is not called LipNet_*.pt" in err
+    assert told("fetch", "lipnet", "--url", f"{address}/LipNet_unseen.pt?raw=1")[0] == 0
+    assert len((places / "home/weights/SHA256SUMS").read_text().splitlines()) == 2
+    assert told("verify", "lipnet", "syncnet")[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        (
+            "syncnet",
+            r"get syncnet_v2.model from joonson/syncnet_python: .* into .*/home/weights \(or give --url\); then",
+        ),
+        ("lipnet", r"get LipNet_\*.pt from VIPL.*LipNet-PyTorch.*convert lipnet"),
+    ],
+)
+def test_fetch_without_an_address_says_where_to_get_it(told, places, name, expected):
+    code, out, err = told("fetch", name)
+    assert (code, out) == (1, "")
+    assert re.search(expected, err)
+    assert err.count("\n") == 1
+    assert not (places / "home").exists()
+
+
+def test_fetch_of_what_is_there_or_unknown(told, places):
+    assert told("fetch", "dlib")[1].startswith("dlib is there already: sha256")
+    reader(places / "shipped" / "small.safetensors")
+    assert told("fetch", "small") == (0, f"small is there already: {places}/shipped/small.safetensors\n", "")
+    code, _, err = told("fetch", "alexnt")
+    assert code == 2
+    assert "Did you mean 'alexnet'?" in err
+
+
+# ------------------------------------------------------------------------------------------------------------- convert
+
+
+def test_convert_syncnet(told, places, syncnet_file):
+    code, out, err = told("convert", "syncnet", syncnet_file, places / "judge.safetensors")
+    assert (code, err) == (0, "")
+    digest = hashlib.sha256(syncnet_file.read_bytes()).hexdigest()
+    net, _ = syncnet.load(places / "judge.safetensors")
+    card = weights.read_card(places / "judge.safetensors")
+    assert isinstance(net, syncnet.SyncNetV2)
+    assert card.sha256 in out
+    assert f"--evaluator.files.syncnet {places}/judge.safetensors" in out
+    assert f"Converted from syncnet_v2.model, sha256 {digest}" in card.trained_on
+    assert "Licence of its code: MIT, of its weights: not stated" in card.trained_on
+    assert card.view == View("syncnet", 224, 224)
+    expected = syncnet.load(syncnet_file)[0].state_dict()
+    for key, value in net.state_dict().items():
+        torch.testing.assert_close(value, expected[key], rtol=1e-3, atol=1e-6)
+    assert told("verify", places / "judge.safetensors")[0] == 0
+
+
+def test_convert_lipnet(told, places, lipnet_file):
+    assert told("convert", "lipnet", lipnet_file, "reader.safetensors")[0] == 0
+    net, card = weights.load("reader.safetensors", lipnet.LipNet)
+    assert card.vocabulary == text.SYMBOLS
+    assert card.view == View("mouth", 64, 128)
+    assert "data: GRID, CC BY 4.0" in card.trained_on
+    stored = torch.load(lipnet_file, weights_only=True)
+    torch.testing.assert_close(net.convs[0].weight, stored["conv1.weight"].flip(1), rtol=1e-3, atol=1e-6)
+    from lipbench.metrics._observers import Reader
+
+    assert Reader("reader.safetensors").judge.startswith("lipnet.LipNet sha256 ")  # the bank takes it
+
+
+@pytest.mark.parametrize("name", ["syncnet", "lipnet"])
+def test_convert_refuses_what_does_not_fit(told, places, name):
+    torch.save({"features.0.weight": torch.zeros(3)}, "alexnet.pth")
+    torch.save([1, 2], "list.pth")
+    torch.save({"epoch": 3, "state_dict": {}}, "checkpoint.pth")
+    Path("page.pth").write_text("<html>sorry</html>")
+    Path("empty.pth").touch()
+    expected = {
+        "alexnet.pth": "features.0.weight",
+        "list.pth": "holds list; expected a plain dictionary of tensors",
+        "checkpoint.pth": "holds dict; expected a plain dictionary of tensors",
+        "page.pth": "is no plain dictionary of tensors",
+        "empty.pth": "is no plain dictionary of tensors",
+    }
+    for file, message in expected.items():
+        code, out, err = told("convert", name, file, "out.safetensors")
+        assert (code, out) == (1, ""), file
+        assert message in err, file
+        assert err.startswith("lipbench: ")
+        assert err.count("\n") == 1, file
+    assert sorted(path.name for path in Path().iterdir()) == sorted(expected)
+
+
+@pytest.mark.parametrize("name", ["syncnet", "lipnet"])
+def test_converting_a_hostile_file_runs_nothing_in_it(told, places, name):
+    content = {"netcnnaud.0.weight": torch.zeros(1), "x": Hostile(places / "ran")}
+    torch.save(content, "zip.pth")
+    torch.save(content, "legacy.pth", _use_new_zipfile_serialization=False)
+    Path("plain.pth").write_bytes(pickle.dumps({"x": Hostile(places / "ran")}, protocol=2))
+    for file in ("zip.pth", "legacy.pth", "plain.pth"):
+        code, _, err = told("convert", name, file, "out.safetensors")
+        assert code == 1
+        assert "is no plain dictionary of tensors" in err
+    assert not (places / "ran").exists()
+    assert not Path("out.safetensors").exists()
+
+
+def test_convert_is_typed_right(told, places, syncnet_file):
+    Path("there.safetensors").write_text("mine")
+    refused = {
+        ("alexnet", "x.pth", "x.safetensors"): "alexnet is used as it is published; converted are lipnet and syncnet",
+        ("sincnet", "x.pth", "x.safetensors"): "Did you mean 'syncnet'?",
+        ("syncnet", syncnet_file, "x.pth"): "x.pth must end in .safetensors",
+        ("syncnet", syncnet_file, "there.safetensors"): "is there already",
+        ("syncnet", "there.safetensors", "x.safetensors"): "is no published file of syncnet",
+        ("syncnet", syncnet_file): "type: lipbench weights convert NAME FILE OUT.safetensors",
+    }
+    for words, message in refused.items():
+        code, _, err = told("convert", *words)
+        assert code == 2
+        assert message in err
+    assert told("convert", "syncnet", "no.model", "x.safetensors")[::2] == (1, "lipbench: no file at no.model\n")
+    assert Path("there.safetensors").read_text() == "mine"
+
+
+# --------------------------------------------------------------------------------------------------------------- words
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["lst"], r"unknown action 'lst'. Did you mean 'list'\?"),
+        (["list", "syncnet"], "type: lipbench weights list$"),
+        (["fetch"], "type: lipbench weights fetch NAME"),
+        (["verify", "--url", "x"], "--url belongs to fetch, not to verify"),
+        (["fetch", "syncnet", "--ulr", "x"], r"unknown option '--ulr'. Did you mean '--url'\?"),
+    ],
+)
+def test_wrong_words(told, words, expected):
+    code, out, err = told(*words)
+    assert (code, out) == (2, "")
+    assert re.search(expected, err)
+
+
+def test_every_published_file_can_be_read():
+    assert set(command._STRUCTURE) == set(KNOWN)
