@@ -50,8 +50,8 @@ class ParaLip(AdversarialModel):
         encoder_widths: Channels of the identity encoder, one number a halving of the picture.
         decoder_widths: Channels of the picture decoder: first map, one a doubling, last map.
         window: Frames drawn at random from each clip in training; None draws all, as in the paper.
-        identity: Guide frame in training: a "random" frame of the clip, as in the paper, or its "first", which is the one
-            that drives scoring and generation (own choice for small models: learns faster).
+        identity: Guide frame in training: a "random" frame of the clip, as in the paper, or its "first", which drives
+            scoring too (own choice for small models).
         ssim_weight: Of 1 - SSIM (window 11); 0 leaves it out.
         adversarial_weight: Of the LSGAN loss; 0 trains without a discriminator.
         duration_weight: Of the error of each token's duration.
