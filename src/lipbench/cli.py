@@ -30,6 +30,7 @@ Examples:
   lipbench prepare --data grid --root DIR              raw corpus -> prepared store
   lipbench fit --model paralip --data grid             train
   lipbench test --model paralip --data grid --ckpt_path last
+  lipbench evaluate --generated DIR --reference DIR    score videos that any other system made
   lipbench compare                                     records -> tables
 
 `lipbench COMMAND --help` tells more. LIPBENCH_HOME is where stores and weights lie (default: the user's cache folder);

@@ -1,11 +1,12 @@
 """The bank: which metrics there are, what each needs, and one pass over a batch that looks at every video only once."""
 
 import difflib
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -268,7 +269,9 @@ class Scene:
         """The view at the scale of the canonical picture."""
         self.known: dict[tuple[str, int], Tensor] = {}
         """What observers made once for all videos of a clip: (name, row of the batch) -> tensor."""
-        self.reference: Take = _Reference(self, batch["video"].float(), batch["video_len"], recurs=True)
+        # Weak, for else the two hold each other, and 100 MB a clip wait for the collector of cycles.
+        own = cast(Scene, weakref.proxy(self))
+        self.reference: Take = _Reference(own, batch["video"].float(), batch["video_len"], recurs=True)
 
     @property
     def face(self) -> Tensor:

@@ -1,0 +1,181 @@
+"""evaluate: score videos that any other system made, against their references."""
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from lipbench.commands import _names
+from lipbench.commands._names import UsageError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from lipbench.evaluation.record import Record
+    from lipbench.types import Timing
+
+GROUP = "Train and score"
+_WEIGHTS: Final = ("lpips", "syncnet", "transcript", "inception")
+"""Who needs a file of weights: a metric or an observation of the bank."""
+_SHOWN: Final = 5  # clips with a reason
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of `lipbench evaluate`."""
+    parser.add_argument(
+        "--generated",
+        type=Path,
+        required=True,
+        metavar="DIR",
+        help="videos (mp4, avi, mpg, ...) or folders of PNG or JPEG frames, as x.mp4 or s1/x.mp4",
+    )
+    parser.add_argument(
+        "--reference", type=Path, metavar="DIR", help="the true videos, under the same names; or a prepared store"
+    )
+    parser.add_argument("--name", help="name of the row (default: that of the folder)")
+    parser.add_argument(
+        "--protocol",
+        help="score the test clips of e.g. grid/s1 against its prepared store, in one table with trained models",
+    )
+    parser.add_argument("--partial", action="store_true", help="score only references that have a generated video")
+    parser.add_argument(
+        "--view", metavar="NAME", help="the videos show not whole frames but this crop, e.g. mouth as `predict` writes"
+    )
+    parser.add_argument(
+        "--timing",
+        choices=("given", "length", "free"),
+        default="free",
+        help="who decided how long each sound lasts: the truth, its length, or the system (default: free)",
+    )
+    parser.add_argument(
+        "--audio", type=Path, metavar="DIR", help="sounds (default: the generated video's, else the reference's)"
+    )
+    parser.add_argument(
+        "--text", type=Path, metavar="PATH", help="CSV with the columns clip and text, or a folder of .txt or .align"
+    )
+    parser.add_argument("--fps", type=float, help="frames a second of folders of frames (default: the reference's)")
+    parser.add_argument(
+        "--landmarks", choices=("dlib", "face-alignment"), default="dlib", help="who finds the face (default: dlib)"
+    )
+    parser.add_argument("--metrics", metavar="A,B", help="metrics or groups, e.g. quality,sync (default: most of them)")
+    for name in _WEIGHTS:
+        options = f"--files.{name}", f"--evaluator.files.{name}"  # the latter as `test` spells it, and as errors say
+        parser.add_argument(*options, dest=name, type=Path, metavar="FILE", help=f"weights of {name}")
+    parser.add_argument("--no-calibration", action="store_true", help="leave out the ground truth and the frozen frame")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("leaderboards/results"),
+        metavar="DIR",
+        help="where the records go (default: leaderboards/results, where `compare` looks)",
+    )
+    parser.add_argument("--workers", type=int, help="processes that read videos (default: up to 4)")
+
+
+def run(
+    generated: Path,
+    reference: Path | None = None,
+    name: str | None = None,
+    protocol: str | None = None,
+    partial: bool = False,
+    view: str | None = None,
+    timing: "Timing" = "free",
+    audio: Path | None = None,
+    text: Path | None = None,
+    fps: float | None = None,
+    landmarks: str = "dlib",
+    metrics: str | None = None,
+    no_calibration: bool = False,
+    out: Path = Path("leaderboards/results"),
+    workers: int | None = None,
+    **weights: Path | None,
+) -> None:
+    """Score, write the records and a CSV file with a row a clip, print a summary.
+
+    Videos of another frame rate are resampled to the reference's by nearest time; other sizes are brought to its frame;
+    up to 5 frames more or less are cut off, beyond that no frame is compared with a frame. The arguments are those of
+    `lipbench.evaluation.outside.evaluate`.
+
+    Raises:
+        UsageError: Options do not fit together.
+    """
+    if reference is None and protocol is None:
+        raise UsageError("where are the references? Give --reference DIR, or --protocol NAME of a prepared corpus")
+    if workers is not None and workers < 0:
+        raise UsageError(f"--workers {workers}: expected 0 or more")
+
+    from lipbench.data import _pool
+    from lipbench.evaluation import outside, record
+    from lipbench.media import geometry
+
+    if view is not None and view not in geometry.BOXES:
+        raise _names.unknown("--view", view, geometry.BOXES)
+    table = outside.evaluate(
+        generated,
+        reference,
+        name=name,
+        out=out,
+        protocol=protocol,
+        partial=partial,
+        view=view,
+        timing=timing,
+        audio=audio,
+        text=text,
+        fps=fps,
+        landmarks=landmarks,
+        metrics=None if metrics is None else [part.strip() for part in metrics.split(",")],
+        files={what: str(path) for what, path in weights.items() if path is not None},
+        calibration=not no_calibration,
+        workers=min(4, _pool.processors() - 1) if workers is None else workers,
+        progress=True,
+    )
+    paths = [Path(path) for path in table.attrs["records"]]
+    _print(table, [record.read(path) for path in paths], paths[0])
+
+
+def _print(table: "pd.DataFrame", records: "list[Record]", path: Path) -> None:
+    """A line a metric, what is missing, and where it is written."""
+    from rich import box
+    from rich.markup import escape
+    from rich.table import Table
+
+    from lipbench.evaluation import _present
+
+    first = records[0]
+    console = _present.console()
+    title = f"{first.protocol['name']}: {first.name}, {first.clips['n']} clips, {first.view}"
+    shown = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    shown.add_column("metric")
+    shown.add_column("")
+    for heading in (first.name, "95 %", "clips", *(entry.name for entry in records[1:])):
+        shown.add_column(heading, justify="right")
+    for name, score in first.scores.items():
+        if score.value is None:
+            continue
+        better = {True: "higher", False: "lower", None: f"near {score.perfect:g}" if score.perfect is not None else ""}
+        shown.add_row(
+            escape(name),
+            " ".join(part for part in (score.unit, better[score.higher_is_better]) if part),
+            _present.cell(score),
+            _present.margin(score),
+            str(score.n),
+            *(_present.cell(entry.scores.get(name)) for entry in records[1:]),
+        )
+    console.print(shown)
+    columns: dict[str, list[str]] = {}
+    for name, score in first.scores.items():
+        if score.reason:
+            columns.setdefault(score.reason, []).append(name)
+    for reason, names in columns.items():
+        console.print(f"{', '.join(names)}: {reason}", style="dim", markup=False)
+    for what, label in (("fps", "frame rate"), ("size", "size"), ("frames", "number of frames")):
+        other = (table[f"generated_{what}"] != table[f"reference_{what}"]) & table["compared_frames"].notna()
+        if other.any():
+            line = table[other].iloc[0]
+            pair = f"{line[f'generated_{what}']} beside {line[f'reference_{what}']}"
+            console.print(f"videos of another {label}: {int(other.sum())}, e.g. {pair}", markup=False)
+    noted = table[table["reason"] != ""]
+    for _, line in noted.head(_SHOWN).iterrows():
+        console.print(f"{line['clip_id']}: {line['reason']}", style="yellow", markup=False)
+    if len(noted) > _SHOWN:
+        console.print(f"... and {len(noted) - _SHOWN} more with a reason", style="yellow", markup=False)
+    console.print(f"record: {path}; clip by clip: {path.with_suffix('.csv').name}", markup=False)

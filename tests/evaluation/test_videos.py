@@ -1,0 +1,228 @@
+"""Reading whatever a system wrote: rates, sizes, lengths, kinds of pictures, sounds and texts."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from lipbench.evaluation import videos
+from lipbench.media import geometry, video
+from lipbench.types import View
+
+
+def scene(count, size=(72, 90), seed=0):
+    """Smooth coloured frames; each has its number as its brightness at the top left."""
+    rng = np.random.default_rng(seed)
+    low = torch.from_numpy(rng.random((1, 3, 9, 11))).float()
+    frame = geometry.resize(low, size)[0].permute(1, 2, 0).numpy() * 200
+    frames = [np.clip(frame, 0, 255).astype(np.uint8) for _ in range(count)]
+    for k, one in enumerate(frames):
+        one[:16, :16] = 10 * k
+    return frames
+
+
+def numbers(frames):
+    return [round(float(frame[4:12, 4:12].mean()) / 10) for frame in frames]
+
+
+def pictures(folder, frames, suffix=".png"):
+    folder.mkdir(parents=True)
+    for k, frame in enumerate(frames):
+        Image.fromarray(frame).save(folder / f"frame{k}{suffix}")
+    return folder
+
+
+def truth(frames, fps=25.0, stored=False):
+    """A reference whose canonical picture is its frame enlarged."""
+    height, width = frames[0].shape[:2]
+    transforms = np.tile([[[320 / width, 0, 0], [0, 352 / height, 0]]], (len(frames), 1, 1)).astype(float)
+    face = torch.from_numpy(geometry.warp(frames, transforms)).permute(0, 3, 1, 2)
+    points = torch.zeros(len(frames), 68, 2)
+    whole = (0, len(frames))
+    return videos.Truth(face, points, transforms, (height, width), fps, whole, None, None, "ab", stored, {})
+
+
+def test_another_rate_is_resampled_by_nearest_time(tmp_path):
+    video.write_video(tmp_path / "fast.avi", scene(20), 50)
+    fast = videos.read(tmp_path / "fast.avi", 25)
+    assert numbers(fast.frames) == list(range(0, 20, 2))
+    assert (fast.fps, fast.source_fps, fast.source_frames) == (25, 50, 20)
+    slow = videos.read(tmp_path / "fast.avi", 100)
+    assert len(slow.frames) == 40
+    assert numbers(slow.frames)[::2] == list(range(20))
+    same = videos.read(tmp_path / "fast.avi", 50.001)  # an encoder's rounding is no other rate
+    assert numbers(same.frames) == list(range(20))
+    kept = videos.read(tmp_path / "fast.avi")
+    assert (kept.fps, len(kept.frames)) == (50, 20)
+
+
+def test_folders_of_pictures_are_in_the_order_of_their_numbers_and_resampled_alike(tmp_path):
+    folder = pictures(tmp_path / "x", scene(12))
+    assert numbers(videos.read(folder, 25).frames) == list(range(12))
+    halved = videos.read(folder, 25, 50)
+    video.write_video(tmp_path / "x.avi", scene(12), 50)
+    assert numbers(halved.frames) == numbers(videos.read(tmp_path / "x.avi", 25).frames) == [0, 2, 4, 6, 8, 10]
+    assert (halved.source_frames, halved.source_fps) == (12, 50)
+    with pytest.raises(ValueError, match="has no frame rate; --fps gives it"):
+        videos.read(folder)
+
+
+def test_kinds_of_pictures(tmp_path):
+    frame = scene(1)[0]
+    grey = np.asarray(Image.fromarray(frame).convert("L"))
+    read = videos.read(pictures(tmp_path / "grey", [grey]), 25).frames[0]
+    assert read.shape == (*grey.shape, 3)
+    assert (read == grey[..., None]).all()
+    solid = np.dstack([frame, np.full(frame.shape[:2], 255, np.uint8)])
+    assert (videos.read(pictures(tmp_path / "solid", [solid]), 25).frames[0] == frame).all()
+    palette = Image.fromarray(frame).quantize(16)
+    (tmp_path / "palette").mkdir()
+    palette.save(tmp_path / "palette" / "0.png")
+    assert (videos.read(tmp_path / "palette", 25).frames[0] == np.asarray(palette.convert("RGB"))).all()
+
+
+def test_pictures_that_cannot_be_used(tmp_path):
+    frame = scene(1)[0]
+    glass = np.dstack([frame, np.full(frame.shape[:2], 128, np.uint8)])
+    deep = frame[..., 0].astype(np.uint16) * 256
+    whole = pictures(tmp_path / "whole", [frame])
+    damaged = tmp_path / "damaged" / "frame0.png"
+    damaged.parent.mkdir()
+    damaged.write_bytes((whole / "frame0.png").read_bytes()[:400])
+    (tmp_path / "words").mkdir()
+    (tmp_path / "words" / "frame0.png").write_text("no picture")
+    (tmp_path / "none").mkdir()
+    for folder, expected in (
+        (pictures(tmp_path / "glass", [glass]), "transparent in places"),
+        (pictures(tmp_path / "deep", [deep]), "more than 8 bits"),
+        (pictures(tmp_path / "sizes", [frame, frame[:40]]), r"frame1.png is 90x40, the first picture 90x72"),
+        (damaged.parent, "cannot be read"),
+        (tmp_path / "words", "is no picture"),
+        (tmp_path / "none", "has no pictures"),
+    ):
+        with pytest.raises(ValueError, match=expected):
+            videos.read(folder, 25)
+
+
+def test_what_would_not_fit_into_memory_is_refused_before_it_is_decoded(tmp_path, monkeypatch):
+    video.write_video(tmp_path / "a.mp4", scene(12), 25)
+    monkeypatch.setattr(videos, "_LARGEST", 11 * 72 * 90 * 3)
+    monkeypatch.setattr(video, "read_video", lambda *_: pytest.fail("it was decoded"))
+    with pytest.raises(ValueError, match=r"12 frames of 90x72 take .* cut it into shorter clips"):
+        videos.read(tmp_path / "a.mp4")
+    monkeypatch.undo()
+    monkeypatch.setattr(videos, "_LONGEST", 11)
+    with pytest.raises(ValueError, match="12 frames are too long"):
+        videos.read(tmp_path / "a.mp4")
+
+
+@pytest.mark.parametrize(
+    ("made", "compared", "frames"),
+    [(20, 20, 20), (17, 17, 17), (22, 20, 20), (20 - videos.SLACK, 15, 15), (20 + videos.SLACK, 20, 20)],
+)
+def test_a_few_frames_more_or_less_are_cut_off(made, compared, frames):
+    reference = truth(scene(20))
+    pixels, common = videos.view_of(videos.Clip(scene(made), 25, 25, made), reference, None, "dlib")
+    assert (common, len(pixels)) == (compared, frames)
+    true = geometry.crop(reference.face, videos.FACE)
+    assert (pixels == true[:compared]).all()  # the same frames through the same transforms
+
+
+def test_other_lengths_are_not_compared(monkeypatch):
+    asked = []
+
+    def followed(frames, backend):
+        asked.append(len(frames))
+        return np.tile(geometry.TEMPLATE, (len(frames), 1, 1)).astype(np.float32)
+
+    monkeypatch.setattr(videos, "_followed", followed)
+    for made in (14, 26, 1):
+        pixels, common = videos.view_of(videos.Clip(scene(made), 25, 25, made), truth(scene(20)), None, "dlib")
+        assert (common, len(pixels)) == (0, made)
+    assert asked == [14, 26, 1]  # by its own landmarks: its frame k is not the reference's
+
+
+def test_other_sizes_land_on_the_same_pixels():
+    frames = scene(2, (72, 90))
+    large = [np.asarray(Image.fromarray(frame).resize((360, 288), Image.Resampling.BICUBIC)) for frame in frames]
+    reference = truth(frames)
+    same, _ = videos.view_of(videos.Clip(frames, 25, 25, 2), reference, None, "dlib")
+    other, _ = videos.view_of(videos.Clip(large, 25, 25, 2), reference, None, "dlib")
+    inner = (..., slice(60, -8), slice(60, -8))  # away from the hard edges of the number
+    error = (same.float() - other.float())[inner].abs()
+    assert error.mean() < 1
+    shifted = (same.float()[..., 60:-8, 58:-10] - other.float()[inner]).abs()
+    assert shifted.mean() > 1.5 * error.mean()  # two pixels aside are seen
+
+
+def test_frames_of_another_shape_are_refused():
+    with pytest.raises(ValueError, match="frames of 90x90 cannot show what the reference's 90x72 show"):
+        videos.view_of(videos.Clip(scene(3, (90, 90)), 25, 25, 3), truth(scene(3)), None, "dlib")
+    even = videos.Clip(scene(3, (72, 91)), 25, 25, 3)  # one column more, as an encoder may add
+    assert videos.view_of(even, truth(scene(3)), None, "dlib")[1] == 3
+
+
+def test_beside_a_store_both_went_through_its_coder():
+    frames = scene(2)
+    plain, _ = videos.view_of(videos.Clip(frames, 25, 25, 2), truth(frames), None, "dlib")
+    coded, _ = videos.view_of(videos.Clip(frames, 25, 25, 2), truth(frames, stored=True), None, "dlib")
+    error = (plain.float() - coded.float()).abs()
+    assert 0 < error.mean() < 2
+
+
+def test_crops_are_views_by_name():
+    view = videos.crop_view("mouth", (40, 80))
+    assert view == View("mouth", 40, 80)
+    clip = videos.Clip(scene(20, (40, 80)), 25, 25, 20)
+    pixels, common = videos.view_of(clip, truth(scene(18)), view, "dlib")
+    assert (common, tuple(pixels.shape)) == (18, (18, 3, 40, 80))
+    assert (pixels[3].permute(1, 2, 0).numpy() == clip.frames[3]).all()
+    with pytest.raises(ValueError, match="frames of 44x40; the first video of this view has 80x40"):
+        videos.view_of(videos.Clip(scene(20, (40, 44)), 25, 25, 20), truth(scene(18)), view, "dlib")
+    with pytest.raises(ValueError, match="96x96 cannot show the view 'mouth', whose box is 160x80"):
+        videos.crop_view("mouth", (96, 96))
+    with pytest.raises(ValueError, match="unknown view 'moth'"):
+        videos.crop_view("moth", (40, 80))
+
+
+def test_sounds(tmp_path):
+    tone = (0.3 * np.sin(np.arange(44100) / 9)).astype(np.float32)
+    video.write_video(tmp_path / "tone.mp4", scene(25), 25, tone, 44100)
+    video.write_video(tmp_path / "mute.mp4", scene(25), 25)
+    video.write_video(tmp_path / "still.mp4", scene(25), 25, 0 * tone, 44100)
+    sound = videos.read_sound(tmp_path / "tone.mp4")
+    assert abs(len(sound) - 16000) < 1200
+    assert 0.15 < sound.square().mean().sqrt() < 0.25
+    for name, expected in (("mute", "has no sound"), ("still", "is silent throughout")):
+        with pytest.raises(ValueError, match=expected):
+            videos.read_sound(tmp_path / f"{name}.mp4")
+    folder = pictures(tmp_path / "frames", scene(3))
+    with pytest.raises(ValueError, match="frames has no sound"):
+        videos.read_sound(folder)
+    (tmp_path / "tone.mp4").rename(folder / "tone.m4a")
+    assert len(videos.read_sound(folder)) == len(sound)
+    with pytest.raises(ValueError, match="no sound of this name"):
+        videos.read_sound(None)
+
+
+def test_texts(tmp_path):
+    assert videos.read_text("Bin  blue, at F two now!") == ("bin blue at f two now", [])
+    (tmp_path / "a.txt").write_text("\ufeffSet white.\n", encoding="utf-8")
+    assert videos.read_text(tmp_path / "a.txt")[0] == "set white"
+    (tmp_path / "a.align").write_text("0 1000 sil\n1000 5000 bin\n5000 9000 blue\n")
+    said, words = videos.read_text(tmp_path / "a.align")
+    assert said == "bin blue"
+    assert [word.word for word in words] == ["sil", "bin", "blue"]
+    for source, expected in (("  ", "the text is empty"), ("bin 4", "write numbers as words"), (None, "no text of")):
+        with pytest.raises(ValueError, match=expected):
+            videos.read_text(source)
+
+
+def test_files_that_are_no_videos(tmp_path):
+    (tmp_path / "empty.mp4").write_bytes(b"")
+    (tmp_path / "words.mp4").write_text("no video")
+    for name, expected in (("empty", "is empty"), ("words", "is no video")):
+        with pytest.raises(ValueError, match=expected):
+            videos.read(Path(tmp_path, f"{name}.mp4"), 25)
