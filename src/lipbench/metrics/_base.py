@@ -1,8 +1,11 @@
 """The contract of a metric: what it takes, what it keeps, what it says of itself."""
 
+import hashlib
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -15,6 +18,22 @@ from torchmetrics.utilities import dim_zero_cat
 
 class Unavailable(RuntimeError):
     """A metric cannot be computed on this machine; the message says what is missing and where it belongs."""
+
+
+def digest(path: Path) -> str:
+    """SHA-256 of a weights file.
+
+    Raises:
+        Unavailable: Its name ends in eight hexadecimal digits (torch hub's convention) and the hash begins otherwise.
+    """
+    with path.open("rb") as stream:
+        sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
+    named = re.search(r"-([0-9a-f]{8})$", path.stem)
+    if named and not sha256.startswith(named[1]):
+        raise Unavailable(
+            f"{path.name} has SHA-256 {sha256[:8]}…, its name says {named[1]}…: it is damaged or another file"
+        )
+    return sha256
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,6 @@
 """FID and KID: distances between the sets of generated and true frames, by Inception features."""
 
-import hashlib
 import pickle
-import re
 from abc import ABC, abstractmethod
 from itertools import pairwise
 from pathlib import Path
@@ -15,7 +13,7 @@ from torch import Tensor, nn
 from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
-from lipbench.metrics._base import Unavailable
+from lipbench.metrics._base import Unavailable, digest
 
 WEIGHTS: Final = "weights-inception-2015-12-05-6726825d.pth"
 """torch-fidelity's copy of the TensorFlow network that FID was defined with."""
@@ -58,13 +56,7 @@ class Inception(nn.Module):
             import torchmetrics.image.fid as published
         except ImportError as error:
             raise Unavailable(f"FID and KID need torchmetrics with pictures: {error}") from error
-        with path.open("rb") as stream:
-            sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
-        named = re.search(r"-([0-9a-f]{8})$", path.stem)
-        if named and not sha256.startswith(named[1]):
-            raise Unavailable(
-                f"{path.name} has SHA-256 {sha256[:8]}…, its name says {named[1]}…: it is damaged or another file"
-            )
+        sha256 = digest(path)
         try:
             # torch-fidelity unpickles the file without limits: only what holds nothing but tensors may come that far.
             torch.load(path, map_location="cpu", weights_only=True)

@@ -1,7 +1,5 @@
 """LPIPS: learned perceptual distance of frames (Zhang et al. 2018), AlexNet, version 0.1."""
 
-import hashlib
-import re
 import warnings
 from functools import lru_cache
 from pathlib import Path
@@ -10,7 +8,7 @@ from typing import Final, cast
 import torch
 from torch import Tensor, nn
 
-from lipbench.metrics._base import ClipMetric, Unavailable, over_frames, same_shape
+from lipbench.metrics._base import ClipMetric, Unavailable, digest, over_frames, same_shape
 
 BACKBONE: Final = "alexnet-owt-7be5be79.pth"
 """torchvision's AlexNet; the eight digits begin its SHA-256 (torch hub's convention for file names)."""
@@ -49,13 +47,7 @@ def load(path: Path) -> tuple[nn.Module, str]:
         import lpips
     except ImportError as error:
         raise Unavailable(f"LPIPS needs the lpips package: pip install lpips ({error})") from error
-    with path.open("rb") as stream:
-        sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
-    named = re.search(r"-([0-9a-f]{8})$", path.stem)
-    if named and not sha256.startswith(named[1]):
-        raise Unavailable(
-            f"{path.name} has SHA-256 {sha256[:8]}…, its name says {named[1]}…: it is damaged or another file"
-        )
+    sha256 = digest(path)
     weights = torch.load(path, map_location="cpu", weights_only=True)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the package uses arguments that torchvision has renamed
