@@ -16,7 +16,7 @@ from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities import rank_zero_info, rank_zero_only
 
 from lipbench import tracking
-from lipbench.commands import _checkpoints, _names, _words
+from lipbench.commands import _checkpoints, _names, _words, weights
 from lipbench.commands._names import UsageError
 from lipbench.data._datamodule import ClipDataModule
 from lipbench.evaluation.evaluator import Evaluator
@@ -180,8 +180,8 @@ class Cli(LightningCLI):
         trained_on = f"{data.protocol.name}, {batches} batches of {data.batch_size} clips, seed {self.model._seed}"
         path = folder / "observer.safetensors"
         self.model.save_observer(path, trained_on)
-        kind = "syncnet" if _short(self.config.fit.model) == "syncnet" else "transcript"
-        rank_zero_info(f"judge with it: --evaluator.files.{kind} {path}")
+        observer = weights.OBSERVER[_short(self.config.fit.model)]
+        rank_zero_info(f"judge with it: --evaluator.files.{observer} {path}")
 
     def test(self, **kwargs: Any) -> None:  # noqa: ANN401 - the Trainer's own arguments
         """Score; the evaluator prints the table of models that make video, Lightning what others log."""

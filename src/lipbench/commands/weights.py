@@ -9,10 +9,9 @@ lipbench weights convert NAME FILE OUT.safetensors
 
 import argparse
 import hashlib
-import pickle
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from lipbench.commands import _names
 from lipbench.commands._names import UsageError
@@ -20,7 +19,6 @@ from lipbench.commands._names import UsageError
 if TYPE_CHECKING:
     from rich.table import Table
     from rich.text import Text
-    from torch import Tensor
 
     from lipbench.nets._catalogue import Known
 
@@ -34,17 +32,7 @@ SUMS: Final = "SHA256SUMS"
 """Known hashes of the files of a folder, as `sha256sum` writes and checks them."""
 
 _ACTIONS: Final = {"list": "", "verify": "[NAME|FILE ...]", "fetch": "NAME", "convert": "NAME FILE OUT.safetensors"}
-_OBSERVER: Final = {"lipnet": "transcript", "lipresnet": "transcript", "syncnet": "syncnet"}  # by file of lipbench.nets
-# What torch's reader raises for files that are torn, of another kind, or hold more than tensors.
-_UNREADABLE: Final = (
-    pickle.UnpicklingError,
-    RuntimeError,
-    EOFError,
-    ValueError,
-    LookupError,
-    TypeError,
-    AssertionError,
-)
+OBSERVER: Final = {"lipnet": "transcript", "lipresnet": "transcript", "syncnet": "syncnet"}  # by file of lipbench.nets
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -156,7 +144,7 @@ def _card_row(path: Path) -> "tuple[Text, ...]":
         card = weights.read_card(path)
     except ValueError as error:
         return Text(path.stem), Text(""), Text(f"broken\n{_size(path)}", "red"), Text(str(error)), Text("")
-    observer = _OBSERVER.get(card.architecture.partition(".")[0], "")
+    observer = OBSERVER.get(card.architecture.partition(".")[0], "")
     use = f"\nuse: --evaluator.files.{observer} FILE" if observer else ""
     licence = "\ncode and weights: Apache-2.0" if path.parent == SHIPPED else ""
     return (
@@ -328,31 +316,11 @@ def _recorded(folder: Path) -> dict[str, str]:
 # ----------------------------------------------------------------------------------------- what a published file holds
 
 
-def _tensors(path: Path) -> "dict[str, Tensor]":
-    """A state dict from a published file. Only tensors and plain containers are read; nothing in it is executed.
-
-    Raises:
-        ValueError: It is torn, of another kind, or holds more than tensors.
-    """
-    import torch
-
-    try:
-        stored: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except _UNREADABLE as error:
-        reason = str(error).partition("\n")[0]
-        raise ValueError(
-            f"{_short(path)} is no plain dictionary of tensors, and nothing in it was run "
-            f"({type(error).__name__}: {reason})"
-        ) from error
-    if not isinstance(stored, dict) or not all(isinstance(value, torch.Tensor) for value in stored.values()):
-        raise ValueError(f"{_short(path)} holds {type(stored).__name__}; expected a plain dictionary of tensors")
-    return stored
-
-
 def _alexnet(path: Path) -> str:
     from lipbench.metrics import lpips
+    from lipbench.nets import weights
 
-    _tensors(path)
+    weights.read_published(path)
     lpips.load(path)
     return "LPIPS loads it"
 
@@ -371,14 +339,16 @@ def _syncnet(path: Path) -> str:
 
 
 def _lipnet(path: Path) -> str:
-    from lipbench.nets import lipnet
+    from lipbench.nets import lipnet, weights
 
-    lipnet.from_published(_tensors(path))
+    lipnet.from_published(weights.read_published(path))
     return "loads as LipNet"
 
 
 def _only_tensors(path: Path) -> str:
-    return f"{len(_tensors(path))} tensors and nothing else"
+    from lipbench.nets import weights
+
+    return f"{len(weights.read_published(path))} tensors and nothing else"
 
 
 def _dlib(path: Path) -> str:
@@ -498,7 +468,7 @@ def _convert(name: str, source: Path, out: Path) -> None:
     known = KNOWN[name]
     net: lipnet.LipNet | syncnet.SyncNet
     if name == "lipnet":
-        net = lipnet.from_published(_tensors(source))
+        net = lipnet.from_published(weights.read_published(source))
         view, vocabulary = View("mouth", 64, 128), text.SYMBOLS
     else:
         net, _ = syncnet.load(source)

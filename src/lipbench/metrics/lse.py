@@ -1,6 +1,6 @@
 """LSE-C, LSE-D and AV offset: how well lips and sound agree, as a SyncNet judges it (Prajwal et al. 2020)."""
 
-from typing import Final, Literal, NamedTuple
+from typing import ClassVar, Final, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -89,6 +89,8 @@ class _LSE(ClipMetric):
         padding: "zero" as published, or "mask".
     """
 
+    unit = ""
+    perfect: ClassVar[float | None] = None
     observes = "syncnet"
     aligned = False
     undefined = "it is shorter than 6 frames, or a frame holds NaN"
@@ -103,6 +105,11 @@ class _LSE(ClipMetric):
         windows = audio.isfinite().all(2).sum(1)  # a NaN in a picture must make the clip undefined, not shorter
         return lse(video, audio, windows.masked_fill(length.to(windows.device) == 0, 0), padding=self.padding)
 
+    def score(self, pred: Tensor, target: Tensor, length: Tensor) -> tuple[Tensor, Tensor]:
+        """Score (B, N, 2, E) embeddings of windows by the field of `Sync` that bears the metric's name."""
+        value: Tensor = getattr(self._sync(pred, length), self.name)
+        return value, torch.ones_like(value)
+
 
 class LSEC(_LSE):
     """LSE-C, confidence: median minus smallest mean distance over the shifts; high is in sync.
@@ -112,28 +119,14 @@ class LSEC(_LSE):
     """
 
     name = "lse_c"
-    unit = ""
     higher_is_better = True
-    perfect = None
-
-    def score(self, pred: Tensor, target: Tensor, length: Tensor) -> tuple[Tensor, Tensor]:
-        """Score (B, N, 2, E) embeddings of windows; the reference is not looked at."""
-        value = self._sync(pred, length).lse_c
-        return value, torch.ones_like(value)
 
 
 class LSED(_LSE):
     """LSE-D, distance: smallest mean distance over the shifts; low is in sync. With SyncNet v2, LRS2 has about 6.3."""
 
     name = "lse_d"
-    unit = ""
     higher_is_better = False
-    perfect = None
-
-    def score(self, pred: Tensor, target: Tensor, length: Tensor) -> tuple[Tensor, Tensor]:
-        """Score (B, N, 2, E) embeddings of windows; the reference is not looked at."""
-        value = self._sync(pred, length).lse_d
-        return value, torch.ones_like(value)
 
 
 class AVOffset(_LSE):

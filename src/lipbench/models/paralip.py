@@ -138,7 +138,7 @@ class ParaLip(AdversarialModel):
         """Adam for the generator, and for the discriminator if there is one."""
         generator = [p for name, p in self.named_parameters() if not name.startswith("discriminator.")]
         optimisers: dict[str, Optimizer] = {
-            "generator": Adam(generator, lr=self.lr, betas=self.betas, fused=True)  # an eighth of a step on a CPU
+            "generator": Adam(generator, lr=self.lr, betas=self.betas, fused=True)  # 2 % of a small step, not 8
         }
         if self.discriminator is not None:
             optimisers["discriminator"] = Adam(

@@ -11,7 +11,6 @@ work and run as one batch; the small network does not pad and runs along the cli
 """
 
 import hashlib
-import pickle
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
@@ -289,10 +288,6 @@ _PUBLISHED = {  # prefix in the published state dict -> ours; the layers' number
 }
 
 
-# What torch's reader raises for files that are torn, of another kind, or hold more than tensors.
-_UNREADABLE = (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, LookupError, TypeError, AssertionError)
-
-
 def load(path: str | Path) -> tuple[SyncNet, str]:
     """Read a judge: a `.safetensors` file that lipbench wrote, or else the published `syncnet_v2.model`.
 
@@ -326,17 +321,8 @@ def load(path: str | Path) -> tuple[SyncNet, str]:
 
 
 def _read_published(path: Path) -> SyncNetV2:
-    try:
-        stored: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except _UNREADABLE as error:
-        raise ValueError(
-            f"{path.name} is no plain dictionary of tensors, which syncnet_v2.model is "
-            f"({type(error).__name__}: {str(error).partition(chr(10))[0]})"
-        ) from error
-    if not isinstance(stored, dict) or not all(isinstance(value, Tensor) for value in stored.values()):
-        raise ValueError(f"{path.name} holds {type(stored).__name__}; expected a plain dictionary of tensors")
     tensors = {}
-    for key, value in stored.items():
+    for key, value in weights.read_published(path).items():
         prefix, _, rest = str(key).partition(".")
         if prefix not in _PUBLISHED:
             raise ValueError(

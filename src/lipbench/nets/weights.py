@@ -8,6 +8,7 @@ import hashlib
 import importlib
 import json
 import os
+import pickle
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -22,6 +23,12 @@ from lipbench.types import View
 
 FORMAT: Final = 1
 _KEY: Final = "lipbench"  # under which the card lies in the header
+
+# What torch's reader raises for files that are torn, of another kind, or hold more than tensors.
+_UNREADABLE: Final = (
+    *(pickle.UnpicklingError, RuntimeError, EOFError, ValueError, LookupError),
+    *(TypeError, AssertionError),
+)
 
 Net = TypeVar("Net", bound=nn.Module)
 
@@ -112,6 +119,24 @@ def save(
     finally:
         Path(aside).unlink(missing_ok=True)
     return read_card(path)
+
+
+def read_published(path: Path) -> dict[str, Tensor]:
+    """A state dict that somebody else's code wrote. Only tensors and plain containers are read, nothing is executed.
+
+    Raises:
+        ValueError: It is torn, of another kind, or holds more than tensors.
+    """
+    try:
+        stored: Any = torch.load(path, map_location="cpu", weights_only=True)
+    except _UNREADABLE as error:
+        raise ValueError(
+            f"{path} is no plain dictionary of tensors, and nothing in it was run "
+            f"({type(error).__name__}: {str(error).partition(chr(10))[0]})"
+        ) from error
+    if not isinstance(stored, dict) or not all(isinstance(value, Tensor) for value in stored.values()):
+        raise ValueError(f"{path} holds {type(stored).__name__}; expected a plain dictionary of tensors")
+    return stored
 
 
 def read_card(path: str | Path) -> Card:
