@@ -224,7 +224,7 @@ def test_errors_say_what_to_type(rendered_store: Path, grid_store: Path, home: P
     unseen = Grid(store=str(grid_store), protocol="grid/unseen")
     with pytest.raises(ValueError, match=r"none of its 27,\d\d\d train clips is in the store .* \(6 clips\)"):
         unseen.setup("fit")
-    with pytest.raises(ValueError, match="has no protocol 'grid/seen'; it has rendered/seen, rendered/unseen"):
+    with pytest.raises(ValueError, match="has no protocol 'grid/seen'; it has rendered/seen, rendered/unseen, rendered/judges"):
         Rendered(protocol="grid/seen")
     with pytest.raises(ValueError, match="limit_test is 0"):
         Rendered(limit_test=0)

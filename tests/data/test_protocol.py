@@ -58,6 +58,14 @@ def test_rendered_sentences_are_held_out_of_every_speaker() -> None:
     assert fewer.sha256 != split.sha256
 
 
+def test_judges_are_trained_on_no_clip_that_they_judge() -> None:
+    judges = _protocol.load("rendered/judges").split(RENDERED)
+    known = {*judges.train, *judges.validation}
+    assert len(known) > len(RENDERED) / 2
+    for name in ("rendered/seen", "rendered/unseen"):
+        assert not known & set(_protocol.load(name).split(RENDERED).test)
+
+
 def test_unknown_protocol_lists_the_known() -> None:
     with pytest.raises(ValueError, match="known are grid/seen, grid/unseen, grid/s1, rendered/seen, rendered/unseen"):
         _protocol.load("grid/sen")

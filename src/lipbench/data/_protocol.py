@@ -4,6 +4,9 @@ GRID's lists are the published ones of LipNet-PyTorch ("overlap": 255 test sente
 speakers s1, s2, s20 and s22 are the test), which cover the same 32,823 clips. The package keeps the clips once, with
 the overlap test clips marked. Validation clips are a twentieth of the training clips, chosen by a hash of the clip id
 (own choice: the lists have none).
+
+"rendered/judges" trains the observers that come with lipbench: none of its training clips is a test clip of another
+rendered protocol.
 """
 
 import hashlib
@@ -106,13 +109,22 @@ def _speaker(clip_id: str) -> str:
     return clip_id.split("/")[1]
 
 
+def _held_sentence(clip_id: str) -> bool:
+    return _number(clip_id) % _RENDERED_TEST == 0
+
+
+def _held_speaker(clip_id: str) -> bool:
+    return _speaker(clip_id) in _UNSEEN_RENDERED
+
+
 _PROTOCOLS: Final = {
     protocol.name: protocol
     for protocol in (
         Protocol("grid/seen", 1, "grid", "grid", lambda clip: _grid()[clip], lambda: _grid()),
         Protocol("grid/unseen", 1, "grid", None, lambda clip: _speaker(clip) in _UNSEEN_GRID, lambda: _grid()),
         Protocol("grid/s1", 1, "grid", None, lambda clip: _grid()[clip], _grid_s1),
-        Protocol("rendered/seen", 1, "rendered", None, lambda clip: _number(clip) % _RENDERED_TEST == 0),
-        Protocol("rendered/unseen", 1, "rendered", None, lambda clip: _speaker(clip) in _UNSEEN_RENDERED),
+        Protocol("rendered/seen", 1, "rendered", None, _held_sentence),
+        Protocol("rendered/unseen", 1, "rendered", None, _held_speaker),
+        Protocol("rendered/judges", 1, "rendered", None, lambda clip: _held_sentence(clip) or _held_speaker(clip)),
     )
 }

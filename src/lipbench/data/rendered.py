@@ -13,7 +13,7 @@ class Rendered(ClipDataModule):
     """Rendered speakers of GRID sentences, read exactly like GRID."""
 
     data: ClassVar[str] = "rendered"
-    protocols: ClassVar[tuple[str, ...]] = ("rendered/seen", "rendered/unseen")
+    protocols: ClassVar[tuple[str, ...]] = ("rendered/seen", "rendered/unseen", "rendered/judges")
     default_protocol: ClassVar[str] = "rendered/seen"
 
     @classmethod
