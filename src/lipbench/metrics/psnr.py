@@ -43,15 +43,16 @@ def psnr_uint8_wrap(pred: Tensor, target: Tensor) -> Tensor:
         target: Same shape.
 
     Returns:
-        (...) dB.
+        (...) dB; NaN where a pixel is not finite.
 
     Raises:
         ValueError: The shapes differ.
     """
     same_shape(pred, target)
+    broken = ~(pred + target).isfinite().flatten(-3).all(-1)
     a, b = ((x * 255).round().clamp(0, 255).to(torch.int32) for x in (pred, target))
     error = ((a - b).square() % 256).to(torch.float64).mean((-3, -2, -1)) / 255**2
-    return (-10 * error.log10()).clamp(max=CAP)
+    return (-10 * error.log10()).clamp(max=CAP).masked_fill(broken, torch.nan)
 
 
 class PSNR(ClipMetric):
