@@ -31,7 +31,6 @@ AT_THE_TOP_OF_SOME = {
 NOT_IMPORTED_BY_NAME = {
     "face-recognition-models": "its predictor file is found and read; importing it would need setuptools",
     "tensorboard": "imported by Lightning's logger",
-    "librosa": "part of the stack from the start; acoustic front ends are compared with its filters",
 }
 COME_WITH = {"lightning_fabric": "pytorch-lightning", "dlib": "dlib-bin"}  # names that their metadata do not tell
 

@@ -92,3 +92,132 @@ def test_silence_is_finite():
     found = features.mfcc(torch.zeros(2, 1600))
     assert torch.isfinite(found).all()
     assert found[0, 0, 0].item() == pytest.approx(np.log(np.finfo(float).eps), abs=1e-5)
+
+
+# ---------------------------------------------------------------------------------------- windows around video frames
+
+WINDOWS = {"mel": (features.mel_windows, 27, 4, -4.0), "cepstra": (features.cepstrum_windows, 35, 4, 0.0)}
+"""Front end -> function, columns of LipGAN's window, frames that it hears on either side of its own, silence."""
+
+
+def cut(name, x, frames, fps=25.0, length=None, columns=None):
+    """(F, bands, columns) windows of one sound (S,) around frames."""
+    function, usual, *_ = WINDOWS[name]
+    frames = torch.tensor(frames)
+    samples = torch.as_tensor(x, dtype=torch.float32)[None]
+    length = torch.tensor([samples.shape[1] if length is None else length])
+    clip = torch.zeros(len(frames), dtype=torch.long)
+    return function(samples, length, clip, frames, torch.tensor([fps]), columns or usual)
+
+
+def in_place(windows, first, hop_of_frame):
+    """Column of the clip's spectrogram -> what the windows of consecutive frames 0, 1, ... hold for it."""
+    found = {}
+    for k, window in enumerate(windows):
+        for j, column in enumerate(window.T):
+            found.setdefault(round(first + k * hop_of_frame) + j, []).append(column.numpy())
+    return found
+
+
+def test_mel_columns_are_the_published_ones():
+    """What Wav2Lip's and LipGAN's `audio.py` computes with librosa, but for the ends, where librosa mirrors."""
+    import librosa
+    import scipy.signal
+
+    x = sound(32000) / 32768
+    emphasised = scipy.signal.lfilter([1, -0.97], [1], x)
+    basis = librosa.filters.mel(sr=16000, n_fft=800, n_mels=80, fmin=55, fmax=7600)
+    published = {}
+    for mode in ("constant", "reflect"):
+        spectrum = np.abs(librosa.stft(y=emphasised, n_fft=800, hop_length=200, win_length=800, pad_mode=mode))
+        decibels = 20 * np.log10(np.maximum(1e-5, basis @ spectrum)) - 20
+        published[mode] = np.clip(8 * ((decibels + 100) / 100) - 4, -4, 4).T  # (161, 80)
+    assert np.ptp(published["constant"]) > 5
+    windows = cut("mel", x, range(50))
+    assert windows.shape == (50, 80, 27)
+    assert windows.dtype == torch.float32
+    # Frame k's middle is sample 640 k + 319.5, so column 3.2 k + 1.6; 27 columns begin 13 before the nearest.
+    seen = 0
+    for column, values in in_place(windows, 1.5975 - 13, 3.2).items():
+        if 0 <= column < 161:
+            for value in values:
+                np.testing.assert_allclose(value, published["constant"][column], rtol=0, atol=2e-4)
+            if 2 <= column < 159:
+                np.testing.assert_allclose(values[0], published["reflect"][column], rtol=0, atol=2e-4)
+            seen += 1
+    assert seen == 161
+
+
+def test_cepstrum_columns_are_those_of_the_published_scripts():
+    """Wojcicki's mfcc.m, trifbank.m and vec2frames.m, a column and a filter at a time."""
+    x = sound(16000)
+    assert np.abs(x).max() > 1  # or the scripts would scale it
+    emphasised = np.append(x[0], x[1:] - 0.97 * x[:-1])
+    hz = np.linspace(0, 8000, 257)
+    low, high = 1127 * np.log(1 + 300 / 700), 1127 * np.log(1 + 3700 / 700)
+    corners = 700 * np.exp((low + np.arange(42) * ((high - low) / 41)) / 1127) - 700
+    filters = np.zeros((40, 257))
+    for m in range(40):
+        up, down = (hz >= corners[m]) & (hz <= corners[m + 1]), (hz >= corners[m + 1]) & (hz <= corners[m + 2])
+        filters[m, up] = (hz[up] - corners[m]) / (corners[m + 1] - corners[m])
+        filters[m, down] = (corners[m + 2] - hz[down]) / (corners[m + 2] - corners[m + 1])
+    taper = 0.54 - 0.46 * np.cos(2 * np.pi * np.arange(400) / 399)
+    cosines = np.sqrt(2 / 40) * np.cos(np.arange(13)[:, None] * np.pi * (np.arange(1, 41) - 0.5) / 40)
+    lifter = 1 + 0.5 * 22 * np.sin(np.pi * np.arange(13) / 22)
+    windows = cut("cepstra", x / np.float32(32768), range(25))
+    assert windows.shape == (25, 12, 35)
+    # Frame k's middle is sample 640 k + 319.5, column c's 160 c + 199.5; 35 columns begin 17 before the nearest.
+    compared = 0
+    for column, values in in_place(windows, 0.75 - 17, 4).items():
+        piece = emphasised[160 * column : 160 * column + 400]
+        if column >= 0 and len(piece) == 400 and piece.any():
+            energy = filters @ np.abs(np.fft.fft(piece * taper, 512))[:257]
+            expected = (lifter * (cosines @ np.log(energy)))[1:]
+            for value in values:
+                np.testing.assert_allclose(value, expected, rtol=0, atol=1e-4)
+            compared += 1
+    assert compared > 80
+
+
+@pytest.mark.parametrize("name", WINDOWS)
+def test_an_impulse_is_heard_around_its_frame_alike_on_both_sides(name):
+    _, columns, reach, silence = WINDOWS[name]
+    x = np.zeros(40 * 640)
+    x[17 * 640 + 320] = 1
+    heard = (cut(name, x, range(40)) != silence).any(dim=1)  # (40, columns)
+    # LipGAN's mel window: 26 columns of 200 samples and half of 800 on either side are 4.7 frames to a side; its MFCC
+    # window: 34 of 160 and half of 400, 4.6.
+    assert heard.any(dim=1).nonzero().flatten().tolist() == list(range(17 - reach, 17 + reach + 1))
+    middle = (columns - 1) / 2
+    centres = [(row.nonzero().double().mean() - middle).item() for row in heard[17 - reach : 17 + reach + 1]]
+    assert abs(centres[reach]) <= 1
+    assert all(abs(before + after) <= 1 for before, after in zip(centres, reversed(centres), strict=True))
+    assert centres == sorted(centres, reverse=True)
+
+
+@pytest.mark.parametrize("name", WINDOWS)
+@pytest.mark.parametrize("columns", [16, 27])
+def test_windows_do_not_drift_at_other_frame_rates(name, columns):
+    """29.97 frames a second have no whole number of samples a frame."""
+    silence = WINDOWS[name][3]
+    frames = [0, 1, 333, 2000]
+    x = np.zeros(round(2001 * 16000 / 29.97))
+    for frame in frames:
+        x[round((frame + 0.5) * 16000 / 29.97)] = 1
+    heard = (cut(name, x, frames[2:], fps=29.97, columns=columns) != silence).any(dim=1)
+    for row in heard:
+        assert abs(row.nonzero().double().mean().item() - (columns - 1) / 2) <= 1
+
+
+@pytest.mark.parametrize("name", WINDOWS)
+def test_windows_do_not_depend_on_padding_and_end_in_silence(name):
+    function, columns, _, silence = WINDOWS[name]
+    x = torch.from_numpy(sound(9000) / np.float32(32768))
+    batch = torch.stack([x, x])
+    clip, frame = torch.tensor([0, 1, 1, 1, 1]), torch.tensor([7, 7, 3, -9, 30])
+    found = function(batch, torch.tensor([9000, 5001]), clip, frame, torch.tensor([25.0, 25.0]), columns)
+    alone = cut(name, x[:5001], [7, 3])
+    torch.testing.assert_close(found[1:3], alone, rtol=0, atol=1e-5)
+    assert not torch.equal(found[0], found[1])
+    assert torch.isfinite(found).all()
+    assert (found[3:] == silence).all()

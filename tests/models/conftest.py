@@ -48,6 +48,14 @@ def make_batch(spec: ClipSpec, seed: int, lengths: tuple[int, ...] = LENGTHS, tr
         if key == "video":
             batch["identity"] = video[:, :1].expand(-1, spec.references, -1, -1, -1)
     batch |= {"tokens": tokens, "token_len": token_len, "durations": durations}
+    if spec.audio_rate is not None:  # noise whose loudness follows the tokens
+        samples = round(spec.audio_rate / 25)
+        loudness = torch.zeros(clips, most)
+        for row, frames in enumerate(lengths):
+            loudness[row, :frames] = tokens[row].repeat_interleave(durations[row]) / 30.0
+        noise = torch.rand(clips, most * samples, generator=draw) - 0.5
+        batch["audio"] = noise * loudness.repeat_interleave(samples, dim=1)
+        batch["audio_len"] = torch.tensor(lengths) * samples
     return batch  # type: ignore[return-value]
 
 

@@ -13,9 +13,24 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 
 import lipbench.models
 from lipbench.models._base import GenerativeModel
-from lipbench.types import ClipBatch, Timing
+from lipbench.types import ClipBatch, Generated, Timing
 
 SMALL: dict[str, dict[str, Any]] = {
+    "lipgan": {
+        "size": 12,
+        "widths": (12, 8, 8),
+        "blocks": (1, 0),
+        "audio_widths": (4, 4, 6, 8),
+        "audio_blocks": (0, 0, 0, 1),
+        "decoder_blocks": 1,
+        "hidden": 8,
+        "window": 3,
+        "lip_weight": 2.0,
+        "judge_width": 4,
+        "quality_weight": 0.01,
+        "quality_width": 2,
+        "lr": 1e-2,
+    },
     "paralip": {
         "size": (12, 24),
         "hidden": 16,
@@ -156,15 +171,26 @@ def test_gradients_reach_every_parameter(
     assert expected - reached == set(WITHOUT_GRADIENT.get(name, ()))
 
 
-def test_reads_only_what_it_says_and_keeps_the_lengths(name: str, batch_for: Callable[..., ClipBatch]) -> None:
+def test_reads_only_what_it_says_and_keeps_the_lengths(
+    name: str, monkeypatch: pytest.MonkeyPatch, batch_for: Callable[..., ClipBatch]
+) -> None:
     model = small(name).eval()
     batch = batch_for(model.clip, 5)
+    generate, handed = model.generate, {}
+
+    def watched(given: ClipBatch, timing: Timing) -> Generated:
+        handed.update(given)
+        return generate(given, timing)
+
+    monkeypatch.setattr(model, "generate", watched)
     for timing in timings(name):
         hidden = {"given": set(), "length": {"durations"}, "free": {"durations", "n_frames"}}[timing]
         allowed = model.needs - hidden
+        handed.clear()
         with torch.no_grad():
-            made = model.generate(Only(batch, allowed), timing)  # type: ignore[arg-type]
             driven = model.drive(batch, timing)
+            assert set(handed) == allowed
+            made = generate(Only({**batch, **handed}, allowed), timing)  # type: ignore[arg-type, typeddict-item]
         video, lengths = made["video"], made["video_len"]
         assert torch.equal(video, driven["video"])
         assert video.dtype == torch.float32

@@ -16,6 +16,11 @@ _FILTERS, _LIFTER, _EMPHASIS = 26, 22, 0.97
 _INT16: Final = 32768
 _EPS: Final = float(np.finfo(np.float64).eps)  # what the package puts in place of a power of exactly 0
 
+MELS: Final = 80
+_MEL_WINDOW, _MEL_HOP = 800, 200  # samples: 50 ms, 12.5 ms
+LIPGAN_CEPSTRA: Final = 12
+_LIPGAN_FILTERS, _LIPGAN_BAND = 40, (300.0, 3700.0)  # Hz
+
 
 def mfcc_steps(samples: int) -> int:
     """How many MFCC a sound has: 100 a second, the last from a window that is filled up with zeros.
@@ -49,7 +54,7 @@ def mfcc(samples: Tensor, length: Tensor | None = None) -> Tensor:
     x = F.pad(x, (0, (steps - 1) * _HOP + _WINDOW - x.shape[-1])).unfold(-1, _WINDOW, _HOP)  # (..., steps, 400)
     power = torch.fft.rfft(x, _FFT).abs().square() / _FFT  # (..., steps, 257)
     energy = _positive(power.sum(-1)).log()  # (..., steps)
-    filters, cosines = (constant.to(x.device) for constant in _constants())
+    filters, cosines = _filters().to(x.device), _cosines(_FILTERS).to(x.device)
     cepstra = _positive(power @ filters).log() @ cosines  # (..., steps, 13)
     cepstra[..., 0] = energy
     return cepstra.float()
@@ -60,8 +65,8 @@ def _positive(power: Tensor) -> Tensor:
 
 
 @lru_cache(maxsize=1)
-def _constants() -> tuple[Tensor, Tensor]:
-    """Filters (257, 26), and the DCT with the lifter (26, 13); float64."""
+def _filters() -> Tensor:
+    """SyncNet's filters (257, 26), float64."""
     top = 2595 * np.log10(1 + RATE / 2 / 700)
     corners_hz = 700 * (10 ** (np.linspace(0, top, _FILTERS + 2) / 2595) - 1)
     corners = np.floor((_FFT + 1) * corners_hz / RATE)  # FFT bins
@@ -70,8 +75,146 @@ def _constants() -> tuple[Tensor, Tensor]:
     rising = (bins - left) / np.maximum(middle - left, 1)
     falling = (right - bins) / np.maximum(right - middle, 1)
     filters = np.where((left <= bins) & (bins < middle), rising, 0.0)
-    filters = np.where((middle <= bins) & (bins < right), falling, filters)  # (257, 26)
+    return torch.from_numpy(np.where((middle <= bins) & (bins < right), falling, filters))
+
+
+@lru_cache(maxsize=2)
+def _cosines(filters: int) -> Tensor:
+    """(filters, 13) DCT-II with the lifter, float64; column 0, which nobody uses, is not scaled as the others are."""
     order = np.arange(CEPSTRA)
-    cosines = np.cos(np.pi / _FILTERS * (np.arange(_FILTERS)[:, None] + 0.5) * order) * np.sqrt(2 / _FILTERS)
-    cosines *= 1 + _LIFTER / 2 * np.sin(np.pi * order / _LIFTER)  # (26, 13); column 0 is replaced by the energy
-    return torch.from_numpy(filters), torch.from_numpy(cosines)
+    cosines = np.cos(np.pi / filters * (np.arange(filters)[:, None] + 0.5) * order) * np.sqrt(2 / filters)
+    return torch.from_numpy(cosines * (1 + _LIFTER / 2 * np.sin(np.pi * order / _LIFTER)))
+
+
+# ---------------------------------------------------------------------------------------- windows around video frames
+
+
+def mel_windows(samples: Tensor, length: Tensor, clip: Tensor, frame: Tensor, fps: Tensor, columns: int) -> Tensor:
+    """Log-mel spectrogram of the sound around video frames, as Wav2Lip and LipGAN (branch `fully_pythonic`) make it.
+
+    After their `audio.py` and its hyperparameters (Rudrabha/LipGAN `audio.py`, commit 7fdac52): pre-emphasis 0.97, FFT
+    of 800 under a periodic Hann window every 200 samples (80 columns a second), magnitude, 80 mel filters from 55 to
+    7,600 Hz (librosa's default, Slaney), decibels with a floor of -100, less 20, and -100 to 0 dB mapped to -4 to 4
+    and cut there. Column c of the published spectrogram looks at samples 200 c - 400 to 200 c + 399.
+
+    Two things are lipbench's own. A window lies **centred on its frame**, where the published indices lead or lag by
+    frames, and otherwise in training than in inference. And outside the clip there is silence (-4), where librosa
+    mirrors the first and last 400 samples. Everywhere else the columns are the published ones.
+
+    Args:
+        samples: (B, S) mono in [-1, 1], 16,000 a second, zero-padded.
+        length: (B,) valid samples.
+        clip: (M,) int64, the row of `samples` that each window is cut from.
+        frame: (M,) int64, the video frame in its middle; any number, also outside the clip.
+        fps: (B,) frames a second.
+        columns: Of a window: 27 in LipGAN (0.34 s), 16 in Wav2Lip (0.2 s).
+
+    Returns:
+        (M, 80, columns) float32 in [-4, 4].
+    """
+    x = _emphasised(samples.double(), length)  # (B, S)
+    begin = -(_MEL_WINDOW // 2)  # of what column 0 looks at; the Hann window's peak lies at sample 0
+    x = _cut(x, clip, frame, fps, columns, _MEL_HOP, _MEL_WINDOW, begin, 0.0)  # (M, columns, 800)
+    taper = torch.hann_window(_MEL_WINDOW, dtype=x.dtype, device=x.device)
+    magnitude = torch.fft.rfft(x * taper).abs() @ _mel_basis().to(x.device)  # (M, columns, 80)
+    decibels = 20 * magnitude.clamp(min=1e-5).log10() - 20
+    scaled: Tensor = (8 * (decibels + 100) / 100 - 4).clamp(-4, 4)
+    return scaled.float().transpose(1, 2)
+
+
+def cepstrum_windows(samples: Tensor, length: Tensor, clip: Tensor, frame: Tensor, fps: Tensor, columns: int) -> Tensor:
+    """MFCC of the sound around video frames, as LipGAN's master branch makes them.
+
+    After its MATLAB scripts (Rudrabha/LipGAN `matlab/create_mat.m`, commit 7489174), which call Wojcicki's HTK-like
+    `mfcc` (as in Hangz-nju-cuhk/Talking-Face-Generation-DAVS `preprocess/`): 16-bit samples, pre-emphasis 0.97, 25 ms
+    under a symmetric Hamming window every 10 ms, magnitude of an FFT of 512, 40 triangular filters even on the HTK mel
+    scale from 300 to 3,700 Hz, log, DCT-II, 13 cepstra of which the first is dropped, lifter 22. Column c looks at
+    samples 160 c to 160 c + 399.
+
+    As in `mel_windows`, windows are centred on their frames and there is silence outside the clip. Of exact silence,
+    whose logarithm the published code does not catch (it skips such windows), every cepstrum is 0: lipbench's choice.
+
+    Args:
+        samples: See `mel_windows`.
+        length: See `mel_windows`.
+        clip: See `mel_windows`.
+        frame: See `mel_windows`.
+        fps: See `mel_windows`.
+        columns: Of a window: 35 in LipGAN (0.35 s).
+
+    Returns:
+        (M, 12, columns) float32.
+    """
+    x = (samples.double() * _INT16).round().clamp(-_INT16, _INT16 - 1)
+    x = _cut(
+        _emphasised(x, length), clip, frame, fps, columns, _HOP, _WINDOW, 0, (_WINDOW - 1) / 2
+    )  # (M, columns, 400)
+    taper = torch.hamming_window(_WINDOW, periodic=False, dtype=x.dtype, device=x.device)
+    magnitude = torch.fft.rfft(x * taper, _FFT).abs() @ _lipgan_filters().to(x.device)  # (M, columns, 40)
+    logs = _positive(magnitude).log()
+    # What all filters share goes into the dropped cepstrum alone: less that, silence is 0 to the last bit.
+    cepstra = (logs - logs[..., :1]) @ _cosines(_LIPGAN_FILTERS).to(x.device)  # (M, columns, 13)
+    return cepstra[..., 1:].float().transpose(1, 2)
+
+
+def _emphasised(x: Tensor, length: Tensor) -> Tensor:
+    """(B, S) -> (B, S) with pre-emphasis, 0 from `length` on, as if every row had been filtered alone."""
+    x = torch.cat([x[:, :1], x[:, 1:] - _EMPHASIS * x[:, :-1]], dim=1)
+    return x * (torch.arange(x.shape[1], device=x.device) < length[:, None])
+
+
+def _cut(
+    x: Tensor,
+    clip: Tensor,
+    frame: Tensor,
+    fps: Tensor,
+    columns: int,
+    hop: int,
+    size: int,
+    begin: int,
+    middle: float,
+) -> Tensor:
+    """Cut the samples of a window's columns around frames; zeros outside the clip.
+
+    Frame k covers the time from k to k + 1 frames. The columns are those of the whole clip's spectrogram, so a window's
+    middle lies within half a column (6.25 ms at most) of its frame's.
+
+    Args:
+        x: (B, S), 0 after each row's end.
+        clip: (M,) rows.
+        frame: (M,) frames.
+        fps: (B,).
+        columns: Of a window.
+        hop: Samples from a column to the next.
+        size: Samples that a column looks at.
+        begin: First of those of column 0.
+        middle: Sample in the middle of column 0.
+
+    Returns:
+        (M, columns, size).
+    """
+    centre = (frame.double() + 0.5) * RATE / fps.double()[clip] - 0.5  # (M,) sample in the middle of each frame
+    first = ((centre - middle) / hop - (columns - 1) / 2).round().long()  # (M,) first column of each window
+    there = (first * hop + begin)[:, None] + torch.arange((columns - 1) * hop + size, device=x.device)  # (M, samples)
+    inside = (there >= 0) & (there < x.shape[1])
+    return (x[clip[:, None], there.clamp(0, x.shape[1] - 1)] * inside).unfold(1, size, hop)
+
+
+@lru_cache(maxsize=1)
+def _mel_basis() -> Tensor:
+    """(401, 80) float64."""
+    from librosa.filters import mel
+
+    basis = mel(sr=RATE, n_fft=_MEL_WINDOW, n_mels=MELS, fmin=55, fmax=7600)  # (80, 401) float32
+    return torch.from_numpy(basis.T.astype(np.float64))
+
+
+@lru_cache(maxsize=1)
+def _lipgan_filters() -> Tensor:
+    """(257, 40) float64: triangles between corners that are even in mel, evaluated at the bins' frequencies."""
+    low, high = (1127 * np.log(1 + hz / 700) for hz in _LIPGAN_BAND)
+    corners = 700 * np.exp(np.linspace(low, high, _LIPGAN_FILTERS + 2) / 1127) - 700  # Hz
+    left, middle, right = corners[:-2], corners[1:-1], corners[2:]  # (40,) each
+    hz = np.linspace(0, RATE / 2, _FFT // 2 + 1)[:, None]
+    triangles = np.minimum((hz - left) / (middle - left), (right - hz) / (right - middle))
+    return torch.from_numpy(triangles.clip(min=0))
