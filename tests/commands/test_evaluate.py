@@ -108,3 +108,10 @@ def test_help_lists_what_there_is(capsys):
     told = capsys.readouterr().out
     assert "--files.syncnet" in told
     assert "score videos that any other system made" in told
+
+
+def test_every_weights_file_has_an_option():
+    from lipbench.commands import evaluate
+    from lipbench.metrics._observers import MAKE
+
+    assert set(evaluate.WEIGHTS) == {"lpips", *MAKE} - {"landmarks"}

@@ -144,7 +144,7 @@ def test_list_shows_files_in_the_own_format_by_their_cards(told, places):
     assert code == 0
     assert row(out, shipped.stem) == [
         "lipnet-small[rendered]",
-        "lipnet.LipNet, mouth 16x24 wer, cer, word_accuracy",
+        "lipnet.LipNet, mouth 16x24 wer, cer, word_accuracy, per",
         "present 0.0 MB",
         f"{shipped} use: --evaluator.files.transcript FILE",
         "rendered/unseen, seed 0 code and weights: Apache-2.0",

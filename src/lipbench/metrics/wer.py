@@ -9,9 +9,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from lipbench.media import phonemes
 from lipbench.media.alignment import SILENCES
 from lipbench.media.text import SILENCE
-from lipbench.metrics._base import ClipMetric
+from lipbench.metrics._base import ClipMetric, Unavailable
 
 _SILENT: Final = SILENCES | {SILENCE}
 
@@ -172,16 +173,37 @@ class CER(_ErrorRate):
         return text.strip() if self.spaces else "".join(text.split())
 
 
+class SecondWER(WER):
+    """WER by a second reader of another kind.
+
+    A model that learned from a reader may please that one alone: then the two differ.
+    """
+
+    observes = "second_transcript"
+
+
+class SecondCER(CER):
+    """CER by the second reader, see `SecondWER`."""
+
+    observes = "second_transcript"
+
+
 class PER(_ErrorRate):
-    """Phone error rate of phones written with spaces between them.
+    """Phone error rate, of phones written with spaces between them or of words as eSpeak NG speaks them.
 
     Silences (`sil`, `sp`, `|`) are left out of both sides (own choice: a resting mouth is easy to read, and counting
-    them flatters).
+    them flatters). Words have none between them. Phones of a reader's words (`lipbench.media.phonemes`) forgive what
+    sounds nearly alike: "bin" for "been" is one error in three where WER counts a whole word. They are a dictionary's,
+    not those that the speaker said, so that papers' rates against hand-labelled phones (TCD-TIMIT) do not compare.
 
     Args:
         count: See `WER`.
         pooling: See `WER`.
         silences: Count silences as phones.
+        words: Texts are words, to be turned into phones.
+
+    Raises:
+        Unavailable: Words cannot be turned into phones, since eSpeak NG is missing.
     """
 
     name = "per"
@@ -191,12 +213,27 @@ class PER(_ErrorRate):
         count: Literal["errors", "substitutions", "deletions", "insertions"] = "errors",
         pooling: Literal["corpus", "utterance"] = "corpus",
         silences: bool = False,
+        words: bool = False,
     ) -> None:
         super().__init__(count, pooling)
         self.silences = silences
+        self.words = words
+        self._judge: str | None = None
+        if words:
+            try:
+                self._judge = f"eSpeak NG {phonemes.version()} {phonemes.VOICE}"
+            except (ImportError, OSError, RuntimeError) as error:
+                raise Unavailable(f"phones need eSpeak NG ({error}); type: pip install espeakng-loader") from error
+
+    @property
+    def judge(self) -> str | None:
+        """Who turns words into phones."""
+        return self._judge
 
     def tokens(self, text: str) -> list[str]:
         """Phones of a transcription."""
+        if self.words:
+            return phonemes.phones(text)
         return [phone for phone in text.split() if self.silences or phone not in _SILENT]
 
 

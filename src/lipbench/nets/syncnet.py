@@ -334,19 +334,5 @@ def _read_published(path: Path) -> SyncNetV2:
             value = value.transpose(1, 2).flatten(1, 2)
         tensors[f"{_PUBLISHED[prefix]}.{rest}"] = value
     network = SyncNetV2()
-    _fill(network, tensors, path)
+    weights.fill_published(network, tensors, path)
     return network.eval().requires_grad_(False)
-
-
-def _fill(network: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
-    """Load tensors into a network of exactly their names and shapes; BatchNorm's counters may be there or not."""
-    own = {key: value for key, value in network.state_dict().items() if value.is_floating_point()}
-    given = {key: value for key, value in tensors.items() if not key.endswith("num_batches_tracked")}
-    absent, odd = sorted(own.keys() - given.keys()), sorted(given.keys() - own.keys())
-    other = [key for key in own if key in given and given[key].shape != own[key].shape]
-    if absent or odd or other:
-        said = [f"{len(absent)} tensors are missing, such as {absent[0]}"] if absent else []
-        said += [f"{len(odd)} belong to no layer, such as {odd[0]}"] if odd else []
-        said += [f"{k} has shape {tuple(given[k].shape)}, expected {tuple(own[k].shape)}" for k in other[:2]]
-        raise ValueError(f"{path.name} does not fit {type(network).__name__}: {'; '.join(said)}")
-    network.load_state_dict({key: value.float() for key, value in given.items()}, strict=False)

@@ -139,6 +139,29 @@ def read_published(path: Path) -> dict[str, Tensor]:
     return stored
 
 
+def fill_published(network: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Load tensors into a network of exactly their names and shapes; BatchNorm's counters may be there or not.
+
+    Args:
+        network: Of this project, in which they belong.
+        tensors: From `read_published`, under the network's own names.
+        path: Where they were read, for the message.
+
+    Raises:
+        ValueError: Names or shapes differ; the message says which.
+    """
+    own = {key: value for key, value in network.state_dict().items() if value.is_floating_point()}
+    given = {key: value for key, value in tensors.items() if not key.endswith("num_batches_tracked")}
+    absent, odd = sorted(own.keys() - given.keys()), sorted(given.keys() - own.keys())
+    other = [key for key in own if key in given and given[key].shape != own[key].shape]
+    if absent or odd or other:
+        said = [f"{len(absent)} tensors are missing, such as {absent[0]}"] if absent else []
+        said += [f"{len(odd)} belong to no layer, such as {odd[0]}"] if odd else []
+        said += [f"{k} has shape {tuple(given[k].shape)}, expected {tuple(own[k].shape)}" for k in other[:2]]
+        raise ValueError(f"{path.name} does not fit {type(network).__name__}: {'; '.join(said)}")
+    network.load_state_dict({key: value.float() for key, value in given.items()}, strict=False)
+
+
 def read_card(path: str | Path) -> Card:
     """Read what a weights file says of itself.
 

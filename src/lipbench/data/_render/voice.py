@@ -1,8 +1,7 @@
 """Speech with exact times from eSpeak NG, through its C interface.
 
-The library keeps state between sentences that no call resets, so the sound of a sentence would depend on what was said
-before. It is therefore loaded afresh for every sentence and unloaded after it, which takes a few milliseconds and makes
-a sentence depend on nothing but its text and voice.
+Its library is loaded afresh for every sentence, so that the sound depends on nothing but text and voice
+(`lipbench.media.phonemes.espeak`).
 """
 
 import ctypes
@@ -13,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lipbench.data._render.visemes import Phone, plain
+from lipbench.media import phonemes
 
 RATE: Final = 22050
 """Samples a second of eSpeak NG's voices."""
@@ -21,7 +21,7 @@ LEAD: Final = 0.06
 """Seconds of near-silence at the start of a spoken sentence."""
 
 # Constants of espeak-ng's speak_lib.h
-_SYNCHRONOUS, _PHONEME_EVENTS, _IPA, _DONT_EXIT = 2, 0x0001, 0x0002, 0x8000
+_PHONEME_EVENTS, _IPA = 0x0001, 0x0002  # flags of espeak_Initialize
 _WORD, _END, _PHONEME = 1, 0, 7  # types of event
 _SPEED, _PITCH, _RANGE = 1, 3, 4  # parameters
 _UTF8, _PHONEMES = 0x1, 0x100  # flags of espeak_Synth: encoding, [[...]] holds phoneme mnemonics
@@ -75,10 +75,6 @@ _Callback = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctype
 
 def _synthesise(text: str, voice: Voice) -> tuple[npt.NDArray[np.int16], list[tuple[int, int, str]]]:
     """Samples, and the events (type, sample, label) of words and phones."""
-    import _ctypes
-
-    import espeakng_loader
-
     chunks: list[npt.NDArray[np.int16]] = []
     events: list[tuple[int, int, str]] = []
 
@@ -94,22 +90,12 @@ def _synthesise(text: str, voice: Voice) -> tuple[npt.NDArray[np.int16], list[tu
         return 0
 
     callback = _Callback(receive)
-    library = ctypes.CDLL(espeakng_loader.get_library_path())
-    try:
-        options = _PHONEME_EVENTS | _IPA | _DONT_EXIT
-        if library.espeak_Initialize(_SYNCHRONOUS, 0, espeakng_loader.get_data_path().encode(), options) != RATE:
-            raise RuntimeError(f"eSpeak NG did not start with its data in {espeakng_loader.get_data_path()}")
+    with phonemes.espeak(voice.name, _PHONEME_EVENTS | _IPA) as library:
         library.espeak_SetSynthCallback(callback)
-        if library.espeak_SetVoiceByName(voice.name.encode()) != 0:
-            raise ValueError(f"eSpeak NG has no voice {voice.name!r}")
         for parameter, value in ((_SPEED, voice.speed), (_PITCH, voice.pitch), (_RANGE, voice.pitch_range)):
             library.espeak_SetParameter(parameter, value, 0)
         data = text.encode()
         library.espeak_Synth(data, len(data) + 1, 0, 1, 0, _UTF8 | _PHONEMES, None, None)
-        library.espeak_Terminate()
-    finally:
-        unload = getattr(_ctypes, "dlclose", None) or getattr(_ctypes, "FreeLibrary")  # noqa: B009 (of Windows only)
-        unload(library._handle)
     return np.concatenate(chunks), events
 
 
