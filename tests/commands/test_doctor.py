@@ -4,6 +4,7 @@ import pytest
 
 from lipbench import cli
 from lipbench.commands import doctor
+from lipbench.evaluation import selfcheck
 
 
 def test_a_working_machine(here, capsys):
@@ -50,3 +51,37 @@ def test_every_error_becomes_a_remedy(capsys, error, remedy):
 
     assert doctor._report({"thing": broken}) == ["thing"]
     assert f"-> {remedy}" in capsys.readouterr().out
+
+
+def result(state):
+    return selfcheck.Check("noise lowers PSNR", state, "mouth/psnr 100 > 40")
+
+
+def test_the_metrics_are_checked_instead(capsys, monkeypatch, tmp_path):
+    weights = tmp_path / "judge.safetensors"
+    weights.touch()
+    given = []
+    monkeypatch.setattr(selfcheck, "clips", lambda: "clips")
+    monkeypatch.setattr(selfcheck, "run", lambda batch, files: given.append((batch, files)) or [result("ok")])
+    assert cli.main(["doctor", "--metrics", "--files.syncnet", str(weights)]) == 0
+    ((batch, files),) = given
+    assert batch == "clips"
+    assert files["syncnet"] == str(weights)
+    assert "lipnet-small" in files["transcript"]  # comes with lipbench
+    assert capsys.readouterr().out == "ok       noise lowers PSNR: mouth/psnr 100 > 40\n"
+
+
+def test_a_failed_check_of_the_metrics_ends_with_2(capsys, monkeypatch):
+    monkeypatch.setattr(selfcheck, "clips", lambda: "clips")
+    monkeypatch.setattr(selfcheck, "run", lambda batch, files: [result("ok"), result("skipped"), result("FAILED")])
+    assert cli.main(["doctor", "--metrics"]) == 2
+    told = capsys.readouterr()
+    assert "FAILED   noise lowers PSNR" in told.out
+    assert "1 of 3 checks of the metrics failed: noise lowers PSNR" in told.err
+
+
+def test_weights_must_be_there_and_be_of_use(capsys, tmp_path):
+    assert cli.main(["doctor", "--metrics", "--files.transcript", str(tmp_path / "absent")]) == 1
+    assert "--files.transcript: no such file" in capsys.readouterr().err
+    assert cli.main(["doctor", "--files.transcript", str(tmp_path)]) == 2
+    assert "goes with --metrics" in capsys.readouterr().err

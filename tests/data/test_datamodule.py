@@ -107,6 +107,10 @@ def test_scoring_batch(rendered_store: Path) -> None:
             assert foreign["durations"][row].sum() == total
             assert (foreign["durations"][row] >= 0).all()
             assert foreign["audio_len"][row] == batch["audio_len"][row]
+            assert foreign["sound_len"][row] == batch["sound_len"][row]
+            heard = store[other].audio(16000)[: int(batch["sound_len"][row])]
+            assert foreign["sound"][row, : len(heard)].numpy() == pytest.approx(heard)
+            assert not foreign["sound"][row, len(heard) :].any()
     assert set(batches(module, module.predict_dataloader())[0]) & {"face", "landmarks", "foreign"} == set()
 
 
@@ -224,7 +228,7 @@ def test_errors_say_what_to_type(rendered_store: Path, grid_store: Path, home: P
     unseen = Grid(store=str(grid_store), protocol="grid/unseen")
     with pytest.raises(ValueError, match=r"none of its 27,\d\d\d train clips is in the store .* \(6 clips\)"):
         unseen.setup("fit")
-    with pytest.raises(ValueError, match="has no protocol 'grid/seen'; it has rendered/seen, rendered/unseen, rendered/judges"):
+    with pytest.raises(ValueError, match="has no protocol 'grid/seen'; it has rendered/seen, rendered/unseen, "):
         Rendered(protocol="grid/seen")
     with pytest.raises(ValueError, match="limit_test is 0"):
         Rendered(limit_test=0)

@@ -79,6 +79,7 @@ class Clips(Dataset):
             "video": video,
             "video_len": FRAMES,
             "n_frames": FRAMES,
+            "fps": 25.0,
             "identity": video[:1],
             "tokens": tokens,
             "speech": torch.tensor([1, FRAMES]),

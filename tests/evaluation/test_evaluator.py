@@ -7,6 +7,7 @@ import subprocess
 import sys
 from importlib import metadata
 from pathlib import Path
+from typing import ClassVar
 
 import fake_run
 import numpy as np
@@ -18,6 +19,7 @@ from lipbench.evaluation import calibration, record
 from lipbench.metrics import _bank, _observers
 from lipbench.metrics.fid import FID
 from lipbench.metrics.psnr import psnr
+from lipbench.types import ClipSpec
 
 
 @pytest.fixture(scope="module")
@@ -30,14 +32,18 @@ def tested(tmp_path_factory):
 def test_rows_and_files(tested):
     evaluator, out = tested
     assert [r.control or r.name for r in evaluator.records] == [
-        "blinker", "wrong-text", "ground-truth", "resized-truth", "frozen-frame", "mean-mouth"
+        "blinker", "wrong-text", "ground-truth", "reencoded-truth", "resized-truth", "frozen-frame", "mean-mouth"
     ]  # fmt: skip
+    assert evaluator.left_out == {  # no SyncNet and no reader
+        "shuffled-audio": "no column that looks at the sound can be computed here",
+        "shuffled-text": "no column that looks at the text can be computed here",
+    }
     files = {path.relative_to(out).as_posix() for path in out.rglob("*.json")}
     key = evaluator.records[2].comparable
     assert files == {
         "fake/seen/blinker/one.json",
         "fake/seen/blinker/one.wrong-text.json",
-        *(f"fake/seen/{name}/mouth-20x40-{key}.json" for name in calibration.ROWS),
+        *(f"fake/seen/{name}/mouth-20x40-{key}.json" for name in calibration.ROWS if name not in evaluator.left_out),
     }
     assert {r.comparable for r in evaluator.records} == {key}
     for entry in evaluator.records:
@@ -67,6 +73,8 @@ def test_calibration_and_controls_are_ordered_as_they_must_be(tested):
     assert rows["ground-truth"]["native/psnr"].value == 100
     assert rows["ground-truth"]["lmd"].value == 0
     assert rows["ground-truth"]["opening_corr"].value == pytest.approx(1)
+    assert 25 < rows["reencoded-truth"]["mouth/psnr"].value < 60
+    assert 0 < rows["reencoded-truth"]["lmd"].value < rows["mean-mouth"]["lmd"].value
     for better, worse in (("blinker", "wrong-text"), ("blinker", "frozen-frame"), ("resized-truth", "mean-mouth")):
         assert rows[better]["mouth/psnr"].value > rows[worse]["mouth/psnr"].value
         assert rows[better]["lmd"].value < rows[worse]["lmd"].value
@@ -139,8 +147,141 @@ def test_two_processes_give_the_scores_of_one(tested, tmp_path):
     assert len(other.paired) == len(tested[0].records[-1].paired)
 
 
-def test_packed_store(tmp_path):
-    evaluator = fake_run.run(tmp_path, tmp_path / "cache", data=fake_run.Data(packed=True))
+class Talker(fake_run.Blinker):
+    """The lower half is as bright as the sound is loud."""
+
+    needs = frozenset({"identity", "audio", "n_frames"})
+    calls: ClassVar[list[torch.Tensor]] = []
+
+    @property
+    def clip(self):
+        return ClipSpec({"video": fake_run.VIEW}, audio_rate=16000, keys=frozenset({"identity", "audio"}))
+
+    def generate(self, batch, timing):
+        assert batch.keys() == self.needs
+        self.calls.append(batch["audio"])
+        loud = batch["audio"].reshape(len(batch["audio"]), fake_run.FRAMES, 640).mean(2)  # (B, T)
+        video = batch["identity"][:, :1].repeat(1, fake_run.FRAMES, 1, 1, 1)
+        video[..., 10:, :] = (video[..., 10:, :] + loud[..., None, None, None]).clamp(0, 1)
+        return {"video": video, "video_len": batch["n_frames"]}
+
+
+class Sounds(torch.utils.data.Dataset):
+    """The same clips, loud where they are bright; all say the same, and others something else."""
+
+    def __init__(self, packed=False):
+        self.clips = fake_run.Clips(packed)
+
+    def __len__(self):
+        return len(self.clips)
+
+    def __getitem__(self, k):
+        clip = self.clips[k]
+        for part in (clip, clip["foreign"]):
+            part["tokens"][0] = 0  # the ear measures brightness from the first frame on
+            sound = part["tokens"].repeat_interleave(640) / 100
+            part |= {"audio": sound, "sound": sound, "sound_len": len(sound)}
+        clip["text"], clip["foreign"]["text"] = "bin blue", "set red now"
+        return clip
+
+
+class Heard(fake_run.Data):
+    """Clips with sound."""
+
+    def test_dataloader(self):
+        return torch.utils.data.DataLoader(Sounds(self.packed), batch_size=2)
+
+
+class Ear:
+    """A SyncNet that compares the brightness of the mouth with the loudness."""
+
+    judge = "ear"
+    needs = frozenset({"face", "sound", "sound_len", "fps"})
+
+    def observe(self, clip):
+        bright = clip.pictures(fake_run.VIEW)[:, :, 11:].mean((1, 2, 3))
+        loud = clip.sound.reshape(fake_run.FRAMES, 640).mean(1)
+        level = torch.stack([bright - bright[0], loud], 1)  # (T, 2)
+        return torch.stack([level, torch.ones_like(level)], 2)  # the ones keep away from the zeros of padding
+
+
+class Reader:
+    """A lip reader that always reads the same."""
+
+    judge = "reader"
+    needs = frozenset({"face"})
+
+    def observe(self, clip):
+        return "bin blue"
+
+
+@pytest.fixture
+def judges(monkeypatch):
+    monkeypatch.setitem(_bank.MAKE, "syncnet", lambda files, cache: Ear())
+    monkeypatch.setitem(_bank.MAKE, "transcript", lambda files, cache: Reader())
+
+
+def test_a_model_driven_by_sound(tmp_path, judges):
+    Talker.calls.clear()
+    names = ["native/psnr", "lse_d", "av_offset", "wer"]
+    evaluator = fake_run.run(tmp_path, tmp_path, model=Talker(), data=Heard(), metrics=names)
+    assert [r.control or r.name for r in evaluator.records] == [
+        "talker", "wrong-audio", "cross-audio", "silent-audio", *calibration.ROWS
+    ]  # fmt: skip
+    assert len(Talker.calls) == 3 * 3  # batches by what drives: the video of wrong-audio serves cross-audio too
+    assert [not sound.any() for sound in Talker.calls] == [False, False, True] * 3
+    rows = {r.control or r.name: r.scores for r in evaluator.records}
+
+    def column(name):
+        return {row: scores[name].value for row, scores in rows.items() if scores[name].value is not None}
+
+    psnr_of, lse_d, errors = column("native/psnr"), column("lse_d"), column("wer")
+    assert psnr_of["talker"] > psnr_of["wrong-audio"] + 10
+    assert psnr_of["talker"] > psnr_of["silent-audio"] + 10
+    for in_sync in ("talker", "ground-truth", "cross-audio"):
+        for other in ("wrong-audio", "silent-audio", "shuffled-audio"):
+            assert lse_d[in_sync] < lse_d[other] / 2
+    assert (errors["ground-truth"], errors["shuffled-text"]) == (0, 1)
+    filled = {row: {name for name, s in rows[row].items() if s.value is not None} for row in rows}
+    assert filled["cross-audio"] == filled["shuffled-audio"] == {"lse_d", "av_offset"}
+    assert filled["shuffled-text"] == {"wer"}
+    assert rows["shuffled-audio"]["native/psnr"].reason == "as in ground-truth: only the sound is another clip's"
+    assert rows["shuffled-text"]["lse_d"].reason == "as in ground-truth: only the text is another clip's"
+    assert rows["cross-audio"]["wer"].reason == "as in wrong-audio: only the sound beside the video differs"
+    assert all(rows[row][name].n == 5 for row in rows for name in filled[row])
+    against = {(pair.metric, pair.against) for pair in evaluator.records[0].paired}
+    assert {row for _, row in against} == {"frozen-frame", "wrong-audio"}
+
+
+def test_calibration_rows_do_not_depend_on_the_model(tmp_path, judges):
+    names = ["native/psnr", "sync", "wer"]
+    first, second = (
+        fake_run.run(tmp_path / str(k), tmp_path, model=model, data=Heard(), metrics=names)
+        for k, model in enumerate((Talker(), fake_run.Blinker()))
+    )
+    own, other = ({r.stem: r.scores for r in e.records if r.kind == "calibration"} for e in (first, second))
+    assert len(own) == len(calibration.ROWS)
+    assert own == other
+
+
+def test_without_pyav_the_other_rows_are_scored(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "av", None)  # importing it raises
+    evaluator = fake_run.run(tmp_path, tmp_path, metrics=["native/psnr"], controls=False)
+    assert "reencoded-truth" not in {r.name for r in evaluator.records}
+    assert "ground-truth" in {r.name for r in evaluator.records}
+    assert "reencoded-truth: left out, H.264 needs PyAV" in capsys.readouterr().out
+
+
+def test_rows_that_need_another_clip_say_if_the_batch_has_none(tmp_path, judges):
+    with pytest.raises(ValueError, match=r"no other clip's sound; add --evaluator\.calibration false"):
+        fake_run.run(tmp_path, tmp_path, metrics=["sync"], controls=False)
+
+
+def test_packed_store(tmp_path, judges):
+    evaluator = fake_run.run(tmp_path, tmp_path / "cache", data=Heard(packed=True), model=Talker())
+    assert evaluator.left_out["reencoded-truth"] == "a packed store holds no whole pictures"
+    assert not {"shuffled-audio", "shuffled-text"} & {r.name for r in evaluator.records}
+    assert {r.control for r in evaluator.records} == {None, "wrong-audio", "silent-audio"}
     scores = evaluator.records[0].scores
     assert scores["native/psnr"].n == 5
     assert scores["mouth/psnr"].value is None

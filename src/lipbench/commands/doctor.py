@@ -8,7 +8,7 @@ from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 
-from lipbench.commands import _names
+from lipbench.commands import _names, evaluate
 from lipbench.commands._names import UsageError
 
 GROUP = "Start here"
@@ -21,17 +21,32 @@ _REINSTALL = "pip install --force-reinstall {}"
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Options of `lipbench doctor`."""
     parser.add_argument("--data", choices=tuple(_names.files("data")), help="look closer at the store of this corpus")
+    parser.add_argument(
+        "--metrics", action="store_true", help="check instead that the metrics order rendered clips as they must"
+    )
+    for name in evaluate.WEIGHTS:
+        options = f"--files.{name}", f"--evaluator.files.{name}"  # as `evaluate` and `test` spell it
+        parser.add_argument(*options, dest=name, type=Path, metavar="FILE", help=f"with --metrics: weights of {name}")
 
 
-def run(data: str | None = None) -> None:
+def run(data: str | None = None, metrics: bool = False, **weights: Path | None) -> None:
     """Print one line a check: ok or MISSING, and what to type.
 
     Args:
         data: Corpus whose store is opened and counted.
+        metrics: Check the metrics instead (`lipbench.evaluation.selfcheck`): ok, FAILED or skipped.
+        **weights: Files that metrics need.
 
     Raises:
-        UsageError: Something is missing that every command needs.
+        UsageError: Something is missing that every command needs, or a check of the metrics failed.
+        FileNotFoundError: A file of weights is not there.
     """
+    files = {name: path for name, path in weights.items() if path is not None}
+    if metrics:
+        _check_metrics(files)
+        return
+    if files:
+        raise UsageError(f"--files.{next(iter(files))} goes with --metrics")
     needed: dict[str, Callable[[], Finding]] = {
         "python": _python,
         "torch": _torch,
@@ -51,6 +66,32 @@ def run(data: str | None = None) -> None:
     _report(optional)
     if lacking:
         raise UsageError(f"every command needs: {', '.join(lacking)}")
+
+
+def _check_metrics(files: dict[str, Path]) -> None:
+    """Print what became of each check of the metrics.
+
+    Args:
+        files: Weights that metrics need; what comes with lipbench judges the rest.
+
+    Raises:
+        UsageError: One failed.
+        FileNotFoundError: A file is not there.
+    """
+    for name, path in files.items():
+        if not path.expanduser().is_file():
+            raise FileNotFoundError(f"--files.{name}: no such file: {path}")
+
+    from lipbench.evaluation import selfcheck
+    from lipbench.metrics import _shipped
+
+    judges = _shipped.judges("rendered/seen") | {name: str(path) for name, path in files.items()}
+    found = selfcheck.run(selfcheck.clips(), judges)
+    for check in found:
+        print(f"{check.state:8} {check.name}: {check.detail}")
+    failed = [check.name for check in found if check.state == "FAILED"]
+    if failed:
+        raise UsageError(f"{len(failed)} of {len(found)} checks of the metrics failed: {'; '.join(failed)}")
 
 
 def _report(checks: dict[str, Callable[[], Finding]]) -> list[str]:

@@ -128,11 +128,13 @@ class ClipDataset(Dataset[dict[str, Any]]):
             **_tokens(other),
             "durations": torch.from_numpy(np.diff(ends, prepend=0)),
         }
-        if self.spec.audio_rate is not None:
-            sound = torch.zeros(item["audio_len"])
-            heard = torch.from_numpy(other.audio(self.spec.audio_rate))[: len(sound)]
-            sound[: len(heard)] = heard
-            foreign |= {"audio": sound, "audio_len": len(sound)}
+        judged_rate = _JUDGED_RATE if "sound" in self.keys else None
+        for name, rate in (("audio", self.spec.audio_rate), ("sound", judged_rate)):
+            if rate is not None:
+                sound = torch.zeros(item[f"{name}_len"])
+                heard = torch.from_numpy(other.audio(rate))[: len(sound)]
+                sound[: len(heard)] = heard
+                foreign |= {name: sound, f"{name}_len": len(sound)}
         return foreign
 
 

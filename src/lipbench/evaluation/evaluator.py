@@ -14,15 +14,13 @@ from torch import Tensor
 
 from lipbench.evaluation import _present, calibration, record
 from lipbench.evaluation.record import Paired, Record
+from lipbench.metrics import _shipped
 from lipbench.metrics._bank import Bank, Row
 from lipbench.metrics._base import PerClip, merge
 from lipbench.models._base import GenerativeModel
 from lipbench.types import ClipBatch, Generated, Timing
 
 _MODEL = "model"
-_CONTROLS = {"tokens": "wrong-text", "audio": "wrong-audio"}
-"""Batch key that drives a model -> control row in which it comes from another clip of the same speaker."""
-_AGAINST = ("frozen-frame", *_CONTROLS.values())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,22 +37,24 @@ class Evaluator(Callback):
 
     Models that make no video, such as lip readers, are left to what they log themselves.
 
-    The same pass scores the calibration rows and, for models driven by words or sound, a control row: the same model
-    driven by another clip's words or sound, scored against the right clip. A model that does not listen scores the same
-    there.
+    The same pass scores the calibration rows and, for models driven by words or sound, control rows: the same model
+    driven by another clip's words or sound, or by silence. A model that does not listen scores the same there. What
+    the rows are stands in `lipbench.evaluation.calibration`.
 
     Args:
         out: Results folder; records go to `<out>/<protocol>/<model>/<run>.json`.
         name: Name of the run; default: date and time.
         timing: Who decides how long each token lasts: "given" (the truth), "length" (the truth's total length) or
             "free" (the model); default: the first of these that the model supports.
-        metrics: Columns or groups (quality, landmarks, sync, reading, dtw, distribution, legacy); default: those
-            marked in docs/metrics.md.
+        metrics: Columns or groups (quality, landmarks, sync, reading, identity, dtw, distribution, legacy); default:
+            those marked in docs/metrics.md.
         controls: Score the control rows.
         calibration: Score the calibration rows.
         observations: Folder that keeps the landmarks of reference videos; default: `cache/observations` in lipbench's
             home.
-        files: Weights that metrics need: lpips (AlexNet), transcript (a lip reader), syncnet, inception -> path.
+        files: Weights that metrics need -> path: lpips (AlexNet), transcript and second_transcript (lip readers),
+            syncnet, inception, identity (ArcFace), i3d. Readers and SyncNets that come with lipbench judge their own
+            protocols unless others are named here.
     """
 
     def __init__(
@@ -81,6 +81,8 @@ class Evaluator(Callback):
         """After a test, on the first process: the model's record first, then its controls and the calibrations."""
         self.path: Path | None = None
         """Where the model's record was written."""
+        self.left_out: dict[str, str] = {}
+        """Calibration rows that could not be made -> why."""
         self._trained: dict[str, Any] = {}
         self._clips: dict[int, tuple[str, str]] = {}
 
@@ -97,7 +99,8 @@ class Evaluator(Callback):
                 known = ", ".join(sorted(pl_module.timings))
                 raise ValueError(f"{type(pl_module).__name__} has no timing {self.timing!r}; it has {known}")
             pl_module.timing = self.timing
-        self._bank = Bank(self.metrics, self.files, self._cache())
+        judges = _shipped.judges(trainer.datamodule.protocol.name)  # type: ignore[attr-defined]
+        self._bank = Bank(self.metrics, {**judges, **(self.files or {})}, self._cache())
 
     def _cache(self) -> Path:
         if self.observations:
@@ -118,14 +121,17 @@ class Evaluator(Callback):
         if not isinstance(pl_module, GenerativeModel):
             return
         model = pl_module
-        names = [_MODEL]
-        if self.controls:
-            names += [control for key, control in _CONTROLS.items() if key in model.needs][:1]
+        data = trainer.datamodule  # type: ignore[attr-defined]
+        packed = data.store_info["packed"] is not None
         self._view = model.clip.frames["video"]
+        self._driven = calibration.controls(model.needs) if self.controls else ()
+        self._checks: list[str] = []
         if self.calibration:
-            names += calibration.ROWS
-            self._mean: Tensor = trainer.datamodule.mean_view(self._view)  # type: ignore[attr-defined]
-        self._rows = {name: self._bank.row(model.device) for name in names}
+            self.left_out = calibration.left_out(self._bank, packed)
+            self._checks = [name for name in calibration.ROWS if name not in self.left_out]
+            self._mean: Tensor = data.mean_view(self._view)
+        others = calibration.rows(self._bank, model.device, packed, self._driven, self._checks)
+        self._rows = {_MODEL: self._bank.row(model.device), **others}
         self._clips = {}
 
     def on_test_batch_end(  # type: ignore[override]  # Lightning's signature has a wider type for outputs
@@ -144,17 +150,17 @@ class Evaluator(Callback):
         with torch.inference_mode():
             scene = self._bank.scene(batch, self._view)
             self._rows[_MODEL].update(scene.take(outputs["video"], outputs.get("video_len")), scene)
-            for control in self._rows.keys() & set(_CONTROLS.values()):
-                if "foreign" not in batch:
-                    raise ValueError(
-                        f"the batch holds no other clip's words for the row {control!r}; add --evaluator.controls false"
-                    )
+            for control in self._driven:
                 with trainer.precision_plugin.test_step_context():
-                    made = model.drive(cast(ClipBatch, {**batch, **batch["foreign"]}), model.timing)
-                self._rows[control].update(scene.take(made["video"], made.get("video_len")), scene)
-            if self.calibration:
-                for name, take in calibration.takes(scene, self._mean):
-                    self._rows[name].update(take, scene)
+                    made = model.drive(cast(ClipBatch, {**batch, **control.drive(batch)}), model.timing)
+                video, length = made["video"], made.get("video_len")
+                self._rows[control.name].update(scene.take(video, length), scene)
+                if control.beside in self._rows:
+                    other = calibration.beside(self._bank, scene, "sound")
+                    self._rows[control.beside].update(other.take(video, length), scene)
+            if self._checks:
+                for name, take, target in calibration.takes(self._bank, scene, self._mean, self._checks):
+                    self._rows[name].update(take, target)
         for index, clip_id, speaker in zip(batch["index"].tolist(), batch["clip_id"], batch["speaker"], strict=True):
             self._clips[index] = clip_id, speaker
 
@@ -252,7 +258,7 @@ class Evaluator(Callback):
                 found.append(
                     Record(kind="model", run=run, control=None, scores=summary, paired=paired, **about, **shared)
                 )
-            elif row in _CONTROLS.values():
+            elif row not in calibration.ROWS:
                 found.append(Record(kind="control", run=run, control=row, scores=summary, **about, **shared))
             else:
                 about_row: dict[str, Any] = {
@@ -294,6 +300,8 @@ class Evaluator(Callback):
         for name, score in first.scores.items():
             if score.reason:
                 console.print(f"{name}: {score.reason}", style="dim", markup=False)
+        for name, reason in self.left_out.items():
+            console.print(f"{name}: left out, {reason}", style="dim", markup=False)
         console.print(f"record: {self.path}", markup=False)
 
 
@@ -305,7 +313,7 @@ def _paired(scores: Mapping[str, Mapping[str, PerClip]], speakers: Mapping[int, 
     """The model against every row of the same test that a working model must beat."""
     found = [
         record.pair(name, own, scores[against][name], against, speakers)
-        for against in _AGAINST
+        for against in calibration.AGAINST
         if against in scores
         for name, own in scores[_MODEL].items()
     ]

@@ -24,6 +24,7 @@ from lipbench.evaluation.pairing import Job, Key, named
 from lipbench.evaluation.record import Record
 from lipbench.evaluation.videos import Truth
 from lipbench.media import geometry
+from lipbench.metrics import _shipped
 from lipbench.metrics._bank import Bank, Entry, Take
 from lipbench.metrics._base import ClipMetric
 from lipbench.types import ClipBatch, Timing, View
@@ -208,7 +209,8 @@ def evaluate(
         fps: Frames a second of folders of pictures; generated ones have their reference's by default.
         landmarks: "dlib" or "face-alignment", to find faces.
         metrics: Names or groups; default: see `lipbench.metrics._bank.select`.
-        files: Weights: metric or observer -> path.
+        files: Weights: metric or observer -> path. What comes with lipbench judges its own protocols unless others
+            are named here.
         calibration: Score the ground truth and a frozen first frame beside the videos.
         workers: Processes that read; scripts then need `if __name__ == "__main__":`.
         progress: Show a bar.
@@ -237,7 +239,9 @@ def evaluate(
     if store is None and fps is None and any(Path(job.reference).is_dir() for job in jobs):
         raise ValueError("references that are folders of pictures have no frame rate; add it, such as --fps 25")
     crop = None if view is None else _crop(view, jobs, fps)
-    run = _Run(Bank(metrics, files, _store.home() / "cache" / "observations"), crop or videos.FACE, calibration)
+    judges = _shipped.judges(protocol) if protocol else {}
+    bank = Bank(metrics, {**judges, **(files or {})}, _store.home() / "cache" / "observations")
+    run = _Run(bank, crop or videos.FACE, calibration)
     own_sound = store is None and audio is None
     given = _Given(store, crop, fps, landmarks, audio is not None, text is not None, own_sound)
     for index, item in enumerate(_read(_Jobs(jobs, given), workers, progress)):

@@ -220,6 +220,8 @@ def read_sound(path: Path | None, start: float | None = None) -> Tensor:
             raise ValueError(f"{path.name} has {'several sound files' if files else 'no sound'}")
         path, start = files[0], None
     samples, _ = audio.read_audio(path, RATE, start=start)
+    if not np.isfinite(samples).all():
+        raise ValueError(f"the sound of {path.name} holds values that are not finite")
     if len(samples) == 0 or np.abs(samples).max() < _SILENT:
         raise ValueError(f"the sound of {path.name} is silent throughout")
     return torch.from_numpy(samples)
