@@ -2,7 +2,6 @@
 
 import hashlib
 import os
-import tempfile
 from collections.abc import Callable, Mapping
 from importlib import metadata
 from pathlib import Path
@@ -112,10 +111,10 @@ class Landmarks:
             return torch.from_numpy(np.load(path))
         points = self._points(pictures, boxes)
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, aside = tempfile.mkstemp(dir=path.parent, suffix=".tmp")  # other processes may write the same clip
-        with os.fdopen(handle, "wb") as stream:
+        aside = path.with_name(f"{path.name}.{os.getpid()}.tmp")  # other processes may write the same clip
+        with aside.open("wb") as stream:
             np.save(stream, points)
-        Path(aside).replace(path)
+        aside.replace(path)
         return torch.from_numpy(points)
 
     def _points(self, pictures: npt.NDArray[np.uint8], boxes: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:

@@ -9,7 +9,6 @@ import importlib
 import json
 import os
 import pickle
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -111,13 +110,12 @@ def save(
             raise ValueError(f"{key} of {name} is not finite in half precision; such weights are not worth keeping")
         tensors[key] = stored
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, aside = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
-    os.close(handle)
+    aside = path.with_name(f"{path.name}.{os.getpid()}.tmp")  # with the permissions of any new file, unlike tempfile's
     try:
         save_file(tensors, aside, {_KEY: text})
-        Path(aside).replace(path)
+        aside.replace(path)
     finally:
-        Path(aside).unlink(missing_ok=True)
+        aside.unlink(missing_ok=True)
     return read_card(path)
 
 
