@@ -1,0 +1,71 @@
+"""The judges that come with lipbench: whole, small, named by their hashes, and able to judge."""
+
+import hashlib
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from lipbench.data import _protocol
+from lipbench.evaluation import selfcheck
+from lipbench.metrics import _bank, _shipped
+from lipbench.nets import weights
+
+FILES = sorted(_shipped.FOLDER.glob("*.safetensors"))
+NAMES = {
+    "lipresnet-small[rendered]",
+    "syncnet-small[rendered]",
+    "lipresnet-small[grid-s1]",
+    "syncnet-small[grid-s1]",
+}
+
+
+def test_every_file_judges_and_every_judge_is_there():
+    assert {path.stem for path in FILES} == NAMES
+    named = {file for name in _protocol._PROTOCOLS for file in _shipped.judges(name).values()}
+    assert named == {str(path) for path in FILES}
+    assert set(_shipped.judges("rendered/seen")) == set(_shipped.judges("grid/s1")) == {"transcript", "syncnet"}
+    for other in ("grid/seen", "grid/unseen"):  # they hold speakers, or clips of s1, that the judges do not know
+        assert _shipped.judges(other) == {}
+
+
+def test_hashes_are_those_beside_the_files():
+    lines = [line.split("  ") for line in (_shipped.FOLDER / "SHA256SUMS").read_text().splitlines()]
+    assert {name: digest for digest, name in lines} == {
+        path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in FILES
+    }
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_small_and_trained_on_what_they_may_have_seen(path: Path):
+    net, card = weights.load(path, nn.Module)
+    assert sum(parameter.numel() for parameter in net.parameters()) <= 2_000_000
+    assert path.stat().st_size < 5_000_000
+    corpus = path.stem.partition("[")[2].rstrip("]")
+    assert card.trained_on.startswith({"rendered": "rendered/judges, ", "grid-s1": "grid/s1, "}[corpus])
+    assert path.stem in (_shipped.FOLDER / "README.md").read_text("utf-8")
+
+
+@pytest.fixture(scope="module")
+def scores():
+    """Scores of the truth and of the frozen first frame, of two clips of a speaker whom no judge has seen."""
+    bank = _bank.Bank(["sync", "cer"], _shipped.judges("rendered/unseen"))
+    scene = bank.scene(selfcheck.clips(), _bank.MOUTH)
+    truth, frozen = bank.row(), bank.row()
+    with torch.inference_mode():
+        truth.update(scene.reference, scene)
+        frozen.update(scene.take(scene.reference.native[:, :1].expand_as(scene.reference.native)), scene)
+    return [{name: clips.value.mean() for name, clips in row.local().items()} for row in (truth, frozen)]
+
+
+def test_the_reader_reads_a_stranger(scores):
+    truth, frozen = scores
+    assert truth["cer"] < 0.3 < 0.6 < frozen["cer"]
+
+
+def test_the_syncnet_hears_a_stranger(scores):
+    truth, frozen = scores
+    assert truth["av_offset"] == 0
+    assert truth["lse_c"] > 2 * frozen["lse_c"]
+    assert truth["lse_d"] < frozen["lse_d"]
