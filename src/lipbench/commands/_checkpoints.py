@@ -27,7 +27,7 @@ class Last(Checkpoint):
         minutes: Longest time between two writes.
     """
 
-    def __init__(self, minutes: float = 10.0) -> None:
+    def __init__(self, minutes: float = 2.0) -> None:
         self.minutes = minutes
         self.last_model_path = ""
         """Where it was written last; empty before that."""

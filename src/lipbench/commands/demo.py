@@ -53,7 +53,8 @@ def run(everything: bool = False, folder: Path | None = None) -> None:
     for name in chosen:
         about = recipes[name].read_text(encoding="utf-8").partition("\n")[0].lstrip("# ")
         print(f"  2. train and score {name}: {about}")
-    print("  3. rank, and write a strip and a video\nStopped with Ctrl-C, the same command goes on where it was.\n")
+    print("  3. rank, and write a strip and a video")
+    print("Stopped, the same command goes on from the last checkpoint, which is at most two minutes old.\n")
 
     store = folder / "store"
     _timed(
