@@ -21,8 +21,7 @@ import torch
 from torch import Tensor
 
 from lipbench.media import geometry, video
-from lipbench.metrics._bank import Bank, Row, Scene, Take
-from lipbench.metrics._base import ClipMetric
+from lipbench.metrics._bank import Bank, Row, Scene, Take, wants
 from lipbench.types import ClipBatch
 
 CRF: Final = 23
@@ -114,14 +113,10 @@ def looking_at(bank: Bank, key: str, packed: bool) -> set[str]:
     """Columns that can be computed and whose score depends on a batch key, such as "sound" or "text"."""
     found = set()
     for entry in bank.entries:
-        if entry.name in bank.reasons:
-            continue
-        metric = entry.metric
-        wants = set(bank.observers[metric.observes].needs) if metric.observes else set()
-        if issubclass(metric, ClipMetric):
-            wants |= {*metric.needs, *filter(None, [metric.against])}
-        if key in wants and not (packed and "face" in wants):
-            found.add(entry.name)
+        if entry.name not in bank.reasons:
+            keys = wants(entry, bank.observers)
+            if key in keys and not (packed and "face" in keys):
+                found.add(entry.name)
     return found
 
 

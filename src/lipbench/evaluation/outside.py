@@ -25,8 +25,7 @@ from lipbench.evaluation.record import Record
 from lipbench.evaluation.videos import Truth
 from lipbench.media import geometry
 from lipbench.metrics import _shipped
-from lipbench.metrics._bank import Bank, Entry, Take
-from lipbench.metrics._base import ClipMetric
+from lipbench.metrics._bank import Bank, Entry, Take, wants
 from lipbench.types import ClipBatch, Timing, View
 
 _MODEL: Final = "model"
@@ -388,7 +387,7 @@ class _Run:
         self.speakers: dict[int, str] = {}  # of the clips whose reference is of use
         self._digests: dict[int, str] = {}
         self._lacking: dict[str, Counter[str]] = {name: Counter() for name in self.rows}
-        self._hears = any("sound" in self._wants(e) for e in bank.entries if e.name not in bank.reasons)
+        self._hears = any("sound" in wants(e, bank.observers) for e in bank.entries if e.name not in bank.reasons)
 
     def add(self, index: int, item: _Item) -> None:
         """Score a clip."""
@@ -546,12 +545,12 @@ class _Run:
         if entry.name in self.bank.reasons:
             return str(record.portable(self.bank.reasons[entry.name]))
         lacking, total = self._lacking[row], len(self.speakers)
-        wants = self._wants(entry)
+        needed = wants(entry, self.bank.observers)
         parts = {f"{lacking['video']} of {total} videos are not there or cannot be used": lacking["video"]}
         parts |= {
             f"{lacking[key]} of {total} clips have no {key} ({how})": lacking[key]
             for key, how in _GIVES.items()
-            if key in wants
+            if key in needed
         }
         if entry.metric.aligned:
             parts[f"{lacking['length']} of {total} clips are more than {videos.SLACK} frames longer or shorter"] = (
@@ -560,13 +559,3 @@ class _Run:
         rest = total - defined - sum(parts.values())
         parts[f"{rest} of {total} clips have no score: {entry.metric.undefined}"] = max(rest, 0)
         return "; ".join(part for part, count in parts.items() if count) or None
-
-    def _wants(self, entry: Entry) -> set[str]:
-        """Batch keys that a column needs."""
-        metric = entry.metric
-        wants = set(self.bank.observers[metric.observes].needs) if metric.observes else set()
-        if issubclass(metric, ClipMetric):
-            wants |= metric.needs
-            if metric.against:
-                wants.add(metric.against)
-        return wants

@@ -359,6 +359,24 @@ class Bank:
         return Row(self.entries, made, dict(self.reasons), self.observers)
 
 
+def wants(entry: Entry, observers: Mapping[str, Observer]) -> set[str]:
+    """Batch keys without which a column stays empty.
+
+    Args:
+        entry: The column.
+        observers: From `Bank`.
+    """
+    metric = entry.metric
+    keys = {"face"} if entry.way == "mouth" else set()
+    if metric.observes:
+        keys |= observers[metric.observes].needs
+    if issubclass(metric, ClipMetric):
+        keys |= metric.needs
+        if metric.against:
+            keys.add(metric.against)
+    return keys
+
+
 class Row:
     """The scores of one row of a table: a model, a control or a calibration.
 
@@ -392,7 +410,7 @@ class Row:
             metric = self.metrics.get(entry.name) or self.sets.get(entry.name)
             if metric is None:
                 continue
-            missing = sorted(self._wants(entry, metric) - batch.keys())
+            missing = sorted(wants(entry, self.observers) - batch.keys())
             if missing:
                 self.reasons[entry.name] = f"the batch has no {' and no '.join(missing)}" + (
                     " (a packed store keeps the model's view only)" if "face" in missing else ""
@@ -417,17 +435,6 @@ class Row:
             if metric.aligned:
                 p = p[:, :frames]  # clips that are longer than their reference are undefined
             metric.update(p, t, index=batch["index"], length=length, **{k: batch[k] for k in metric.needs})
-
-    def _wants(self, entry: Entry, metric: ClipMetric | SetMetric) -> set[str]:
-        """Batch keys without which a column stays empty."""
-        wants = {"face"} if entry.way == "mouth" else set()
-        if metric.observes:
-            wants |= self.observers[metric.observes].needs
-        if isinstance(metric, ClipMetric):
-            wants |= metric.needs
-            if metric.against:
-                wants.add(metric.against)
-        return wants
 
     def local(self) -> dict[str, PerClip]:
         """Scores by column of the clips that this process holds."""

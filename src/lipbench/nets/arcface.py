@@ -5,7 +5,6 @@ The network is insightface's IResNet. Layers, key names and the range of its inp
 6c268de); the five points of a face in its picture in `python-package/insightface/utils/face_align.py` (commit 0b2958e).
 """
 
-import hashlib
 from pathlib import Path
 from typing import Final
 
@@ -145,11 +144,9 @@ def load(path: str | Path) -> tuple[IResNet, str]:
         FileNotFoundError: No such file.
         ValueError: It holds something else; the message says what was found and what was expected.
     """
-    path = Path(path).expanduser()
-    if not path.is_file():
-        raise FileNotFoundError(f"no ArcFace weights at {path}; give a backbone.pth of insightface's arcface_torch")
-    with path.open("rb") as stream:
-        sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
+    path, sha256 = weights.located(
+        path, "ArcFace weights at {path}; give a backbone.pth of insightface's arcface_torch"
+    )
     tensors = weights.read_published(path)
     parts = [str(key).split(".") for key in tensors]
     strange = next((".".join(part) for part in parts if part[0] not in _STEM), None)

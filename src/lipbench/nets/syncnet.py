@@ -10,7 +10,6 @@ one pass, equal to window by window. The sound of v2 is padded at the edges of e
 work and run as one batch; the small network does not pad and runs along the clip.
 """
 
-import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
@@ -304,20 +303,17 @@ def load(path: str | Path) -> tuple[SyncNet, str]:
         FileNotFoundError: No such file.
         ValueError: It holds something else; the message says what was found and what was expected.
     """
-    path = Path(path).expanduser()
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"no SyncNet weights at {path}; give syncnet_v2.model of joonson/syncnet_python, or a .safetensors file "
-            "that lipbench wrote"
-        )
+    path, sha256 = weights.located(
+        path,
+        "SyncNet weights at {path}; give syncnet_v2.model of joonson/syncnet_python, or a .safetensors file that "
+        "lipbench wrote",
+    )
     if path.suffix == ".safetensors":
         network, card = weights.load(path, nn.Module)
         if not isinstance(network, SyncNetV2 | SmallSyncNet):
             raise ValueError(f"{path} holds a {card.architecture}, where a SyncNet is wanted")
-        return network, card.sha256
-    with path.open("rb") as stream:
-        digest = hashlib.file_digest(stream, "sha256").hexdigest()
-    return _read_published(path), digest
+        return network, sha256
+    return _read_published(path), sha256
 
 
 def _read_published(path: Path) -> SyncNetV2:

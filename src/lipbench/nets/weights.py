@@ -119,6 +119,23 @@ def save(
     return read_card(path)
 
 
+def located(path: str | Path, what: str) -> tuple[Path, str]:
+    """A file that the user named, and its SHA-256.
+
+    Args:
+        path: May begin with "~".
+        what: What is looked for, for the message: "SyncNet weights at {path}; give ...".
+
+    Raises:
+        FileNotFoundError: No such file; the message is `what` with the path in it.
+    """
+    path = Path(path).expanduser()
+    if not path.is_file():
+        raise FileNotFoundError(f"no {what.format(path=path)}")
+    with path.open("rb") as stream:
+        return path, hashlib.file_digest(stream, "sha256").hexdigest()
+
+
 def read_published(path: Path) -> dict[str, Tensor]:
     """A state dict that somebody else's code wrote. Only tensors and plain containers are read, nothing is executed.
 
