@@ -102,7 +102,7 @@ def test_list_shows_names_and_first_lines(capsys):
         (["prepare", "--data", "grid", "--speakers", "3"], "are for --data rendered"),
         (["compare", "everything"], "'everything' belongs to no option"),
         (["doctor", "--data", "gird"], "invalid choice: 'gird'"),
-        (["generate", "--text", "bin"], "required: --ckpt_path, --image"),
+        (["generate", "--text", "bin"], "required: --ckpt_path"),
     ],
 )
 def test_wrong_words_end_with_2_and_a_sentence(capsys, words, expected):

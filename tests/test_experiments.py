@@ -57,9 +57,18 @@ def test_recipe(parser, path):
 @pytest.mark.parametrize("path", [path for path in RECIPES if path.parent == FOLDER], ids=lambda path: path.stem)
 def test_recipe_is_named_after_its_model_and_corpus(path):
     content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    for part, kind in zip(path.stem.split("_"), ("model", "data"), strict=False):
+    model = _names.model_of(path)
+    corpus = path.stem.removeprefix(f"{model}_").partition("_")[0]
+    for part, kind in ((model, "model"), (corpus, "data")):
         chosen = content[kind]["class_path"] if isinstance(content[kind], dict) else content[kind]
         assert str(chosen).rpartition(".")[2] == _names.load(kind, part).__name__
+
+
+def test_a_recipe_belongs_to_the_longest_name_that_fits():
+    assert _names.model_of(Path("wav2lip_expert_rendered_small.yaml")) == "wav2lip_expert"
+    assert _names.model_of(Path("wav2lip_rendered_small.yaml")) == "wav2lip"
+    assert _names.model_of(Path("demo/paralip.yaml")) == "paralip"
+    assert _names.model_of(Path("wandb.yaml")) == ""
 
 
 @pytest.mark.parametrize("path", [path for path in RECIPES if path.parent.name == "demo"], ids=lambda path: path.stem)

@@ -9,7 +9,7 @@ from typing import Literal, TypedDict
 from torch import Tensor
 
 Timing = Literal["given", "length", "free"]
-"""Who decides how long each token lasts: the truth, the truth's total length only, or the model."""
+"""Who decides when things are said: the truth (durations, or sound), the truth's total length only, or the model."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,8 @@ class ClipSpec:
         window: Training frames a clip; None gives the whole clip. Validation, test and predict always give whole clips.
         scattered: The `window` training frames are drawn at random over the clip (sorted) instead of in a row.
         references: Identity frames R a clip.
-        identity: Which these are in training: "random" frames of the clip, or its "first"; in scoring always the first.
+        identity: Which these are in training: "random" frames of the clip, a "run" of frames in a row that starts
+            elsewhere in it than those drawn, or its "first"; in scoring always the first.
         audio_rate: Samples a second of `audio`; None if the model does not hear.
         keys: Further batch keys, out of `KEYS`.
     """
@@ -54,7 +55,7 @@ class ClipSpec:
     window: int | None = None
     scattered: bool = False
     references: int = 1
-    identity: Literal["random", "first"] = "random"
+    identity: Literal["random", "run", "first"] = "random"
     audio_rate: int | None = None
     keys: frozenset[str] = field(default_factory=frozenset)
 
@@ -86,6 +87,8 @@ class ClipBatch(TypedDict, total=False):
     n_frames: Tensor  # (B,) int64, frames of the whole clip
     fps: Tensor  # (B,) float32
     identity: Tensor  # (B, R, 3, H, W) float32 in [0, 1]
+    pose: Tensor  # (B, P, 3, H, W) float32 in [0, 1]: frames with their lower half 0, for models that need them
+    pose_len: Tensor  # (B,) int64
     audio: Tensor  # (B, S) float32 mono in [-1, 1], always the whole clip
     audio_len: Tensor  # (B,) int64
     tokens: Tensor  # (B, L) int64, 0 = padding

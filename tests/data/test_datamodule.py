@@ -1,5 +1,6 @@
 """Batches: exactly what the model asks for, the same whatever the number of processes, resumable at any step."""
 
+import dataclasses
 import subprocess
 import sys
 from itertools import chain
@@ -126,6 +127,35 @@ def test_identity_frames_in_training(rendered_store: Path, which: Literal["rando
         for identity in identities
     ]
     assert all(first) if which == "first" else sum(first) < len(first) / 2
+
+
+def test_identity_run_is_elsewhere_in_the_clip(rendered_store: Path) -> None:
+    """Five frames in a row, each start equally likely but that of the frames drawn; the first frame in scoring."""
+    spec = ClipSpec({"video": MOUTH}, window=5, identity="run", references=5, keys=frozenset({"identity"}))
+    store = Store(rendered_store)
+    clip_id = store.clip_ids[0]  # 20 frames
+
+    def item(epoch: int, training: bool = True, **changed: Any) -> dict[str, Any]:
+        wanted = dataclasses.replace(spec, **changed)
+        clips = ClipDataset(store, [clip_id], wanted, spec.keys, seed=0, training=training, speakers={})
+        return clips[epoch, 0]
+
+    every = store[clip_id].view(list(range(20)), MOUTH)
+    starts, distances = set(), set()
+    for epoch in range(300):
+        found = item(epoch)
+        place = [int((every == frame).flatten(1).all(1).nonzero()[0]) for frame in found["identity"]]
+        assert place == list(range(place[0], place[0] + 5))
+        starts.add(place[0])
+        distances.add(place[0] - int(found["frame"][0]))
+    assert starts == set(range(16))
+    assert 0 not in distances
+    assert {-1, 1} < distances
+    short = item(0, references=30)["identity"]  # more than the clip has: its last frame is repeated
+    assert len(short) == 30
+    assert torch.equal(short[-1], every[19])
+    scored = item(0, training=False)["identity"]
+    assert all(torch.equal(frame, every[0]) for frame in scored)
 
 
 def test_foreign_clips_reach_further_where_they_must(rendered_store: Path) -> None:

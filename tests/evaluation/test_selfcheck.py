@@ -9,11 +9,17 @@ from lipbench.metrics import _bank, wer
 from lipbench.metrics.cpbd import CPBD
 from lipbench.metrics.lmd import LMD
 from lipbench.metrics.lse import lse
+from lipbench.metrics.motion import MotionInSilence, MotionOutsideLips, OneSidedMotion
 from lipbench.metrics.opening import OpeningCorrelation
 from lipbench.metrics.psnr import PSNR
 
 IDENTITY, BLUR, NOISE = "a copy is perfect", "blur lowers CPBD", "noise lowers PSNR"
 LIPS, OPENING = "a frozen frame raises LMD more than a slight blur", "a frozen frame lowers the opening's correlation"
+MOTION = {
+    "speech where nothing is said raises motion in silence",
+    "a cheek that twitches raises motion outside the lips",
+    "a mouth whose left half rests raises one-sided motion",
+}
 RULE, SHIFT = "a shift of made-up embeddings is the AV offset", "a shift of the sound is the AV offset"
 FOREIGN = "another clip's sound lowers LSE-C and raises LSE-D"
 WORDS, READER = "a wrong sentence raises WER and CER", "another clip's sentence raises a reader's WER and CER"
@@ -21,8 +27,8 @@ WORDS, READER = "a wrong sentence raises WER and CER", "another clip's sentence 
 
 @pytest.fixture(scope="module")
 def batch():
-    """Half a second out of the middle of both clips."""
-    return selfcheck.cut(selfcheck.clips(), 30, 42)
+    """Half a second about the first word of both clips."""
+    return selfcheck.cut(selfcheck.clips(), 12, 26)
 
 
 def heard(sound):
@@ -69,7 +75,7 @@ def checks(batch):
 def test_without_weights_the_rest_is_in_order(batch):
     states, details = checks(batch)
     assert {name for name, state in states.items() if state == "FAILED"} == set()
-    ok = {IDENTITY, BLUR, NOISE, LIPS, OPENING, RULE, WORDS}
+    ok = {IDENTITY, BLUR, NOISE, LIPS, OPENING, RULE, WORDS} | MOTION
     assert ok <= {name for name, state in states.items() if state == "ok"}
     for name in (SHIFT, FOREIGN, READER):
         assert states[name] == "skipped"
@@ -88,12 +94,14 @@ def test_broken_metrics_fail_and_good_judges_do_not(batch, monkeypatch):
     worse(CPBD, lambda value, weight: (torch.full_like(value, 0.5), weight))
     worse(LMD, lambda value, weight: (value * torch.nan, weight))
     worse(OpeningCorrelation, lambda value, weight: (1 - value.nan_to_num(0), weight))
+    for metric in (MotionInSilence, MotionOutsideLips, OneSidedMotion):
+        worse(metric, lambda value, weight: (-value, weight))
     monkeypatch.setattr(wer, "_cost", lambda read, true: np.zeros(len(read), np.int64))
     monkeypatch.setattr(selfcheck, "lse", lambda *given: lse(*given)._replace(offset=torch.tensor(0.0)))
     monkeypatch.setitem(_bank.MAKE, "syncnet", lambda files, cache: Listener(batch))
     states, details = checks(batch)
     failed = {name for name, state in states.items() if state == "FAILED"}
-    assert failed == {IDENTITY, BLUR, NOISE, LIPS, OPENING, RULE, WORDS}
+    assert failed == {IDENTITY, BLUR, NOISE, LIPS, OPENING, RULE, WORDS} | MOTION
     assert (states[SHIFT], states[FOREIGN]) == ("ok", "ok")
     assert "mouth/psnr of a copy is 0, not 100" in details[IDENTITY]
     assert "lmd of a copy is nan, not 0" in details[IDENTITY]

@@ -170,7 +170,7 @@ def test_terminal_fits_and_marks(full, capsys, monkeypatch):
     shown = capsys.readouterr().out
     assert max(map(len, shown.splitlines())) <= 100
     for text in (
-        "durations given",
+        "timing given",
         "length given",
         "controls",
         "calibration",
@@ -180,7 +180,7 @@ def test_terminal_fits_and_marks(full, capsys, monkeypatch):
         "±.10",
     ):
         assert text in shown, text
-    assert shown.index("durations given") < shown.index("controls") < shown.index("ground-truth")
+    assert shown.index("timing given") < shown.index("controls") < shown.index("ground-truth")
 
 
 def test_reported_numbers_stand_below_for_the_models_and_corpus_at_hand(full, capsys):

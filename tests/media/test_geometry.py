@@ -26,6 +26,22 @@ def uint8(pixels: torch.Tensor) -> np.ndarray:
     return (pixels.permute(1, 2, 0).numpy() * 255).round().astype(np.uint8)
 
 
+@pytest.mark.parametrize("height", [6, 7])
+def test_halves(height):
+    pixels = 0.5 + torch.rand(2, 4, 3, height, 5)
+    before = pixels.clone()
+    half = geometry.lower_half(pixels)
+    blanked = geometry.without_lower_half(pixels)
+    assert half.shape == (2, 4, 3, height - 3, 5)
+    assert torch.equal(half, before[..., 3:, :])
+    assert torch.equal(blanked[..., :3, :], before[..., :3, :])
+    assert not geometry.lower_half(blanked).any()
+    assert torch.equal(pixels, before)  # a copy was blanked
+    still = torch.ones(1, 3, height, 5).expand(7, -1, -1, -1)  # one frame shown seven times
+    assert geometry.without_lower_half(still).sum() == 7 * 3 * 3 * 5
+    assert still.min() == 1
+
+
 def test_similarity_maps_landmarks_on_the_template():
     landmarks = moving_heads([0.5] * 9, [0.2] * 9, [(40.0, 30.0)] * 9)
     transforms = geometry.similarity(landmarks)
@@ -74,7 +90,7 @@ def test_warp_and_paste_into_frame_are_inverse():
     transform = geometry.similarity(moving_heads([0.6], [0.15], [(40.0, 20.0)]))
     canonical = geometry.warp([frame], transform)[0]
     assert canonical.shape == (352, 320, 3)
-    back = geometry.paste_into_frame(frame, canonical, transform[0], FACE)
+    back = geometry.paste_into_frame(frame, canonical, transform[0], geometry.feather(FACE)[0].numpy())
     error = np.abs(back.astype(int) - frame)
     assert error.mean() < 0.5
     assert error.max() <= 5
@@ -84,7 +100,7 @@ def test_pasting_into_a_frame_changes_the_view_and_nothing_else():
     frame = uint8(picture()[:, :288])
     transform = geometry.similarity(moving_heads([0.6], [0.15], [(40.0, 20.0)]))[0]
     black = np.zeros((352, 320, 3), np.uint8)
-    out = geometry.paste_into_frame(frame, black, transform, MOUTH)
+    out = geometry.paste_into_frame(frame, black, transform, geometry.feather(MOUTH)[0].numpy())
     y, x = np.mgrid[:288, :320]
     place = geometry.transform_points(np.stack([x, y], -1).reshape(1, -1, 2).astype(float), transform[None])[0]
     top, left, bottom, right = geometry.box("mouth")
@@ -93,6 +109,25 @@ def test_pasting_into_a_frame_changes_the_view_and_nothing_else():
     assert (out[depth > 9] == 0).all()
     assert (out[depth < -2] == frame[depth < -2]).all()
     assert (depth > 9).sum() > 1000
+
+
+@pytest.mark.parametrize("shift", [(0, 0), (-60, 0), (90, 70), (1000, 0), (0, -1000)])
+def test_pasting_a_face_partly_outside_the_frame_equals_pasting_into_a_larger_one(shift):
+    mask = geometry.feather(FACE)[0].numpy()
+    frame, canonical = uint8(picture(1)[:, :200, :240]), uint8(picture(2))
+    inside = geometry.similarity(moving_heads([0.6], [0.15], [np.add(shift, (40.0, 20.0))]))
+    around = geometry.similarity(moving_heads([0.6], [0.15], [np.add(shift, (240.0, 220.0))]))
+    large = np.pad(frame, ((200, 200), (200, 200), (0, 0)))
+    wanted = geometry.paste_into_frame(large, canonical, around[0], mask)[200:400, 200:440]
+    out = geometry.paste_into_frame(frame, canonical, inside[0], mask)
+    assert np.abs(out.astype(int) - wanted).max() <= 1  # OpenCV rounds coordinates to 1/32 px
+    assert (out != frame).any() == (max(map(abs, shift)) < 1000)
+
+
+def test_pasting_nothing():
+    frame = uint8(picture())
+    transform = geometry.similarity(moving_heads([0.6], [0.0], [(40.0, 20.0)]))[0]
+    assert (geometry.paste_into_frame(frame, frame, transform, np.zeros((352, 320), np.float32)) == frame).all()
 
 
 @pytest.mark.parametrize("scale", [0.3, 0.45, 0.55, 1.0])  # below 0.5 the frame is reduced first

@@ -1,6 +1,7 @@
 """A datamodule in memory that supplies whatever a model's ClipSpec asks for, without a store."""
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -8,6 +9,8 @@ import pytorch_lightning as pl
 import torch
 
 from lipbench.models._base import BenchModule
+from lipbench.nets import weights
+from lipbench.nets.wav2lip import Expert
 from lipbench.types import ClipBatch, ClipSpec
 
 LENGTHS = (6, 9, 7, 8)  # frames of the clips: all different, so that padding shows
@@ -28,9 +31,12 @@ def make_batch(spec: ClipSpec, seed: int, lengths: tuple[int, ...] = LENGTHS, tr
     window = spec.window if training and spec.window else most
     frame = torch.zeros(clips, window, dtype=torch.long)
     video_len = torch.tensor([min(window, frames) for frames in lengths])
-    for row, frames in enumerate(lengths):
-        picked = torch.randperm(frames, generator=draw)[: video_len[row]] if training else torch.arange(frames)
-        frame[row, : video_len[row]] = picked.sort().values
+    for row, (frames, count) in enumerate(zip(lengths, video_len.tolist(), strict=True)):
+        if training and spec.scattered:
+            picked = torch.randperm(frames, generator=draw)[:count].sort().values
+        else:
+            picked = torch.randint(frames - count + 1, (), generator=draw) + torch.arange(count)
+        frame[row, :count] = picked
     batch: dict[str, Any] = {
         "index": torch.arange(clips),
         "clip_id": [f"fake/s1/{seed}-{row}" for row in range(clips)],
@@ -38,14 +44,18 @@ def make_batch(spec: ClipSpec, seed: int, lengths: tuple[int, ...] = LENGTHS, tr
         "frame": frame,
         "n_frames": torch.tensor(lengths),
         "fps": torch.full((clips,), 25.0),
+        "speech": torch.tensor([[0, frames] for frames in lengths]),
     }
     for key, view in spec.frames.items():
         face = torch.rand(clips, 1, 3, *view.size, generator=draw)
-        mouth = torch.stack([tokens[row].repeat_interleave(durations[row])[frame[row]] for row in range(clips)]) / 30.0
-        video = 0.7 * face.expand(-1, window, -1, -1, -1) + 0.3 * mouth[:, :, None, None, None]
+        video = 0.7 * face + 0.3 * _said(tokens, durations, frame)  # (B, window, 3, h, w)
         valid = torch.arange(window) < video_len[:, None]
         batch[key] = video * valid[:, :, None, None, None]
-        if key == "video":
+        if key == "video" and training and spec.identity == "run":
+            start = torch.stack([torch.randint(n - spec.references + 1, (1,), generator=draw) for n in lengths])
+            run = start + torch.arange(spec.references)
+            batch["identity"] = 0.7 * face + 0.3 * _said(tokens, durations, run)
+        elif key == "video":
             batch["identity"] = video[:, :1].expand(-1, spec.references, -1, -1, -1)
     batch |= {"tokens": tokens, "token_len": token_len, "durations": durations}
     if spec.audio_rate is not None:  # noise whose loudness follows the tokens
@@ -57,6 +67,27 @@ def make_batch(spec: ClipSpec, seed: int, lengths: tuple[int, ...] = LENGTHS, tr
         batch["audio"] = noise * loudness.repeat_interleave(samples, dim=1)
         batch["audio_len"] = torch.tensor(lengths) * samples
     return batch  # type: ignore[return-value]
+
+
+def _said(tokens: torch.Tensor, durations: torch.Tensor, frame: torch.Tensor) -> torch.Tensor:
+    """(B, T) frames -> (B, T, 1, 1, 1) brightness of the tokens said in them."""
+    rows = zip(tokens, durations, frame, strict=True)
+    return torch.stack([t.repeat_interleave(d)[f] for t, d, f in rows])[..., None, None, None] / 30.0
+
+
+def make_expert(folder: Path, seed: int = 0) -> str:
+    """Path of a small untrained expert for Wav2Lip."""
+    torch.manual_seed(seed)
+    net = Expert(24, (8, 8, 8, 8), (0, 0, 0), (8, 8, 8, 8), (0, 0, 0, 0), 16)
+    with torch.no_grad():
+        for part in net.modules():
+            if isinstance(part, torch.nn.BatchNorm2d):
+                part.momentum = 1.0
+        net.embed_faces(torch.rand(16, 5, 3, 12, 24))  # statistics that leave no map dead
+        net.embed_sound(torch.randn(16, 80, 16))
+    path = folder / f"expert{seed}.safetensors"
+    weights.save(path, net, arguments=net.arguments, view=net.view, trained_on="nothing")
+    return str(path)
 
 
 class Loader:
@@ -129,6 +160,11 @@ def fake_data() -> Callable[..., FakeData]:
     return FakeData
 
 
+@pytest.fixture(scope="session")
+def expert(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return make_expert(tmp_path_factory.mktemp("expert"))
+
+
 @pytest.fixture
 def trainer_for() -> Callable[..., pl.Trainer]:
     return make_trainer
@@ -141,3 +177,8 @@ def _two_threads() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture
+def expert_for() -> Callable[..., str]:
+    return make_expert

@@ -259,9 +259,9 @@ class Scalars(AdversarialModel):
         made = self.generator(torch.ones(1, 1))
         return {"l1": (made - 1).abs().mean()}, {"made": made, "real": torch.ones(1, 1)}
 
-    def adversarial_loss(self, sample: dict[str, Tensor]) -> Tensor:
+    def adversarial_losses(self, sample: dict[str, Tensor]) -> dict[str, Tensor]:
         assert self.discriminator is not None
-        return 1000 * self.discriminator(sample["made"]).mean()
+        return {"adversarial": 1000 * self.discriminator(sample["made"]).mean()}
 
     def discriminator_losses(self, sample: dict[str, Tensor]) -> dict[str, Tensor]:
         assert self.discriminator is not None
@@ -300,15 +300,122 @@ def test_without_discriminator_is_plain_training(
     assert ParaLip(**SMALL).discriminator is None
 
 
-def test_two_processes_end_equal(tmp_path: Path) -> None:
+class Runs(Scalars):
+    """Its losses are what a list says; the number of the batch that broke it off is `batches`."""
+
+    def __init__(self, l1: list[float], judged: list[float] | None = None, reweigh: int | None = None) -> None:
+        super().__init__(adversarial=judged is not None)
+        self.l1, self.judged, self.reweigh = l1, judged or [], reweigh
+        self.loss_weights = {"l1": 0.5, "adversarial": 7.0}
+
+    def generator_losses(self, batch: Any) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        if self.reweigh is not None:
+            self.loss_weights = {"l1": 0.5 if self.batches < self.reweigh else 5.0, "adversarial": 7.0}
+        made = self.generator(torch.ones(1, 1))
+        return {"l1": 0 * made.sum() + self.l1[self.batches]}, {"made": made, "real": torch.ones(1, 1)}
+
+    def discriminator_losses(self, sample: dict[str, Tensor]) -> dict[str, Tensor]:
+        assert self.discriminator is not None
+        return {"fake": 0 * self.discriminator(sample["made"]).sum() + self.judged[self.batches]}
+
+    def validation_step(self, batch: Any, batch_idx: int) -> Generated:
+        self.log("val/l1", torch.tensor(1.0 + self.batches), batch_size=1)
+        return {}
+
+
+def noisy(around: float, batches: int = 400) -> list[float]:
+    """Losses that scatter by the factor e either way."""
+    return (around * torch.randn(batches, generator=torch.Generator().manual_seed(0)).exp()).tolist()
+
+
+@pytest.mark.parametrize(("precision", "batches"), [("32-true", 300), ("bf16-mixed", 120)])
+def test_noise_is_no_divergence(
+    precision: str, batches: int, fake_data: Callable[..., Any], trainer_for: Callable[..., pl.Trainer]
+) -> None:
+    falling = [value * (1 + 5 * 0.98**k) for k, value in enumerate(noisy(0.02))]
+    judged = noisy(1.0)
+    falling[110], judged[110] = 2.0, 500.0  # alone, a value of a hundred times the others is noise
+    model = Runs(falling, judged, reweigh=200)  # from there, the weighted sum is ten times as large
+    trainer_for(max_steps=batches, limit_val_batches=0, precision=precision).fit(model, fake_data(batches))
+    assert model.batches == batches
+
+
+def test_stops_where_the_generator_runs_off(
+    tmp_path: Path, fake_data: Callable[..., Any], trainer_for: Callable[..., pl.Trainer]
+) -> None:
+    """From 0.02 to 0.1: the mean of 100 batches is three times the lowest with the 69th of them."""
+    keep = ModelCheckpoint(tmp_path, filename="best", monitor="val/l1")
+    trainer = trainer_for(max_epochs=-1, callbacks=[keep], enable_checkpointing=True)
+    model = Runs([0.02] * 150 + [0.1] * 200, [1.0] * 350)
+    with pytest.raises(RuntimeError, match="training has diverged") as error:
+        trainer.fit(model, fake_data(100))
+    assert model.batches == 218
+    best = tmp_path / "best.ckpt"
+    said = str(error.value)
+    assert "the mean of l1 over 100 batches rose from 0.01 to 0.03" in said
+    assert f"the last good checkpoint is {best}" in said
+    assert "last.ckpt may be spoiled" in said
+    assert f"a lower --model.discriminator_lr: --model.init_from {best}" in said
+    assert torch.load(best, weights_only=True)["lipbench"]["batches"] == 100  # of 100 and 200, the better one
+
+
+def test_stops_where_the_discriminator_runs_off(
+    fake_data: Callable[..., Any], trainer_for: Callable[..., pl.Trainer]
+) -> None:
+    model = Runs([0.02] * 400, [1.0] * 150 + [100.0] * 250)
+    trainer = trainer_for(max_steps=400, limit_val_batches=0)
+    with pytest.raises(RuntimeError, match=r"discriminator_fake .* from 1 to 10\.\d+") as error:
+        trainer.fit(model, fake_data(400))
+    assert model.batches == 159  # 1 - 0.99^10 of 99 is more than 9
+    assert "No validation has kept a checkpoint" in str(error.value)
+    high = Runs([0.02] * 200, [50.0] * 200)  # never a good one: known after 100 batches
+    with pytest.raises(RuntimeError, match="training has diverged at batch 99"):
+        trainer_for(max_steps=200, limit_val_batches=0).fit(high, fake_data(200))
+
+
+def test_without_a_discriminator_divergence_stops_too(
+    fake_data: Callable[..., Any], trainer_for: Callable[..., pl.Trainer]
+) -> None:
+    with pytest.raises(RuntimeError, match=r"diverged .* start again with a lower --model\.lr"):
+        trainer_for(max_steps=400, limit_val_batches=0).fit(Runs([0.02] * 150 + [0.2] * 250), fake_data(400))
+
+
+def test_a_resumed_run_diverges_at_the_same_batch(
+    tmp_path: Path, fake_data: Callable[..., Any], trainer_for: Callable[..., pl.Trainer]
+) -> None:
+    losses = [0.02] * 150 + [0.1] * 200, [1.0] * 350
+    trainer = trainer_for(max_steps=190, limit_val_batches=0)
+    trainer.fit(Runs(*losses), fake_data(400))
+    trainer.save_checkpoint(tmp_path / "at190.ckpt")
+    stored = torch.load(tmp_path / "at190.ckpt", weights_only=True)["lipbench"]["courses"]
+    assert stored["discriminator"]["mean"] == pytest.approx(1)
+    model = Runs(*losses)
+    with pytest.raises(RuntimeError, match=r"from 0\.01 to 0\.03"):
+        trainer_for(max_steps=400, limit_val_batches=0).fit(
+            model, fake_data(400), ckpt_path=tmp_path / "at190.ckpt", weights_only=True
+        )
+    assert model.batches == 218
+
+
+@pytest.mark.parametrize(
+    "cases",
+    [["paralip", "paralip-plain", "wav2lip"], pytest.param(["lipgan"], marks=pytest.mark.slow)],
+    ids=["a model of each base", "others"],
+)
+def test_two_processes_end_equal(cases: list[str], tmp_path: Path) -> None:
     script = Path(__file__).with_name("two_processes.py")
-    subprocess.run([sys.executable, str(script), str(tmp_path)], check=True, timeout=180)
-    for adversarial in (0.0, 0.1):
-        first, second = (torch.load(tmp_path / f"{adversarial}-{rank}.pt", weights_only=True) for rank in (0, 1))
+    subprocess.run([sys.executable, str(script), str(tmp_path), *cases], check=True, timeout=300)
+    for case in cases:
+        first, second = (torch.load(tmp_path / f"{case}-{rank}.pt", weights_only=True) for rank in (0, 1))
         different = [key for key in first["weights"] if not torch.equal(first["weights"][key], second["weights"][key])]
         assert not different
         assert first["clips"] != second["clips"]  # they did see different data
-        moved = [key for key in first["weights"] if not torch.equal(first["weights"][key], first["start"][key])]
-        assert any(key.startswith("discriminator.") for key in moved) == bool(adversarial)
-        assert any(key.startswith("picture_decoder.") for key in moved)
-        assert first["step"] == second["step"] == 3
+        moved = {key for key in first["weights"] if not torch.equal(first["weights"][key], first["start"][key])}
+        assert any(key.startswith("discriminator.") for key in moved) == (case != "paralip-plain")
+        assert any(key.startswith(("picture_decoder.", "generator.")) for key in moved)
+        assert first["step"] == second["step"] == 10
+        assert first["lipbench"] == second["lipbench"]  # so both stop at the same batch if training diverges
+        assert {course["batches"] for course in first["lipbench"]["courses"].values()} == {
+            10 if case != "wav2lip" else 5
+        }
+        assert first["lipbench"].get("sync_on", True)

@@ -12,6 +12,7 @@ import torch
 from pytorch_lightning.callbacks import ModelCheckpoint
 
 import lipbench.models
+from lipbench.models._adversarial import AdversarialModel
 from lipbench.models._base import GenerativeModel
 from lipbench.types import ClipBatch, Generated, Timing
 
@@ -42,6 +43,20 @@ SMALL: dict[str, dict[str, Any]] = {
         "discriminator_width": 2,
         "adversarial_weight": 0.1,
         "lr": 3e-3,
+    },
+    "wav2lip": {
+        "size": 12,
+        "widths": (12, 8, 8),
+        "residuals": (1, 0),
+        "decoder_widths": (8, 8, 8),
+        "decoder_residuals": 1,
+        "audio_widths": (4, 4, 6, 8),
+        "audio_residuals": (0, 0, 0, 1),
+        "hidden": 8,
+        "expert": "",  # the fixture's
+        "sync_from": 0,
+        "judge_width": 2,
+        "lr": 1e-2,
     },
 }
 """Arguments that make a model small enough for seconds of training, with every part switched on."""
@@ -85,6 +100,11 @@ def small(name: str, **options: Any) -> GenerativeModel:
 
 def timings(name: str) -> Iterator[Timing]:
     yield from sorted(class_of(name).timings)  # type: ignore[misc]
+
+
+@pytest.fixture(autouse=True)
+def _with_expert(expert: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(SMALL["wav2lip"], "expert", expert)
 
 
 class Only(dict[str, Any]):
@@ -145,10 +165,10 @@ def test_learns_one_batch(
     history: dict[str, list[float]] = {}
     original = model.optimise
 
-    def watched(optimiser: str, terms: dict[str, torch.Tensor]) -> None:
+    def watched(optimiser: str, terms: dict[str, torch.Tensor]) -> dict[str, float]:
         for key, value in terms.items():
             history.setdefault(key, []).append(value.item())
-        original(optimiser, terms)
+        return original(optimiser, terms)
 
     monkeypatch.setattr(model, "optimise", watched)
     trainer_for(max_epochs=40, overfit_batches=1, limit_val_batches=0).fit(model, fake_data(1))
@@ -169,6 +189,37 @@ def test_gradients_reach_every_parameter(
     trainer_for(max_steps=1, callbacks=[Watch()], limit_val_batches=0).fit(model, fake_data(1))
     expected = {key for key, p in model.named_parameters() if p.requires_grad}
     assert expected - reached == set(WITHOUT_GRADIENT.get(name, ()))
+
+
+def test_discriminators_feel_their_own_losses_alone(
+    name: str, monkeypatch: pytest.MonkeyPatch, fake_data: Callable[..., Any], trainer_for: Callable[..., pl.Trainer]
+) -> None:
+    """Their gradients in their step are, to the bit, those of their losses on samples cut from the generator."""
+    model = small(name)
+    assert isinstance(model, AdversarialModel)
+    judge = model.discriminator
+    assert judge is not None, "switch the discriminator on in SMALL"
+    losses, alone, compared = model.discriminator_losses, [], []
+
+    def watched(sample: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        state = torch.get_rng_state()
+        total = torch.stack(list(losses({key: value.detach().clone() for key, value in sample.items()}).values())).sum()
+        alone[:] = torch.autograd.grad(total, list(judge.parameters()))
+        torch.set_rng_state(state)
+        return losses(sample)
+
+    class Watch(pl.Callback):
+        def on_before_optimizer_step(self, _: Any, __: Any, optimizer: torch.optim.Optimizer) -> None:
+            ours, own = list(judge.parameters()), optimizer.param_groups[0]["params"]
+            if own[0] is ours[0]:
+                assert [id(p) for p in own] == [id(p) for p in ours]
+                compared.append([torch.equal(p.grad, g) for p, g in zip(ours, alone, strict=True)])
+            else:
+                assert not {id(p) for p in own} & {id(p) for p in ours}
+
+    monkeypatch.setattr(model, "discriminator_losses", watched)
+    trainer_for(max_steps=3, callbacks=[Watch()], limit_val_batches=0).fit(model, fake_data(3))
+    assert [all(equal) for equal in compared] == [True] * 3
 
 
 def test_reads_only_what_it_says_and_keeps_the_lengths(

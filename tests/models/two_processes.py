@@ -1,6 +1,6 @@
-"""Trains ParaLip without and with discriminator on two CPU processes, and saves what each one has: run by test_base.py.
+"""Trains small models on two CPU processes and saves what each one has: run by test_base.py.
 
-Usage: two_processes.py FOLDER
+Usage: two_processes.py FOLDER CASE...
 """
 
 import sys
@@ -9,10 +9,16 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from test_base import SMALL
+from test_models import small
 
-from conftest import FakeData, make_trainer
-from lipbench.models.paralip import ParaLip
+from conftest import FakeData, make_expert, make_trainer
+
+CASES: dict[str, dict[str, Any]] = {
+    "paralip": {},
+    "paralip-plain": {"adversarial_weight": 0.0},
+    "lipgan": {},
+    "wav2lip": {"sync_from": None, "sync_below": 1e9},  # the validation after the fifth batch switches it on
+}
 
 
 class Clips(pl.Callback):
@@ -25,18 +31,22 @@ class Clips(pl.Callback):
         self.seen += batch["clip_id"]
 
 
-def main(folder: Path, adversarial: float) -> None:
+def main(folder: Path, case: str) -> None:
     torch.set_num_threads(1)
-    torch.manual_seed(0)
-    model = ParaLip(**SMALL, adversarial_weight=adversarial)
+    options = CASES[case]
+    if case == "wav2lip":
+        options["expert"] = make_expert(folder)
+    model = small(case.partition("-")[0], **options)
     start = {key: value.clone() for key, value in model.state_dict().items()}
     clips = Clips()
-    trainer = make_trainer(max_steps=3, devices=2, strategy="ddp", callbacks=[clips], use_distributed_sampler=False)
-    trainer.fit(model, FakeData(3))
-    report = {"weights": model.state_dict(), "start": start, "clips": clips.seen, "step": trainer.global_step}
-    torch.save(report, folder / f"{adversarial}-{trainer.global_rank}.pt")
+    trainer = make_trainer(max_steps=10, devices=2, strategy="ddp", callbacks=[clips], use_distributed_sampler=False)
+    trainer.fit(model, FakeData(5))
+    kept: dict[str, Any] = {}
+    model.on_save_checkpoint(kept)
+    report = {"weights": model.state_dict(), "start": start, "clips": clips.seen, "step": trainer.global_step, **kept}
+    torch.save(report, folder / f"{case}-{trainer.global_rank}.pt")
 
 
 if __name__ == "__main__":
-    for weight in (0.0, 0.1):
-        main(Path(sys.argv[1]), weight)
+    for case in sys.argv[2:]:
+        main(Path(sys.argv[1]), case)

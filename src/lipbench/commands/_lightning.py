@@ -161,7 +161,8 @@ class Cli(LightningCLI):
         size = sum(parameter.numel() for parameter in self.model.parameters())
         if size > _LARGE and isinstance(self.trainer.accelerator, CPUAccelerator):
             model = _short(self.config.fit.model)
-            small = [str(path) for path in _names.recipes() if path.match(f"{model}_*small*.yaml")]
+            own = [path for path in _names.recipes() if _names.model_of(path) == model]
+            small = [str(path) for path in own if path.match("*_small.yaml")]
             hint = f"; for a CPU there is --config {small[0]}" if small else ""
             rank_zero_info(f"{model} with {size:,} parameters, the paper's size, on a CPU: slow{hint}")
 
@@ -180,8 +181,11 @@ class Cli(LightningCLI):
         trained_on = f"{data.protocol.name}, {batches} batches of {data.batch_size} clips, seed {self.model._seed}"
         path = folder / "observer.safetensors"
         self.model.save_observer(path, trained_on)
-        observer = weights.OBSERVER[_short(self.config.fit.model)]
-        rank_zero_info(f"judge with it: --evaluator.files.{observer} {path}")
+        observer = weights.OBSERVER.get(_short(self.config.fit.model))
+        if observer is None:
+            rank_zero_info(f"let a model learn from it: --model.expert {path}")
+        else:
+            rank_zero_info(f"judge with it: --evaluator.files.{observer} {path}")
 
     def test(self, **kwargs: Any) -> None:  # noqa: ANN401 - the Trainer's own arguments
         """Score; the evaluator prints the table of models that make video, Lightning what others log."""

@@ -93,3 +93,8 @@ def recipes() -> list[Path]:
     here = Path.cwd()
     found = sorted(folders[0].rglob("*.yaml")) if folders else []
     return [path.relative_to(here) if path.is_relative_to(here) else path for path in found]
+
+
+def model_of(recipe: Path) -> str:
+    """Short name of the model that a recipe's file name begins with; names may hold underscores. Empty if none."""
+    return max((name for name in files("model") if f"{recipe.stem}_".startswith(f"{name}_")), key=len, default="")

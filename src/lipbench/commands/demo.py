@@ -19,9 +19,10 @@ if TYPE_CHECKING:
     from lipbench.types import ClipBatch
 
 GROUP = "Start here"
-_DEFAULT: Final = ("paralip",)
+_DEFAULT: Final[tuple[str, ...]] = ("paralip", "lipgan")  # one driven by text, one by sound
 _SPEAKERS: Final = 8
 _CLIPS: Final = 20  # a speaker
+_SCORED: Final = 12  # test clips: all 33 would take as long as a training
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -46,7 +47,8 @@ def run(everything: bool = False, folder: Path | None = None) -> None:
 
     folder = (folder or _store.home() / "demo").absolute()
     recipes = {path.stem: path for path in _names.recipes() if path.parent.name == "demo"}
-    chosen = [name for name in recipes if everything or name in _DEFAULT]
+    chosen = [name for name in _DEFAULT if name in recipes]
+    chosen += [name for name in recipes if everything and name not in _DEFAULT]
     print(f"lipbench demo, in {folder}")
     minutes = _SPEAKERS * _CLIPS / 100
     print(f"  1. render and prepare {_SPEAKERS} speakers x {_CLIPS} clips: about {minutes:.0f} minutes on 2 cores")
@@ -123,9 +125,13 @@ def _trained(name: str, recipe: Path, folder: Path, store: Path) -> Path:
 def _score(checkpoint: Path, folder: Path, store: Path) -> None:
     """Score a checkpoint once; its record is named after the checkpoint's run."""
     run = checkpoint.parents[3].name
-    if not list((folder / "results").glob(f"**/{run}.json")):
-        words = ["--ckpt_path", str(checkpoint), "--data.store", str(store), "--evaluator.out", str(folder / "results")]
-        _lightning("test", [*words, "--evaluator.name", run])
+    results = folder / "results"
+    if not list(results.glob(f"**/{run}.json")):
+        words = ["--ckpt_path", str(checkpoint), "--data.store", str(store), "--data.limit_test", str(_SCORED)]
+        words += ["--evaluator.out", str(results), "--evaluator.name", run]
+        if list(results.glob("**/ground-truth/*.json")):  # the same rows for every model
+            words += ["--evaluator.calibration", "false"]
+        _lightning("test", words)
 
 
 def _pictures(checkpoint: Path, target: Path, store: Path) -> None:
@@ -168,6 +174,8 @@ def _batch(clip: "StoredClip", real: "Tensor", audio_rate: int | None) -> "ClipB
         "token_len": torch.tensor([len(symbols)]),
         "durations": torch.tensor(clip.durations.copy())[None],
         "n_frames": length,
+        "video": real[None],
+        "video_len": length,
         "fps": torch.tensor([clip.fps]),
         "identity": real[None, :1],
     }

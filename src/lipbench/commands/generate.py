@@ -1,109 +1,142 @@
-"""generate: make one face image say a sentence, as an mp4."""
+"""generate: make the face in a picture or a video say a sentence or follow a sound, as a video."""
 
 import argparse
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Literal
 
-import numpy as np
-import numpy.typing as npt
+from lipbench.commands._names import UsageError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from lipbench.commands._dub import Maker
+    from lipbench.models._base import GenerativeModel
 
 GROUP = "Train and score"
-FPS: Final = 25.0  # what every corpus so far is prepared at, and so what models have learned
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Options of `lipbench generate`."""
-    parser.add_argument("--ckpt_path", type=Path, required=True, help="checkpoint of a text-driven model")
-    parser.add_argument("--text", required=True, help='what to say: letters and spaces, e.g. "bin blue at f two now"')
-    parser.add_argument("--image", type=Path, required=True, help="a picture (png, jpg) with one face, frontal")
+    parser.add_argument("--ckpt_path", type=Path, required=True, help="checkpoint of a model that generates")
+    parser.add_argument("--image", type=Path, help="whose face speaks: a picture (png, jpg), frontal")
+    parser.add_argument("--video", type=Path, help="or: a video, of which every frame is dubbed")
+    parser.add_argument("--text", help='for text-driven models: letters and spaces, e.g. "bin blue at f two now"')
+    parser.add_argument(
+        "--audio", type=Path, help="for sound-driven models: a file with sound (default: that of --video)"
+    )
     parser.add_argument("--out", type=Path, default=Path("talk.mp4"), help="video to write (default: talk.mp4)")
+    parser.add_argument("--face", type=int, help="of several, which: counted from the left, from 0 (default: largest)")
     parser.add_argument(
         "--landmarks", choices=("dlib", "face-alignment"), default="dlib", help="who finds the face (default: dlib)"
     )
 
 
-def run(ckpt_path: Path, text: str, image: Path, out: Path = Path("talk.mp4"), landmarks: str = "dlib") -> None:
-    """Write a video in which the mouth of the picture speaks the text; everything around the mouth stays the picture.
+def run(
+    ckpt_path: Path,
+    image: Path | None = None,
+    video: Path | None = None,
+    text: str | None = None,
+    audio: Path | None = None,
+    out: Path = Path("talk.mp4"),
+    face: int | None = None,
+    landmarks: str = "dlib",
+) -> None:
+    """Write a video in which the face speaks; everything that the model does not make stays as it was.
 
-    The model decides how long each letter lasts (timing "free").
+    A text-driven model decides how long each letter lasts (timing "free"), and there is no sound. With a sound-driven
+    one, picture and sound end together: a shorter video starts again, a longer one is cut.
 
     Args:
-        ckpt_path: Checkpoint of a model that is driven by text.
+        ckpt_path: Checkpoint of a model that is driven by text or by sound.
+        image: A picture. Either this or `video`.
+        video: Frames without a face stay as they are, and are counted.
         text: Letters and spaces; a token table outside of what the model was trained on gives nonsense, not an error.
-        image: The picture. Of several faces the largest is used, and that is said.
-        out: The video; .mp4.
+        audio: Any file with sound; None takes that of the video.
+        out: The video; .mp4, .mpg or .avi (lossless).
+        face: Number of the face, from left to right; None takes the largest.
         landmarks: Backend that finds the 68 points.
 
     Raises:
-        FileNotFoundError: The checkpoint or the picture is not there.
-        ValueError: The text has other characters, the picture no face, or the model is not driven by text alone.
+        UsageError: The options do not fit together or not to the model.
+        FileNotFoundError: A file is not there.
+        ValueError: A file cannot be used, the text has other characters, or there is no face.
     """
-    import torch
+    if (image is None) == (video is None):
+        found = "neither" if image is None else "both"
+        raise UsageError(f"whose face shall speak? Give --image PICTURE or --video FILE; found {found}")
+    given = image if video is None else video
+    assert given is not None
+    if out.resolve() in {path.resolve() for path in (given, audio) if path is not None}:
+        raise UsageError(f"--out {out} would overwrite what it is made from; give another name")
 
-    from lipbench.commands import _load
-    from lipbench.media import geometry, video
+    from lipbench.commands import _dub, _load
+    from lipbench.media import audio as sounds
+    from lipbench.media import landmarks as backends
     from lipbench.media import text as tokens
+    from lipbench.media import video as films
 
-    symbols = tokens.symbols(tokens.normalise(text).split())
-    frame = _picture(image)
-    transform = geometry.similarity(_points(frame, landmarks, image)[None])  # (1, 2, 3)
-    canonical = geometry.warp([frame], transform)[0]  # (352, 320, 3)
     model = _load.generative(ckpt_path)
-    view = model.clip.frames["video"]
-    lacking = model.needs - {"tokens", "token_len", "identity", "durations", "n_frames"}
-    if lacking or "free" not in model.timings:
-        raise ValueError(
-            f"{ckpt_path} holds {type(model).__name__}, which cannot speak from text alone: it also needs "
-            f"{sorted(lacking) or 'the timing'}"
-        )
-    background = torch.from_numpy(canonical).permute(2, 0, 1) / 255  # (3, 352, 320)
-    ids = torch.tensor([tokens.encode(symbols)])  # (1, L)
-    with torch.inference_mode():
-        made = model.drive(
-            {
-                "tokens": ids,
-                "token_len": torch.tensor([ids.shape[1]]),
-                "identity": geometry.crop(background, view)[None, None],  # (1, 1, 3, h, w)
-            },
-            "free",
-        )
-        mouths = made["video"][0, : int(made["video_len"][0])].clamp(0, 1)  # (N, 3, h, w)
-        if len(mouths) == 0:
-            raise ValueError(f"the model gives {text!r} no time at all: it has hardly been trained. Train it longer")
-        pictures = geometry.paste(background.expand(len(mouths), -1, -1, -1), mouths, view)  # (N, 3, 352, 320)
-    spoken = pictures.mul(255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()  # (N, 352, 320, 3)
-    video.write_video(out, (geometry.paste_into_frame(frame, one, transform[0], view) for one in spoken), FPS)
-    print(f"{out}: {len(spoken)} frames, {len(spoken) / FPS:.2f} s, {frame.shape[1]}x{frame.shape[0]}")
+    driver = _driver(ckpt_path, model)
+    _check_driver(f"{ckpt_path} holds {type(model).__name__}, which is driven by {driver}", driver, text, audio, image)
+    target = _dub.film(given) if image is None else _dub.picture(given)
+
+    samples, rate, total = None, None, None
+    if driver == "text":
+        import torch
+
+        ids = torch.tensor(tokens.encode(tokens.symbols(tokens.normalise(str(text)).split())))  # (L,)
+
+        def speak(identity: "Tensor") -> "tuple[int, Maker]":
+            return _dub.from_text(model, identity, ids)
+    else:
+        samples, rate = sounds.read_audio(audio or given)
+        wanted = model.clip.audio_rate
+        assert wanted is not None
+        heard = sounds.resample(samples, rate, wanted)
+        frames = total = round(len(heard) * _dub.FPS / wanted)
+        if total == 0:
+            raise ValueError(f"{audio or given} holds {len(samples)} samples of sound, less than one frame of picture")
+
+        def speak(identity: "Tensor") -> "tuple[int, Maker]":
+            return frames, _dub.from_sound(model, identity, heard, wanted, frames)
+
+    dubbing = _dub.Dubbing(model, target, backends.load(landmarks), face, total, speak)
+    films.write_video(out, dubbing, _dub.FPS, samples, rate)
+    lost = f", {dubbing.lost} frames without the face left as they were" if dubbing.lost else ""
+    height, width = dubbing.size
+    print(f"{out}: {dubbing.frames} frames, {dubbing.frames / _dub.FPS:.2f} s, {width}x{height}{lost}")
 
 
-def _picture(path: Path) -> npt.NDArray[np.uint8]:
-    """A picture file as (h, w, 3) RGB, turned the way its camera says."""
-    from PIL import Image, ImageOps, UnidentifiedImageError
+def _driver(ckpt_path: Path, model: "GenerativeModel") -> Literal["text", "sound"]:
+    """What makes the model speak.
 
-    if not path.is_file():
-        raise FileNotFoundError(f"no picture at {path}; expected a png or jpg file")
-    try:
-        with Image.open(path) as picture:
-            return np.asarray(ImageOps.exif_transpose(picture).convert("RGB"))
-    except UnidentifiedImageError as error:
-        raise ValueError(f"{path} is no picture that can be read; expected a png or jpg file") from error
+    Raises:
+        ValueError: It needs more than one of them and a face.
+    """
+    face = {"identity", "durations", "n_frames", "pose", "pose_len"}
+    lacking = model.needs - face - {"tokens", "token_len"}
+    if "free" in model.timings and not lacking and "tokens" in model.needs:
+        return "text"
+    if "free" in model.timings and model.needs - face == {"audio", "audio_len", "fps"}:
+        return "sound"
+    raise ValueError(
+        f"{ckpt_path} holds {type(model).__name__}, which can speak neither from text nor from sound alone: it needs "
+        f"{sorted(model.needs)}, and has the timings {sorted(model.timings)}"
+    )
 
 
-def _points(frame: npt.NDArray[np.uint8], backend: str, path: Path) -> npt.NDArray[np.float32]:
-    """68 points of the largest face; says so if there are more."""
-    from lipbench.media import landmarks
+def _check_driver(model: str, driver: str, text: str | None, audio: Path | None, image: Path | None) -> None:
+    """Exactly what the model needs must be given.
 
-    landmarker = landmarks.load(backend)
-    box = landmarker.detect(frame)
-    if box is None:
-        raise ValueError(
-            f"no face found in {path} ({frame.shape[1]}x{frame.shape[0]}): it must be frontal, upright and at least "
-            "80 pixels wide"
-        )
-    points = landmarker.points(frame, box)
-    left, top, right, bottom = (max(0, round(side)) for side in box)
-    rest = frame.copy()
-    rest[top:bottom, left:right] = frame.mean(axis=(0, 1)).astype(np.uint8)  # the face found is painted over
-    if landmarker.detect(rest) is not None:
-        print(f"{path} shows several faces; the largest is used, {right - left} px wide at x {left}, y {top}")
-    return points
+    Raises:
+        UsageError: Something else is, or nothing.
+    """
+    if driver == "text":
+        if audio is not None:
+            raise UsageError(f'{model} and hears nothing: leave --audio out, give --text "bin blue at f two now"')
+        if text is None:
+            raise UsageError(f'{model}: give --text "bin blue at f two now"')
+    elif text is not None:
+        raise UsageError(f"{model} and reads nothing: leave --text out, give --audio FILE")
+    elif audio is None and image is not None:
+        raise UsageError(f"{model}, and a picture has none: give --audio FILE")

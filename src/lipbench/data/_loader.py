@@ -93,8 +93,7 @@ class ClipDataset(Dataset[dict[str, Any]]):
         else:
             item |= clip.views(frames, spec.frames)
         if "identity" in keys:
-            latest = clip.n_frames if self.training and spec.identity == "random" else 1
-            item["identity"] = clip.view(rng.integers(latest, size=spec.references), spec.frames["video"])
+            item["identity"] = clip.view(self._identity(frames, clip.n_frames, rng), spec.frames["video"])
         if "landmarks" in keys:
             item["landmarks"] = torch.from_numpy(clip.landmarks[frames])
         if spec.audio_rate is not None:
@@ -118,6 +117,17 @@ class ClipDataset(Dataset[dict[str, Any]]):
         if self.spec.scattered:
             return np.sort(rng.choice(total, window, replace=False))
         return rng.integers(total - window + 1) + np.arange(window)
+
+    def _identity(self, frames: npt.NDArray[np.int64], total: int, rng: np.random.Generator) -> npt.NDArray[np.int64]:
+        count, wanted = self.spec.references, self.spec.identity
+        if not self.training or wanted == "first":
+            return np.zeros(count, np.int64)
+        if wanted == "random":
+            return rng.integers(total, size=count)
+        # Among the starts other than that of the frames drawn, which would show what is to be made.
+        start = rng.integers(max(total - count, 1))
+        start += start >= frames[0]
+        return np.arange(start, start + count).clip(max=total - 1)
 
     def _foreign(self, clip: StoredClip, other: StoredClip, item: dict[str, Any]) -> dict[str, Any]:
         """Words and sound of another clip, as long as this one."""

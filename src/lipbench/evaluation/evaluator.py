@@ -46,8 +46,8 @@ class Evaluator(Callback):
         name: Name of the run; default: date and time.
         timing: Who decides how long each token lasts: "given" (the truth), "length" (the truth's total length) or
             "free" (the model); default: the first of these that the model supports.
-        metrics: Columns or groups (quality, landmarks, sync, reading, identity, dtw, distribution, legacy); default:
-            those marked in docs/metrics.md.
+        metrics: Columns or groups (quality, landmarks, motion, sync, reading, identity, dtw, distribution,
+            legacy); default: those marked in docs/metrics.md.
         controls: Score the control rows.
         calibration: Score the calibration rows.
         observations: Folder that keeps the landmarks of reference videos; default: `cache/observations` in lipbench's
@@ -241,7 +241,12 @@ class Evaluator(Callback):
                 "checkpoint_sha256": record.file_sha256(Path(trainer.ckpt_path)) if trainer.ckpt_path else None,
                 "paper": model.paper,
             },
-            "training": {"batches": model.batches, "seed": model._seed, **self._trained},
+            "training": {
+                "batches": model.batches,
+                "seed": model._seed,
+                "frozen_sha256": model.frozen_sha256,
+                **self._trained,
+            },
         }
         found = []
         for row, columns in scores.items():

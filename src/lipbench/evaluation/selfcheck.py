@@ -106,6 +106,26 @@ def _shaken(pictures: Tensor) -> Tensor:
     return pictures[:, torch.where(frames % 2 == 1, frames + 3, frames).clamp(max=len(frames) - 1)]
 
 
+def _displaced(pictures: Tensor) -> Tensor:
+    """The second half of the frames before the first: what was silence at the ends is speech."""
+    return pictures.roll(pictures.shape[1] // 2, 1)
+
+
+def _twitching(pictures: Tensor) -> Tensor:
+    """In every other frame the cheek on the left is darker; `pictures` show the mouth."""
+    made = pictures.clone()
+    made[:, 1::2, :, :, : pictures.shape[-1] // 8] *= 0.95
+    return made
+
+
+def _lopsided(pictures: Tensor) -> Tensor:
+    """The left half stays as it was in the first frame."""
+    made = pictures.clone()
+    half = pictures.shape[-1] // 2
+    made[..., :half] = pictures[:, :1, :, :, :half]
+    return made
+
+
 # Rendered skin is soft: from about 1 px on no edge is sharp, and CPBD can fall no further.
 _SOFT: Final = {"sharp": _same, **{f"sigma {sigma:g} px": _blurred(sigma) for sigma in (0.5, 0.8)}}
 _BLUR: Final = {"sharp": _same, **{f"sigma {sigma:g} px": _blurred(sigma) for sigma in (1, 2, 4)}}
@@ -132,6 +152,24 @@ _LADDERS: Final = (
     ),
     _Ladder("a frozen frame lowers the opening's amplitude", ("opening_ratio",), False, _STILL),
     _Ladder("a trembling mouth raises jitter", ("jitter",), True, {"true": _same, "trembling": _shaken}),
+    _Ladder(
+        "speech where nothing is said raises motion in silence",
+        ("motion_silence",),
+        True,
+        {"true": _same, "displaced": _displaced},
+    ),
+    _Ladder(
+        "a cheek that twitches raises motion outside the lips",
+        ("motion_outside",),
+        True,
+        {"true": _same, "twitching": _twitching},
+    ),
+    _Ladder(
+        "a mouth whose left half rests raises one-sided motion",
+        ("motion_one_sided",),
+        True,
+        {"true": _same, "lopsided": _lopsided},
+    ),
 )
 
 

@@ -22,7 +22,7 @@ PRIMARY: Final = ("mouth/psnr", "mouth/ssim", "lmd", "opening_corr[speech]")
 since models of different sizes solve different tasks there; LPIPS does not, since most machines lack its weights."""
 _TIMINGS: Final = ("given", "length", "free")
 _TASKS: Final = {
-    "given": "durations given",
+    "given": "timing given",  # by true durations, or by the sound that drives
     "length": "length given",
     "free": "durations free",
 }
@@ -168,7 +168,8 @@ def _board(results: Path, stem: str, lines: list[Line], notes: list[str]) -> Boa
         ranked += sorted(placed, key=lambda line: (line.rank, line.path))
     if models:
         notes.append(
-            f"Ranked by the mean rank in {', '.join(by)}, among rows of the same timing that have all of them."
+            f"Ranked by the mean rank in {', '.join(by)}, among rows of the same timing (given: by true durations or "
+            "sound) that have all of them."
             if by
             else f"Not ranked: no row has any of {', '.join(PRIMARY)}."
         )

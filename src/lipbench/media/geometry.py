@@ -207,6 +207,18 @@ def paste(picture: Tensor, pixels: Tensor, view: View) -> Tensor:
     return out
 
 
+def lower_half(pixels: Tensor) -> Tensor:
+    """(..., 3, H, W) -> (..., 3, H - H // 2, W): the rows from H // 2 on."""
+    return pixels[..., pixels.shape[-2] // 2 :, :]
+
+
+def without_lower_half(pixels: Tensor) -> Tensor:
+    """(..., 3, H, W) -> a copy whose `lower_half` is 0: what face models are shown of the frame they shall make."""
+    blanked = pixels.clone()
+    lower_half(blanked).zero_()
+    return blanked
+
+
 def change_view(pixels: Tensor, have: View, want: View) -> Tensor:
     """Show one view's pixels as another view that lies inside it, without the canonical picture in between.
 
@@ -245,34 +257,45 @@ def feather(view: View, border: int = 8) -> Tensor:
     rows, columns = torch.arange(HEIGHT), torch.arange(WIDTH)
     inside_r = torch.minimum(rows - top + 1, bottom - rows).clamp(0, border + 1)
     inside_c = torch.minimum(columns - left + 1, right - columns).clamp(0, border + 1)
-    ramp = torch.minimum(inside_r[:, None], inside_c[None, :]) / (border + 1)  # (352, 320)
-    return (0.5 - 0.5 * torch.cos(torch.pi * ramp))[None]
+    rise_r, rise_c = (0.5 - 0.5 * torch.cos(torch.pi * inside / (border + 1)) for inside in (inside_r, inside_c))
+    return (rise_r[:, None] * rise_c)[None]  # their product has round corners
 
 
 def paste_into_frame(
     frame: npt.NDArray[np.uint8],
     picture: npt.NDArray[np.uint8],
     transform: npt.NDArray[np.floating],
-    view: View,
-    border: int = 8,
+    mask: npt.NDArray[np.float32],
 ) -> npt.NDArray[np.uint8]:
-    """Blend a view of a canonical picture into the frame it was warped from: the inverse of `warp`.
+    """Blend a canonical picture into the frame it was warped from: the inverse of `warp`.
 
     Args:
         frame: (h, w, 3) RGB source frame.
         picture: (352, 320, 3) RGB canonical picture holding the generated pixels.
         transform: (2, 3) the frame's transform from `similarity`.
-        view: What to blend back; pixels outside its box stay those of `frame`.
-        border: Width of the blend inside the box, in canonical pixels.
+        mask: (352, 320) how much of the picture to take, 0 to 1, such as `feather`; where it is 0, pixels stay those of
+            `frame`.
 
     Returns:
         (h, w, 3) RGB.
     """
     import cv2
 
+    out = frame.copy()
+    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    if len(rows) == 0:
+        return out
     back = invert(transform[None])[0]
-    h, w = frame.shape[:2]
-    mask = feather(view, border)[0].numpy().astype(np.float32)
-    alpha = cv2.warpAffine(mask, back, (w, h), flags=cv2.INTER_LINEAR, borderValue=0)[..., None]
-    pixels = cv2.warpAffine(picture, back, (w, h), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-    return np.clip(np.rint(frame * (1 - alpha) + pixels * alpha), 0, 255).astype(np.uint8)
+    corners = np.array([[(x, y) for x in columns[[0, -1]] + (-1, 1) for y in rows[[0, -1]] + (-1, 1)]], np.float64)
+    corners = transform_points(corners, back[None])[0]  # (4, 2) x, y: around all that is not 0
+    low = np.clip(np.floor(corners.min(0)).astype(int), 0, frame.shape[1::-1])
+    high = np.clip(np.ceil(corners.max(0)).astype(int) + 1, 0, frame.shape[1::-1])
+    if (low >= high).any():  # it lies outside the frame
+        return out
+    back[:, 2] -= low
+    size = (high - low).tolist()
+    alpha = cv2.warpAffine(mask, back, size, flags=cv2.INTER_LINEAR, borderValue=0)[..., None]
+    pixels = cv2.warpAffine(picture, back, size, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    part = out[low[1] : high[1], low[0] : high[0]]
+    part[:] = np.clip(np.rint(part * (1 - alpha) + pixels * alpha), 0, 255)
+    return out

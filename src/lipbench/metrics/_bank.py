@@ -25,6 +25,7 @@ from lipbench.metrics.jitter import Jitter
 from lipbench.metrics.lmd import LMD, LandmarkCoverage, NormalisedLMD
 from lipbench.metrics.lpips import LPIPS
 from lipbench.metrics.lse import LSEC, LSED, AVOffset
+from lipbench.metrics.motion import MotionInSilence, MotionOutsideLips, OneSidedMotion
 from lipbench.metrics.opening import OpeningCorrelation, OpeningRatio
 from lipbench.metrics.psnr import PSNR
 from lipbench.metrics.ssim import SSIM
@@ -73,6 +74,9 @@ CATALOGUE: Final[dict[str, Entry]] = {
         Entry("jitter", Jitter, lambda files: Jitter(), "landmarks", default=False),
         Entry("lmd_iod", NormalisedLMD, lambda files: NormalisedLMD(), "landmarks", default=False),
         Entry("lmd_coverage", LandmarkCoverage, lambda files: LandmarkCoverage(), "landmarks", default=False),
+        Entry("motion_silence", MotionInSilence, lambda files: MotionInSilence(), "motion", default=False),
+        Entry("motion_outside", MotionOutsideLips, lambda files: MotionOutsideLips(), "motion", default=False),
+        Entry("motion_one_sided", OneSidedMotion, lambda files: OneSidedMotion(), "motion", default=False),
         Entry("lse_c", LSEC, lambda files: LSEC(), "sync"),
         Entry("lse_d", LSED, lambda files: LSED(), "sync"),
         Entry("av_offset", AVOffset, lambda files: AVOffset(), "sync"),

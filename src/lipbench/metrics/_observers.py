@@ -12,9 +12,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from lipbench.media import landmarks, text
+from lipbench.media import geometry, landmarks, text
 from lipbench.metrics._base import Unavailable
 from lipbench.metrics.fid import Inception
+from lipbench.metrics.motion import LOWER_FACE
 from lipbench.nets import arcface, ctc, i3d, lipnet, lipresnet, syncnet, weights
 from lipbench.types import View
 
@@ -299,6 +300,21 @@ class Motion:
         return scores.masked_fill(broken[:, None], torch.nan)
 
 
+class LowerFace:
+    """Small grey pictures of the face below the eyes: (T, 16, 32) in [0, 1], NaN in broken frames."""
+
+    judge = "mean of RGB, 16x32"
+    needs = frozenset({"face"})
+
+    def observe(self, clip: Clip) -> Tensor:
+        """Pictures of every frame."""
+        top, left, bottom, right = geometry.box(LOWER_FACE.name)
+        pictures = clip.pictures(View(LOWER_FACE.name, bottom - top, right - left))  # (T, 3, 128, 256)
+        # Float pictures are made small: 8-bit ones would be rounded to steps as large as the motion.
+        grey = geometry.resize(pictures, LOWER_FACE.size).mean(1)  # (T, 16, 32)
+        return grey.masked_fill(clip.broken[:, None, None], torch.nan)
+
+
 def _load(path: str) -> tuple[nn.Module, weights.Card]:
     try:
         return weights.load(Path(path).expanduser(), nn.Module)
@@ -314,5 +330,6 @@ MAKE: Final[dict[str, Callable[[Mapping[str, str], Path | None], Observer]]] = {
     "inception": lambda files, cache: Features(files.get("inception")),
     "identity": lambda files, cache: Identity(files.get("identity")),
     "i3d": lambda files, cache: Motion(files.get("i3d")),
+    "lower_face": lambda files, cache: LowerFace(),
 }
 """Name of an observation -> makes its observer, given the files that the user named and the folder of observations."""

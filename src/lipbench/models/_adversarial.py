@@ -1,11 +1,45 @@
 """GAN training, once: a generator with its own losses, a discriminator, and nothing of one in the other's gradients."""
 
+import math
 from abc import abstractmethod
-from typing import Any, ClassVar
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, Final
 
+from pytorch_lightning.callbacks import ModelCheckpoint
 from torch import Tensor, nn
 
 from lipbench.models._base import GenerativeModel
+
+# When training counts as diverged: own choices, since publications name no numbers (TalkLip's notes say that the
+# discriminator's losses sometimes run off "towards 100" and to go back to a good checkpoint then).
+_SPAN: Final = 100  # batches that a mean looks back; none is judged before it has seen so many
+_RISE: Final = 3.0  # times the lowest mean of the supervised losses
+_BOUND: Final = 10.0  # of the discriminator's loss: one that is always undecided has 0.5 to 1.4
+
+
+@dataclass
+class Course:
+    """Which way a loss goes: its exponential mean, and how low that has been.
+
+    Attributes:
+        weights: Of the losses, with which the values were summed.
+        batches: Values seen.
+        mean: Plain mean of the first values, exponential over about 100 batches after them.
+        lowest: Of the means over 100 batches and more; infinite before.
+    """
+
+    weights: dict[str, float] = field(default_factory=dict)
+    batches: int = 0
+    mean: float = 0.0
+    lowest: float = math.inf
+
+    def add(self, value: float) -> None:
+        """Take the value of the next batch in."""
+        self.batches += 1
+        self.mean += (value - self.mean) / min(self.batches, _SPAN)
+        if self.batches >= _SPAN:
+            self.lowest = min(self.lowest, self.mean)
 
 
 class AdversarialModel(GenerativeModel):
@@ -15,34 +49,90 @@ class AdversarialModel(GenerativeModel):
     the same made samples, cut from the generator's graph. Without a discriminator this is plain supervised training
     at no extra cost.
 
+    Training that has diverged stops: when the mean of the supervised losses' weighted sum over about 100 batches is
+    three times what it has been at its lowest, or that of the discriminator's loss is above 10. `loss_weights` that
+    change, as when a loss is switched on, start the supervised mean anew.
+
     Subclasses set `discriminator` (None without adversarial loss), name their optimisers "generator" and
-    "discriminator", and may weigh the term "adversarial" in `loss_weights`.
+    "discriminator", and weigh the adversarial terms in `loss_weights` by the names they give them.
     """
 
     may_be_fresh: ClassVar[tuple[str, ...]] = ("discriminator.",)
     discriminator: nn.Module | None
 
-    @abstractmethod
-    def generator_losses(self, batch: Any) -> tuple[dict[str, Tensor], dict[str, Tensor]]:  # noqa: ANN401 - see train_batch
-        """The supervised losses, and the sample (real, made, conditions) that the discriminator judges."""
+    def __init__(self, **options: Any) -> None:  # noqa: ANN401 - BenchModule's arguments
+        super().__init__(**options)
+        self._courses: dict[str, Course] = {}  # by optimiser
 
     @abstractmethod
-    def adversarial_loss(self, sample: dict[str, Tensor]) -> Tensor:
-        """Scalar: how badly the made part of the sample fools the discriminator."""
+    def generator_losses(self, batch: Any) -> tuple[dict[str, Tensor], dict[str, Tensor]]:  # noqa: ANN401 - see train_batch
+        """The supervised losses, 0 or more, and the sample (real, made, conditions) that the discriminator judges."""
+
+    @abstractmethod
+    def adversarial_losses(self, sample: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Scalars: how badly the made part of the sample fools the discriminator, a term for each thing it judges."""
 
     @abstractmethod
     def discriminator_losses(self, sample: dict[str, Tensor]) -> dict[str, Tensor]:
         """Losses of the discriminator on a sample cut from the generator's graph; the place to log the balance."""
 
     def train_batch(self, batch: Any) -> None:  # noqa: ANN401 - see BenchModule
-        """The generator's step, then the discriminator's if there is one."""
-        terms, sample = self.generator_losses(batch)
+        """The generator's step, then the discriminator's if there is one.
+
+        Raises:
+            RuntimeError: Training has diverged.
+        """
+        supervised, sample = self.generator_losses(batch)
+        judging: dict[str, Tensor] = {}
+        if self.discriminator is not None:
+            self.discriminator.requires_grad_(False)
+            judging = self.adversarial_losses(sample)
+            self.discriminator.requires_grad_(True)
+        found = self.optimise("generator", supervised | judging)
+        self._follow("generator", sum(self.loss_weights.get(key, 1.0) * found[key] for key in supervised), supervised)
         if self.discriminator is None:
-            self.optimise("generator", terms)
             return
-        self.discriminator.requires_grad_(False)
-        terms["adversarial"] = self.adversarial_loss(sample)
-        self.discriminator.requires_grad_(True)
-        self.optimise("generator", terms)
         judged = self.discriminator_losses({key: value.detach() for key, value in sample.items()})
-        self.optimise("discriminator", {f"discriminator_{key}": value for key, value in judged.items()})
+        terms = {f"discriminator_{key}": value for key, value in judged.items()}
+        self._follow("discriminator", self.optimise("discriminator", terms)["total"], terms)
+
+    def _follow(self, optimiser: str, value: float, terms: dict[str, Tensor]) -> None:
+        """Stop if the loss of an optimiser has run off; `value` is the same on all processes, so all of them stop."""
+        course = self._courses.setdefault(optimiser, Course())
+        if course.weights != self.loss_weights:
+            course = self._courses[optimiser] = Course(dict(self.loss_weights))
+        course.add(value)
+        bound = _RISE * course.lowest if optimiser == "generator" else _BOUND
+        if course.batches < _SPAN or course.mean <= bound:
+            return
+        raise RuntimeError(
+            f"training has diverged at batch {self.batches}: the mean of {' + '.join(terms)} over {_SPAN} batches rose "
+            f"from {course.lowest:.4g} to {course.mean:.4g}, and more than {bound:.4g} is no noise. {self._way_back()}"
+        )
+
+    def _way_back(self) -> str:
+        """Which checkpoint to go on from, and how."""
+        slower = "--model.lr" if self.discriminator is None else "--model.discriminator_lr"
+        kept = [c for c in self.trainer.checkpoint_callbacks if isinstance(c, ModelCheckpoint) and c.monitor]
+        best = next((c.best_model_path for c in kept if Path(c.best_model_path).is_file()), None)
+        if best is None:
+            return (
+                "No validation has kept a checkpoint, and last.ckpt may be spoiled already: start again with a lower "
+                f"{slower}"
+            )
+        # Not --ckpt_path: that resumes with the old arguments and the old draws, and so with the same end.
+        return (
+            f"last.ckpt may be spoiled already; the last good checkpoint is {best}. Start from its weights with a "
+            f"lower {slower}: --model.init_from {best}"
+        )
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep which way the losses go."""
+        super().on_save_checkpoint(checkpoint)
+        checkpoint["lipbench"]["courses"] = {name: asdict(course) for name, course in self._courses.items()}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Read it back."""
+        super().on_load_checkpoint(checkpoint)
+        courses = checkpoint["lipbench"].get("courses", {})  # absent before they were followed
+        self._courses = {name: Course(**course) for name, course in courses.items()}

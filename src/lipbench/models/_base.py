@@ -20,7 +20,9 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from lipbench import __version__, losses
+from lipbench.media import geometry
 from lipbench.models._average import MovingAverage
+from lipbench.nets.weights import Card
 from lipbench.types import ClipBatch, ClipSpec, Generated, Timing
 
 Schedule = Literal["constant", "inverse_sqrt", "cosine"]
@@ -79,6 +81,10 @@ class BenchModule(pl.LightningModule, ABC):
         self.ema_decay, self.init_from = ema_decay, init_from
         self.batches = 0
         """Training batches seen so far, over all resumed runs."""
+        self.frozen: dict[str, nn.Module] = {}
+        """Networks of earlier stages that train this one: outside of its parameters and its checkpoint."""
+        self.frozen_sha256: dict[str, str] = {}
+        """Name of a frozen network -> hash of its file; read back from checkpoints."""
         self.loss_weights: dict[str, float] = {}
         """Name of a loss -> its weight in the sum; 1 where not named."""
         self._seed: int | None = None
@@ -141,12 +147,15 @@ class BenchModule(pl.LightningModule, ABC):
         self.batches += 1
         self._log_throughput(start, _clips(batch))
 
-    def optimise(self, name: str, terms: Mapping[str, Tensor]) -> None:
+    def optimise(self, name: str, terms: Mapping[str, Tensor]) -> dict[str, float]:
         """Take one step of the named optimiser down the weighted sum of losses.
 
         Args:
             name: A key of `make_optimisers`.
             terms: Name of a loss -> scalar, unweighted; logged as `train/<name>`, weighted by `loss_weights`.
+
+        Returns:
+            Name of a loss -> its value, unweighted, and "total", their weighted sum: means over processes.
 
         Raises:
             RuntimeError: A loss or the gradient is not finite. The weights are still those of the last good step.
@@ -154,15 +163,16 @@ class BenchModule(pl.LightningModule, ABC):
         found = self.optimizers()
         optimiser = (found if isinstance(found, list) else [found])[self._names.index(name)]
         total = torch.stack([self.loss_weights.get(key, 1.0) * value.float() for key, value in terms.items()]).sum()
+        values = torch.stack([*(value.float() for value in terms.values()), total]).detach()
         optimiser.zero_grad()
         strategy = self.trainer.strategy
         if isinstance(strategy, ParallelStrategy):
             with strategy.block_backward_sync():
                 self.manual_backward(total)
-            total = self._average_over_processes(optimiser.optimizer, total.detach())
+            values = self._average_over_processes(optimiser.optimizer, values)
         else:
             self.manual_backward(total)
-        self._current = name, {**terms, "total": total}
+        self._current = name, dict(zip((*terms, "total"), values, strict=True))
         if self._counted:  # past the wrapper that counts global_step, with the same precision plugin
             strategy.optimizer_step(optimiser.optimizer, lambda: None)
         else:
@@ -170,33 +180,31 @@ class BenchModule(pl.LightningModule, ABC):
             self._counted = True
         # Not logged in the hook: when hooks alternate, Lightning forgets the earlier values of an epoch's first batch.
         self.log(f"train/grad_norm_{name}", self._norm)
-        for key, value in terms.items():
-            self.log(f"train/{key}", value.detach(), prog_bar=len(terms) <= 3)
+        for key, value in zip(terms, values, strict=False):
+            self.log(f"train/{key}", value, prog_bar=len(terms) <= 3)
+        return self._found
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         """Clip, and refuse values that are not finite; called just before the step, with gradients unscaled."""
         name, terms = self._current
         gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
         norm = nn.utils.get_total_norm(gradients)
-        values = torch.stack([norm.float(), *(value.detach().float() for value in terms.values())])
+        values = torch.stack([norm.float(), *terms.values()]).tolist()  # the one wait for the device in a step
         # In half precision the loss scaler skips steps whose gradient overflows; that is no error.
         scaled = getattr(self.trainer.precision_plugin, "scaler", None) is not None
-        finite = values.isfinite().tolist()  # the one wait for the device in a step
-        if not all(finite[1:]) or not (finite[0] or scaled):
-            raise RuntimeError(
-                self._not_finite(name, dict(zip(("the gradient", *terms), values.tolist(), strict=True)))
-            )
+        if not all(map(math.isfinite, values[1:])) or not (math.isfinite(values[0]) or scaled):
+            raise RuntimeError(self._not_finite(name, dict(zip(("the gradient", *terms), values, strict=True))))
         if self.clip_norm > 0:
             factor = (self.clip_norm / (norm + 1e-6)).clamp(max=1.0)
             torch._foreach_mul_(gradients, factor)
-        self._norm = norm
+        self._norm, self._found = norm, dict(zip(terms, values[1:], strict=True))
 
     def _not_finite(self, name: str, values: dict[str, float]) -> str:
         """The message for a step that would have destroyed the weights."""
         bad = {key: value for key, value in values.items() if not math.isfinite(value)}
         named = [key for key in bad if key not in ("the gradient", "total")]
         what = " and ".join(f"the loss {key!r} is {bad[key]}" for key in named)
-        what = what or f"{' and '.join(bad)} is not finite (or a loss on another process)"
+        what = what or f"{' and '.join(bad)} is not finite"
         kept = getattr(self.trainer.checkpoint_callback, "last_model_path", "") or getattr(
             self.trainer.checkpoint_callback, "best_model_path", ""
         )
@@ -206,27 +214,26 @@ class BenchModule(pl.LightningModule, ABC):
             "Lower --model.lr, or set --model.clip_norm 1"
         )
 
-    def _average_over_processes(self, optimiser: Optimizer, total: Tensor) -> Tensor:
-        """Average the gradients of one optimiser, all floating-point buffers and the total loss in one exchange.
+    def _average_over_processes(self, optimiser: Optimizer, values: Tensor) -> Tensor:
+        """Average the gradients of one optimiser, all floating-point buffers and (L,) losses in one exchange.
 
         A parameter without a gradient counts as zero if any other process has one, and stays without if none has.
         """
         parameters = [p for group in optimiser.param_groups for p in group["params"]]
         buffers = [b for b in self.buffers() if b.is_floating_point()]
-        used = total.new_tensor([p.grad is not None for p in parameters], dtype=torch.float32)
+        used = values.new_tensor([p.grad is not None for p in parameters], dtype=torch.float32)
         parts = [p.grad if p.grad is not None else torch.zeros_like(p) for p in parameters]
-        flat = torch.cat([*(part.float().flatten() for part in (*parts, *buffers)), used, total.float().flatten()])
+        flat = torch.cat([*(part.float().flatten() for part in (*parts, *buffers)), used, values])
         torch.distributed.all_reduce(flat)
         flat /= self.trainer.world_size
-        sizes = [*(p.numel() for p in parameters), *(b.numel() for b in buffers), len(used), 1]
+        sizes = [*(p.numel() for p in parameters), *(b.numel() for b in buffers), len(used), len(values)]
         means = torch.split(flat, sizes)
         anywhere = means[-2].tolist()
         for parameter, mean, share in zip(parameters, means, anywhere, strict=False):
             parameter.grad = mean.view_as(parameter).to(parameter.dtype) if share else None
         for buffer, mean in zip(buffers, means[len(parameters) :], strict=False):
             buffer.copy_(mean.view_as(buffer))
-        mean_total: Tensor = means[-1][0]
-        return mean_total
+        return means[-1]
 
     def _seed_batch(self) -> None:
         """Seed torch, numpy and python for this batch."""
@@ -281,6 +288,21 @@ class BenchModule(pl.LightningModule, ABC):
         if self.init_from and not self.trainer.ckpt_path:
             self._take_weights(Path(self.init_from))
 
+    def keep_frozen(self, name: str, network: nn.Module, card: Card) -> None:
+        """Take a network of an earlier stage along.
+
+        Args:
+            name: Under which it lies in `frozen`; the option that names its file.
+            network: As `lipbench.nets.weights.load` gives it.
+            card: Its hash is kept in checkpoints.
+        """
+        self.frozen[name], self.frozen_sha256[name] = network, card.sha256
+
+    def on_fit_start(self) -> None:
+        """Frozen networks go where the model went."""
+        for network in self.frozen.values():
+            network.to(self.device)
+
     def _take_weights(self, path: Path) -> None:
         """Load what a checkpoint holds; everything outside `may_be_fresh` must be there with the right shape."""
         if not path.is_file():
@@ -307,13 +329,15 @@ class BenchModule(pl.LightningModule, ABC):
             "class": f"{type(self).__module__}.{type(self).__qualname__}",
             "batches": self.batches,
             "seed": self._seed,
+            "frozen": self.frozen_sha256,
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Read it back.
 
         Raises:
-            ValueError: Not a lipbench checkpoint, a newer one, or another model's.
+            ValueError: Not a lipbench checkpoint, a newer one, another model's, or one that was trained with other
+                frozen networks than those this run has taken along.
         """
         meta = checkpoint.get("lipbench")
         if meta is None:
@@ -326,6 +350,13 @@ class BenchModule(pl.LightningModule, ABC):
         if meta["class"] != f"{type(self).__module__}.{type(self).__qualname__}":
             raise ValueError(f"this checkpoint holds a {meta['model']!r}, not a {type(self).__qualname__}")
         self.batches, self._seed = meta["batches"], meta["seed"]
+        for name, sha256 in meta.get("frozen", {}).items():  # absent before there were such models
+            own = self.frozen_sha256.setdefault(name, sha256)
+            if own != sha256:
+                raise ValueError(
+                    f"--model.{name} has SHA-256 {own[:12]}..., and the run that is resumed was trained with "
+                    f"{sha256[:12]}...; give that file, or start a new run"
+                )
 
 
 class GenerativeModel(BenchModule):
@@ -355,8 +386,8 @@ class GenerativeModel(BenchModule):
 
         Args:
             batch: Only `needs`, less "durations" unless timing is "given", less "n_frames" too if it is "free".
-            timing: Who decides how long each token lasts: the truth, the truth's total length, or the model (the
-                length of the sound, if it is driven by sound).
+            timing: Who decides how long each token lasts: the truth (its durations, or the sound that drives), the
+                truth's total length, or the model (if it is driven by sound, that is as long as the video).
 
         Returns:
             At least `video` (B, N, 3, h, w) in [0, 1] in the main view, zero after `video_len` (B,).
@@ -365,11 +396,16 @@ class GenerativeModel(BenchModule):
     def drive(self, batch: ClipBatch, timing: Timing) -> Generated:
         """Call `generate` with exactly the keys that the timing allows.
 
+        A model that needs `pose` gets the batch's frames with their lower half blanked, unless the batch holds poses.
+
         Raises:
             ValueError: The model does not support this timing, or the batch lacks a key.
         """
         if timing not in self.timings:
             raise ValueError(f"{type(self).__name__} has no timing {timing!r}; it has {sorted(self.timings)}")
+        if "pose" in self.needs and "pose" not in batch and "video" in batch:
+            blanked = geometry.without_lower_half(batch["video"])
+            batch = {**batch, "pose": blanked, "pose_len": batch["video_len"]}
         keys = self.needs - _UNKNOWN[timing]
         lacking = keys - batch.keys()
         if lacking:
@@ -378,7 +414,7 @@ class GenerativeModel(BenchModule):
             )
         return self.generate(cast("ClipBatch", {key: batch[key] for key in keys}), timing)  # type: ignore[literal-required]
 
-    def validation_step(self, batch: ClipBatch, batch_idx: int) -> None:
+    def validation_step(self, batch: ClipBatch, batch_idx: int) -> Generated:
         """Generate with the timing closest to the truth and log `val/l1` and `val/psnr` on the frames both have."""
         timing = next(timing for timing in _TIMINGS if timing in self.timings)
         made, truth = self.drive(batch, timing), batch["video"]
@@ -391,6 +427,7 @@ class GenerativeModel(BenchModule):
         size = len(truth)
         self.log("val/l1", losses.l1(prediction, target, lengths), prog_bar=True, batch_size=size, sync_dist=True)
         self.log("val/psnr", psnr[valid].mean(), prog_bar=True, batch_size=size, sync_dist=True)
+        return made
 
     def test_step(self, batch: ClipBatch, batch_idx: int) -> Generated:
         """Generate as `timing` says; the evaluator scores what is returned."""

@@ -27,26 +27,18 @@ from torch.optim import Adam, Optimizer
 
 from lipbench import losses
 from lipbench.media import features, geometry
-from lipbench.models._adversarial import AdversarialModel
 from lipbench.models._base import Schedule
+from lipbench.models._speech_to_face import SpeechToFace
 from lipbench.nets.discriminators import FrameDiscriminator
 from lipbench.nets.fastspeech import mask_of
 from lipbench.nets.lipgan import HEARING, FrontEnd, Generator, SyncDiscriminator
-from lipbench.types import ClipBatch, ClipSpec, Generated, Timing, View
+from lipbench.types import ClipBatch, ClipSpec, View
 
 _APART: Final = 6  # frames, 0.24 s: the published distance of identity frames; of shifted sound it is an own choice
 _ROLLED: Final = 10  # places in the batch, as published
-_FRAMES_AT_ONCE: Final = 128  # faces made together outside training, to bound the memory of large test batches
 
 
-class _Posed(ClipBatch, total=False):
-    """A batch with what `LipGAN.drive` adds."""
-
-    pose: Tensor  # (B, P, 3, H, W) float32 in [0, 1]: frames with their lower half 0
-    pose_len: Tensor  # (B,) int64
-
-
-class LipGAN(AdversarialModel):
+class LipGAN(SpeechToFace):
     """Face encoder, audio encoder and decoder with skips; a discriminator of synchronisation, and one of pictures.
 
     Args:
@@ -82,7 +74,6 @@ class LipGAN(AdversarialModel):
         init_from: See `BenchModule`: as published, for example a checkpoint of training without discriminators.
     """
 
-    timings: ClassVar[frozenset[str]] = frozenset({"length", "free"})
     paper: ClassVar[str] = "Prajwal K R et al., Towards Automatic Face-to-Face Translation, ACM MM 2019"
     discriminator: nn.ModuleDict | None
 
@@ -118,8 +109,8 @@ class LipGAN(AdversarialModel):
         )
         self.save_hyperparameters()
         self.size, self.front_end, self.window, self.identity = size, front_end, window, identity
-        self.lip_weight, self.unsynced = lip_weight, unsynced
-        self.adversarial_weight, self.quality_weight = adversarial_weight, quality_weight
+        self.lip_weight, self.unsynced, self.adversarial_weight = lip_weight, unsynced, adversarial_weight
+        self.loss_weights = {"sync": adversarial_weight, "quality": quality_weight}
         self.lr, self.discriminator_lr, self.betas = lr, discriminator_lr, betas
         self.generator = Generator(size, front_end, widths, blocks, audio_widths, audio_blocks, decoder_blocks, hidden)
         judges: dict[str, nn.Module] = {}
@@ -132,11 +123,6 @@ class LipGAN(AdversarialModel):
         self.to(memory_format=torch.channels_last)
 
     @property
-    def view(self) -> View:
-        """The whole 256 face: its lower half holds nose tip, mouth and chin."""
-        return View("face", self.size, self.size)
-
-    @property
     def clip(self) -> ClipSpec:
         """Faces, one identity frame, the sound."""
         return ClipSpec(
@@ -147,11 +133,6 @@ class LipGAN(AdversarialModel):
             audio_rate=features.RATE,
             keys=frozenset({"identity", "audio"}),
         )
-
-    @property
-    def needs(self) -> frozenset[str]:
-        """The sound, the identity frame, and the pose frames that `drive` makes."""
-        return frozenset({"audio", "audio_len", "fps", "identity", "pose", "pose_len", "n_frames"})
 
     def make_optimisers(self) -> dict[str, Optimizer]:
         """Adam for the generator, and one for the discriminators if there are any."""
@@ -173,28 +154,28 @@ class LipGAN(AdversarialModel):
             identity = distant(batch["video"], batch["frame"], drawn, batch["identity"][:, 0])[clip, place]
         else:
             identity = batch["identity"][clip, 0]
-        sound = self._hear(batch, clip, frame)  # (M, bands, columns)
-        made = self.generator(identity, without_lower_half(real), sound)
+        sound = self.hear(batch, clip, frame)  # (M, bands, columns)
+        made = self.generator(identity, geometry.without_lower_half(real), sound)
         sample = {"real": real, "made": made, "sound": sound}
         if self.adversarial_weight and self.unsynced == "shifted":
-            sample["other"] = self._hear(batch, clip, elsewhere(frame, batch["n_frames"][clip]))
+            sample["other"] = self.hear(batch, clip, elsewhere(frame, batch["n_frames"][clip]))
         elif self.adversarial_weight:
             sample["other"] = sound.roll(min(_ROLLED, len(sound) // 2), 0)
         if self.lip_weight == 1:
             return {"l1": losses.l1(made, real)}, sample
         return {"l1": ((made - real).abs() * cast("Tensor", self.lip_weights)).mean()}, sample
 
-    def adversarial_loss(self, sample: dict[str, Tensor]) -> Tensor:
-        """Made faces should lie near their sound and look real; already weighted, since there may be two terms."""
+    def adversarial_losses(self, sample: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Made faces should lie near their sound and, if pictures are judged apart, look real."""
         assert self.discriminator is not None
-        loss = sample["made"].new_zeros(())
+        terms: dict[str, Tensor] = {}
         if "sync" in self.discriminator:
             distance = self.discriminator["sync"](sample["made"], sample["sound"])
-            loss = loss + self.adversarial_weight * contrastive(distance, together=True)
+            terms["sync"] = contrastive(distance, together=True)
         if "quality" in self.discriminator:
-            score = self.discriminator["quality"](lower_half(sample["made"]))
-            loss = loss + self.quality_weight * losses.lsgan_generator(score)
-        return loss
+            score = self.discriminator["quality"](geometry.lower_half(sample["made"]))
+            terms["quality"] = losses.lsgan_generator(score)
+        return terms
 
     def discriminator_losses(self, sample: dict[str, Tensor]) -> dict[str, Tensor]:
         """Contrastive: real faces near their sound, others 1 away; LSGAN on pictures if they are judged apart.
@@ -216,51 +197,21 @@ class LipGAN(AdversarialModel):
             )
             terms |= {"synced": contrastive(synced, together=True), "unsynced": contrastive(unsynced, together=False)}
         if "quality" in self.discriminator:
-            real, made = (self.discriminator["quality"](lower_half(sample[key])) for key in ("real", "made"))
+            real, made = (self.discriminator["quality"](geometry.lower_half(sample[key])) for key in ("real", "made"))
             self.log_dict({"train/score_real": real.detach().mean(), "train/score_made": made.detach().mean()})
             terms |= losses.lsgan_discriminator(real, made)
         return terms
 
-    def drive(self, batch: ClipBatch, timing: Timing) -> Generated:
-        """Give `generate` the batch's frames as `pose`, their lower half blanked, unless it holds a pose already."""
-        if "video" in batch and "pose" not in batch:
-            posed = {"pose": without_lower_half(batch["video"]), "pose_len": batch["video_len"]}
-            batch = cast("ClipBatch", {**batch, **posed})
-        return super().drive(batch, timing)
+    def speak(self, identity: Tensor, pose: Tensor, sound: Tensor) -> Tensor:
+        """The generator's forward."""
+        made: Tensor = self.generator(identity, pose, sound)
+        return made
 
-    def generate(self, batch: ClipBatch, timing: Timing) -> Generated:
-        """Every frame by itself from the sound around it, its pose frame and one identity frame a clip."""
-        posed = cast("_Posed", batch)
-        if timing == "free":
-            frames = (batch["audio_len"] * batch["fps"].double() / features.RATE).round().long()
-        else:
-            frames = batch["n_frames"]
-        there = mask_of(frames, int(frames.max()))  # (B, N)
-        clip, place = there.nonzero(as_tuple=True)  # (M,) each
-        video = batch["audio"].new_zeros(*there.shape, 3, self.size, self.size, dtype=torch.float32)
-        for rows, places in zip(torch.split(clip, _FRAMES_AT_ONCE), torch.split(place, _FRAMES_AT_ONCE), strict=True):
-            pose = posed["pose"][rows, places % posed["pose_len"][rows]]  # (m, 3, size, size)
-            sound = self._hear(batch, rows, places)
-            video[rows, places] = self.generator(batch["identity"][rows, 0], pose, sound)
-        return {"video": video, "video_len": frames}
-
-    def _hear(self, batch: ClipBatch, clip: Tensor, frame: Tensor) -> Tensor:
-        """(M,) clips and frames -> (M, bands, columns) of the sound around them."""
+    def hear(self, batch: ClipBatch, clip: Tensor, frame: Tensor) -> Tensor:
+        """Mel spectrogram (M, 80, 27) or MFCC (M, 12, 35)."""
         windows = features.mel_windows if self.front_end == "mel" else features.cepstrum_windows
         columns = HEARING[self.front_end].shape[1]
         return windows(batch["audio"], batch["audio_len"], clip, frame, batch["fps"], columns)
-
-
-def without_lower_half(frames: Tensor) -> Tensor:
-    """(..., 3, H, W) -> a copy whose rows from H // 2 on are 0, as published."""
-    blanked = frames.clone()
-    blanked[..., frames.shape[-2] // 2 :, :] = 0
-    return blanked
-
-
-def lower_half(frames: Tensor) -> Tensor:
-    """(..., 3, H, W) -> (..., 3, H - H // 2, W), the rows from H // 2 on."""
-    return frames[..., frames.shape[-2] // 2 :, :]
 
 
 def contrastive(distance: Tensor, together: bool) -> Tensor:

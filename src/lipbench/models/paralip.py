@@ -167,10 +167,10 @@ class ParaLip(AdversarialModel):
             terms["ssim"] = 1 - losses.ssim(made, real).mean()
         return terms, {"real": real, "made": made}
 
-    def adversarial_loss(self, sample: dict[str, Tensor]) -> Tensor:
+    def adversarial_losses(self, sample: dict[str, Tensor]) -> dict[str, Tensor]:
         """LSGAN: every made frame should score 1."""
         assert self.discriminator is not None
-        return losses.lsgan_generator(self.discriminator(sample["made"]))
+        return {"adversarial": losses.lsgan_generator(self.discriminator(sample["made"]))}
 
     def discriminator_losses(self, sample: dict[str, Tensor]) -> dict[str, Tensor]:
         """LSGAN: real frames to 1, made ones to 0; the mean scores are logged as the balance."""

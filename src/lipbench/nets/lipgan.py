@@ -27,6 +27,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from lipbench.nets.pictures import halvings
+
 FrontEnd = Literal["mel", "mfcc"]
 
 
@@ -126,20 +128,6 @@ def _by_glorot(network: nn.Module) -> None:
             nn.init.xavier_uniform_(layer.weight)
             assert layer.bias is not None
             nn.init.zeros_(layer.bias)
-
-
-def halvings(size: int) -> int:
-    """How often a picture is halved until 3x3 pixels are left.
-
-    Raises:
-        ValueError: It does not come to 3.
-    """
-    times = 0
-    while 3 * 2**times < size:
-        times += 1
-    if 3 * 2**times != size:
-        raise ValueError(f"LipGAN's faces are 3 x 2^n pixels a side (12, 24, 48, 96, ...), found {size}")
-    return times
 
 
 class Generator(nn.Module):

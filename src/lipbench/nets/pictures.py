@@ -22,6 +22,20 @@ def halved(size: tuple[int, int], times: int) -> list[tuple[int, int]]:
     return sizes
 
 
+def halvings(size: int) -> int:
+    """How often a picture is halved until 3x3 pixels are left.
+
+    Raises:
+        ValueError: It does not come to 3.
+    """
+    times = 0
+    while 3 * 2**times < size:
+        times += 1
+    if 3 * 2**times != size:
+        raise ValueError(f"faces here are 3 x 2^n pixels a side (12, 24, 48, 96, ...), found {size}")
+    return times
+
+
 class IdentityEncoder(nn.Module):
     """Stride-2 convolutions with BatchNorm and ReLU, then a linear layer and tanh.
 

@@ -1,0 +1,80 @@
+"""Small face models on five made-up clips with sound; `python face_run.py OUT` tests them as one of two processes."""
+
+import sys
+from pathlib import Path
+
+import fake_run
+import numpy as np
+import torch
+from torch.utils.data import DataLoader
+
+from lipbench.media import geometry
+from lipbench.models.lipgan import LipGAN
+from lipbench.models.wav2lip import Wav2Lip
+
+SIZES = {"size": 12, "widths": (8, 8, 8), "audio_widths": (4, 4, 6, 8), "hidden": 8, "judge_width": 4}
+
+
+def models():
+    """Name -> model, the same in every process."""
+    torch.manual_seed(0)
+    made = {
+        "lipgan": LipGAN(**SIZES, blocks=(0, 0), audio_blocks=(0, 0, 0, 0), decoder_blocks=0),
+        "wav2lip": Wav2Lip(**SIZES, residuals=(0, 0), decoder_widths=(8, 8, 8), audio_residuals=(0, 0, 0, 0)),
+    }
+    with torch.no_grad():
+        for model in made.values():  # statistics that leave no map dead
+            pictures, bands = torch.rand(2, 8, 3, 12, 12), model.hear(*_anything())
+            for part in model.modules():
+                if isinstance(part, torch.nn.BatchNorm2d):
+                    part.momentum = 1.0
+            model.generator(*pictures, bands)
+    return made
+
+
+def _anything():
+    """Arguments of `hear` for eight frames of noise."""
+    noise = {"audio": torch.randn(1, 6400), "audio_len": torch.tensor([6400]), "fps": torch.tensor([25.0])}
+    return noise, torch.zeros(8, dtype=torch.long), torch.arange(8)
+
+
+class Faces(fake_run.Clips):
+    """The same clips, seen as faces, with noise as sound."""
+
+    def __init__(self, view):
+        super().__init__()
+        self.view = view
+
+    def __getitem__(self, k):
+        clip = super().__getitem__(k)
+        own, other = torch.from_numpy(np.random.default_rng(k).normal(0, 0.1, (2, fake_run.FRAMES * 640))).float()
+        video = geometry.crop(clip["face"], self.view).float() / 255
+        heard = {"audio": own, "audio_len": len(own)}
+        foreign = {"audio": other, "audio_len": len(other), **clip["foreign"]}
+        return {**clip, "video": video, "identity": video[:1], **heard, "foreign": foreign}
+
+
+class Data(fake_run.Data):
+    """What the evaluator reads of a datamodule."""
+
+    def __init__(self, view):
+        super().__init__()
+        self.view = view
+
+    def test_dataloader(self):
+        return DataLoader(Faces(self.view), batch_size=2)
+
+
+def run_all(out):
+    """Test every model; the records of each."""
+    return {
+        name: fake_run.run(out, out / "cache", name, model, Data(model.view)).records
+        for name, model in models().items()
+    }
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    run_all(Path(sys.argv[1]))
+    torch.distributed.barrier()  # neither leaves while the other still reads
+    torch.distributed.destroy_process_group()
