@@ -57,11 +57,13 @@ def test_pieces_of_sound_make_the_frames_of_the_whole(front_end):
     random = np.random.default_rng(0)
     samples = (random.normal(0, 0.1, 16000 * 2 + 321) * np.sin(np.arange(32321) / 3000)).astype(np.float32)
     poses, identity = torch.rand(51, 3, 24, 24), torch.rand(3, 24, 24)
-    make = _dub.from_sound(model, identity, samples, 16000, 51)
+    watched: list = []
+    make = _dub.from_sound(model, identity, samples, 16000, 51, watched.append)
     whole = make(0, poses)
     assert whole.shape == poses.shape
     pieces = torch.cat([make(first, poses[first : first + 20]) for first in (0, 20, 40)])
     assert torch.allclose(pieces, whole, atol=1e-5)
+    assert [batch["pose"].shape[1] for batch in watched] == [51, 30]  # the whole; a first piece and what follows it
     assert not torch.allclose(whole[1:], whole[:-1], atol=1e-5)
     seen = poses.clone()
     seen[:, :, 12:] = 0.5  # what it shall make, it is not shown

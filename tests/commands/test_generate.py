@@ -147,6 +147,17 @@ def test_a_picture_speaks_to_a_sound(here, hearing, face, tmp_path):
     assert abs(len(samples) / rate - len(frames) / 25) <= 0.04
 
 
+def test_heat_maps_come_along(here, hearing, patient, face, tmp_path, capsys):
+    drivers = {hearing: {"audio": tone(tmp_path / "tone.wav", 0.6)}, patient: {"text": "bin"}}
+    for k, (checkpoint, driver) in enumerate(drivers.items()):
+        heat = tmp_path / f"heat{k}.png"
+        assert typed(ckpt_path=checkpoint, image=face, out=tmp_path / "out.mp4", heatmap=heat, **driver) == 0
+        assert f"{heat}: frames 2, 4, 6, 8, 10, 12" in capsys.readouterr().out
+        height, width = np.asarray(Image.open(heat)).shape[:2]
+        assert width > 3 * 160  # what was made, and stages
+        assert height > 6 * 80
+
+
 def test_frames_without_a_face_pass_and_are_counted(here, world, hearing, tmp_path, capsys):
     def blank(frames):
         frames[30:42] = np.random.default_rng(0).integers(0, 255, frames[0].shape, np.uint8) // 8 + 90
@@ -210,6 +221,7 @@ def test_several_faces_are_said(here, patient, face, tmp_path, capsys):
         ({"ckpt_path": "foreign.ckpt"}, "was not written by lipbench"),
         ({"ckpt_path": "elsewhere.ckpt"}, "is no model of lipbench"),
         ({"out": "talk.gif"}, "gif"),
+        ({"heatmap": "heat.jpg"}, "expected a name that ends in .png"),
         ({"text": None}, 'which is driven by text: give --text "bin blue at f two now"'),
         ({"audio": "tone.wav"}, "hears nothing: leave --audio out"),
         ({"image": None}, "Give --image PICTURE or --video FILE; found neither"),

@@ -26,7 +26,7 @@ def test_two_processes_give_the_scores_of_one_on_an_odd_number_of_clips(tmp_path
         _, errors = process.communicate(timeout=300)
         assert process.returncode == 0, errors.decode()[-2000:]
     for name, records in face_run.run_all(tmp_path / "one").items():
-        assert any(name in entry.stem for entry in records)
+        assert any(name in str(entry.stem) for entry in records)
         for entry in records:
             other = record.read(tmp_path / "two" / f"{entry.stem}.json")
             assert other.environment["processes"] == 2

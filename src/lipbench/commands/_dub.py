@@ -42,9 +42,7 @@ _STEP: Final = 10  # frames: 0.4 s are whole steps of every front end's spectrog
 _BORDER: Final = 32  # canonical pixels over which made pixels fade into the frame
 _JAW: Final = (26, 14)  # canonical pixels inside and outside of the jaw line over which they do so there
 _REACH: Final = 16.0  # canonical pixels: sigma over which colours are compared across the border
-_OTHER: Final = (
-    12.0  # levels of 255 beyond the usual difference at which a pixel shows another thing, not another colour
-)
+_OTHER: Final = 12.0  # levels of 255 beside the usual difference that tell another thing from another colour
 _OVERALL: Final = 0.02  # weight of the mean difference beside those nearby: it counts where there are none
 _SAME_RATE: Final = 5e-4  # 29.97 and 30 frames a second are two rates
 
@@ -307,13 +305,16 @@ def _pieces(frames: Iterable[Frame]) -> Iterator[list[Frame]]:
 # -------------------------------------------------------------------------------------------------- what it says
 
 
-def from_text(model: "GenerativeModel", identity: Tensor, ids: Tensor) -> tuple[int, Maker]:
+def from_text(
+    model: "GenerativeModel", identity: Tensor, ids: Tensor, watch: Callable[[ClipBatch], None]
+) -> tuple[int, Maker]:
     """How many frames a text-driven model makes, and what gives them.
 
     Args:
         model: Takes its own time: timing "free".
         identity: (3, h, w) in [0, 1].
         ids: (L,) int64 tokens.
+        watch: Is shown what drives the model.
 
     Raises:
         ValueError: The model gives the text no time.
@@ -328,10 +329,18 @@ def from_text(model: "GenerativeModel", identity: Tensor, ids: Tensor) -> tuple[
     count = int(made["video_len"][0])
     if count == 0:
         raise ValueError("the model gives this text no time at all: it has hardly been trained. Train it longer")
+    watch(batch)
     return count, lambda first, shown: made["video"][0, first : first + len(shown)]
 
 
-def from_sound(model: "GenerativeModel", identity: Tensor, samples: audio.Samples, rate: int, total: int) -> Maker:
+def from_sound(
+    model: "GenerativeModel",
+    identity: Tensor,
+    samples: audio.Samples,
+    rate: int,
+    total: int,
+    watch: Callable[[ClipBatch], None],
+) -> Maker:
     """What gives a sound-driven model's frames, piece by piece.
 
     Every piece hears `_CONTEXT` frames more on both sides. It is not shown the poses there (the first and the last of
@@ -343,6 +352,7 @@ def from_sound(model: "GenerativeModel", identity: Tensor, samples: audio.Sample
         samples: (S,) mono in [-1, 1].
         rate: Samples a second, as the model wants it.
         total: Frames of the whole sound.
+        watch: Is shown what drives the model in the first piece.
     """
 
     def make(first: int, shown: Tensor) -> Tensor:
@@ -358,6 +368,8 @@ def from_sound(model: "GenerativeModel", identity: Tensor, samples: audio.Sample
             "pose": geometry.without_lower_half(shown)[places][None],  # (1, P, 3, h, w)
             "pose_len": torch.tensor([len(places)]),
         }
+        if first == 0:
+            watch(batch)
         with torch.inference_mode():
             return model.drive(batch, "free")["video"][0, first - begin :][: len(shown)]
 

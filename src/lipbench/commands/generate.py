@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 
     from lipbench.commands._dub import Maker
     from lipbench.models._base import GenerativeModel
+    from lipbench.types import ClipBatch
 
 GROUP = "Train and score"
 
@@ -27,6 +28,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, default=Path("talk.mp4"), help="video to write (default: talk.mp4)")
     parser.add_argument("--face", type=int, help="of several, which: counted from the left, from 0 (default: largest)")
     parser.add_argument(
+        "--heatmap", type=Path, help="png to write, too: where the stages of the model respond, in six frames"
+    )
+    parser.add_argument(
         "--landmarks", choices=("dlib", "face-alignment"), default="dlib", help="who finds the face (default: dlib)"
     )
 
@@ -39,6 +43,7 @@ def run(
     audio: Path | None = None,
     out: Path = Path("talk.mp4"),
     face: int | None = None,
+    heatmap: Path | None = None,
     landmarks: str = "dlib",
 ) -> None:
     """Write a video in which the face speaks; everything that the model does not make stays as it was.
@@ -54,6 +59,7 @@ def run(
         audio: Any file with sound; None takes that of the video.
         out: The video; .mp4, .mpg or .avi (lossless).
         face: Number of the face, from left to right; None takes the largest.
+        heatmap: Picture of the model's activations in the first seconds (`lipbench.commands._heat`).
         landmarks: Backend that finds the 68 points.
 
     Raises:
@@ -68,6 +74,8 @@ def run(
     assert given is not None
     if out.resolve() in {path.resolve() for path in (given, audio) if path is not None}:
         raise UsageError(f"--out {out} would overwrite what it is made from; give another name")
+    if heatmap is not None and heatmap.suffix.lower() != ".png":
+        raise UsageError(f"--heatmap {heatmap}: expected a name that ends in .png")
 
     from lipbench.commands import _dub, _load
     from lipbench.media import audio as sounds
@@ -80,6 +88,10 @@ def run(
     _check_driver(f"{ckpt_path} holds {type(model).__name__}, which is driven by {driver}", driver, text, audio, image)
     target = _dub.film(given) if image is None else _dub.picture(given)
 
+    def watch(batch: "ClipBatch") -> None:
+        if heatmap is not None:
+            _draw(heatmap, model, batch)
+
     samples, rate, total = None, None, None
     if driver == "text":
         import torch
@@ -87,7 +99,7 @@ def run(
         ids = torch.tensor(tokens.encode(tokens.symbols(tokens.normalise(str(text)).split())))  # (L,)
 
         def speak(identity: "Tensor") -> "tuple[int, Maker]":
-            return _dub.from_text(model, identity, ids)
+            return _dub.from_text(model, identity, ids, watch)
     else:
         samples, rate = sounds.read_audio(audio or given)
         wanted = model.clip.audio_rate
@@ -98,13 +110,27 @@ def run(
             raise ValueError(f"{audio or given} holds {len(samples)} samples of sound, less than one frame of picture")
 
         def speak(identity: "Tensor") -> "tuple[int, Maker]":
-            return frames, _dub.from_sound(model, identity, heard, wanted, frames)
+            return frames, _dub.from_sound(model, identity, heard, wanted, frames, watch)
 
     dubbing = _dub.Dubbing(model, target, backends.load(landmarks), face, total, speak)
     films.write_video(out, dubbing, _dub.FPS, samples, rate)
     lost = f", {dubbing.lost} frames without the face left as they were" if dubbing.lost else ""
     height, width = dubbing.size
     print(f"{out}: {dubbing.frames} frames, {dubbing.frames / _dub.FPS:.2f} s, {width}x{height}{lost}")
+
+
+def _draw(path: Path, model: "GenerativeModel", batch: "ClipBatch") -> None:
+    """Write the heat maps of six frames, evenly spaced, of what the batch makes the model make."""
+    import torch
+    from PIL import Image
+
+    from lipbench.commands import _heat
+
+    with torch.inference_mode():
+        count = int(model.drive(batch, "free")["video_len"][0])
+    frames = sorted({round(place) for place in torch.linspace(0, count - 1, 8).tolist()[1:-1]})
+    Image.fromarray(_heat.heat(model, batch, "free", frames)).save(path)
+    print(f"{path}: frames {', '.join(map(str, frames))}")
 
 
 def _driver(ckpt_path: Path, model: "GenerativeModel") -> Literal["text", "sound"]:

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from lipbench.models._base import GenerativeModel
 
-# When training counts as diverged: own choices, since publications name no numbers (TalkLip's notes say that the
-# discriminator's losses sometimes run off "towards 100" and to go back to a good checkpoint then).
+# When training counts as diverged: own choices, since publications name no numbers (TalkLip's README warns that
+# the discriminator's losses sometimes diverge towards 100; one should stop and go on from a good checkpoint then).
 _SPAN: Final = 100  # batches that a mean looks back; none is judged before it has seen so many
 _RISE: Final = 3.0  # times the lowest mean of the supervised losses
 _BOUND: Final = 10.0  # of the discriminator's loss: one that is always undecided has 0.5 to 1.4
@@ -51,7 +51,7 @@ class AdversarialModel(GenerativeModel):
 
     Training that has diverged stops: when the mean of the supervised losses' weighted sum over about 100 batches is
     three times what it has been at its lowest, or that of the discriminator's loss is above 10. `loss_weights` that
-    change, as when a loss is switched on, start the supervised mean anew.
+    change, as when a loss is switched on, start both means anew.
 
     Subclasses set `discriminator` (None without adversarial loss), name their optimisers "generator" and
     "discriminator", and weigh the adversarial terms in `loss_weights` by the names they give them.
