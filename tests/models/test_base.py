@@ -335,6 +335,7 @@ def test_noise_is_no_divergence(
     falling = [value * (1 + 5 * 0.98**k) for k, value in enumerate(noisy(0.02))]
     judged = noisy(1.0)
     falling[110], judged[110] = 2.0, 500.0  # alone, a value of a hundred times the others is noise
+    judged[:30] = [1000.0] * 30  # a bad beginning, too, if it passes
     model = Runs(falling, judged, reweigh=200)  # from there, the weighted sum is ten times as large
     trainer_for(max_steps=batches, limit_val_batches=0, precision=precision).fit(model, fake_data(batches))
     assert model.batches == batches
@@ -366,7 +367,7 @@ def test_stops_where_the_discriminator_runs_off(
     trainer = trainer_for(max_steps=400, limit_val_batches=0)
     with pytest.raises(RuntimeError, match=r"discriminator_fake .* from 1 to 10\.\d+") as error:
         trainer.fit(model, fake_data(400))
-    assert model.batches == 159  # 1 - 0.99^10 of 99 is more than 9
+    assert model.batches == 213  # a batch counts as 20 at most: 1 + 19 (1 - 0.99^64) is more than 10
     assert "No validation has kept a checkpoint" in str(error.value)
     high = Runs([0.02] * 200, [50.0] * 200)  # never a good one: known after 100 batches
     with pytest.raises(RuntimeError, match="training has diverged at batch 99"):

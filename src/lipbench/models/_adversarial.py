@@ -50,8 +50,8 @@ class AdversarialModel(GenerativeModel):
     at no extra cost.
 
     Training that has diverged stops: when the mean of the supervised losses' weighted sum over about 100 batches is
-    three times what it has been at its lowest, or that of the discriminator's loss is above 10. `loss_weights` that
-    change, as when a loss is switched on, start both means anew.
+    three times what it has been at its lowest, or that of the discriminator's loss is above 10. One batch counts as
+    twice the bound at most. `loss_weights` that change, as when a loss is switched on, start both means anew.
 
     Subclasses set `discriminator` (None without adversarial loss), name their optimisers "generator" and
     "discriminator", and weigh the adversarial terms in `loss_weights` by the names they give them.
@@ -101,8 +101,8 @@ class AdversarialModel(GenerativeModel):
         course = self._courses.setdefault(optimiser, Course())
         if course.weights != self.loss_weights:
             course = self._courses[optimiser] = Course(dict(self.loss_weights))
-        course.add(value)
         bound = _RISE * course.lowest if optimiser == "generator" else _BOUND
+        course.add(min(value, 2 * bound))  # a spike that passes, as at the beginning, is no divergence
         if course.batches < _SPAN or course.mean <= bound:
             return
         raise RuntimeError(
