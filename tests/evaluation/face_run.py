@@ -1,4 +1,4 @@
-"""Small face models on five made-up clips with sound; `python face_run.py OUT` tests them as one of two processes."""
+"""Face models on five made-up clips with sound; `python face_run.py OUT MODEL` tests one as one of two processes."""
 
 import sys
 from pathlib import Path
@@ -15,21 +15,22 @@ from lipbench.models.wav2lip import Wav2Lip
 SIZES = {"size": 12, "widths": (8, 8, 8), "audio_widths": (4, 4, 6, 8), "hidden": 8, "judge_width": 4}
 
 
-def models():
-    """Name -> model, the same in every process."""
+MODELS = {
+    "lipgan": lambda: LipGAN(**SIZES, blocks=(0, 0), audio_blocks=(0, 0, 0, 0), decoder_blocks=0),
+    "wav2lip": lambda: Wav2Lip(**SIZES, residuals=(0, 0), decoder_widths=(8, 8, 8), audio_residuals=(0, 0, 0, 0)),
+}
+
+
+def made(name):
+    """A model, the same in every process."""
     torch.manual_seed(0)
-    made = {
-        "lipgan": LipGAN(**SIZES, blocks=(0, 0), audio_blocks=(0, 0, 0, 0), decoder_blocks=0),
-        "wav2lip": Wav2Lip(**SIZES, residuals=(0, 0), decoder_widths=(8, 8, 8), audio_residuals=(0, 0, 0, 0)),
-    }
-    with torch.no_grad():
-        for model in made.values():  # statistics that leave no map dead
-            pictures, bands = torch.rand(2, 8, 3, 12, 12), model.hear(*_anything())
-            for part in model.modules():
-                if isinstance(part, torch.nn.BatchNorm2d):
-                    part.momentum = 1.0
-            model.generator(*pictures, bands)
-    return made
+    model = MODELS[name]()
+    for part in model.modules():
+        if isinstance(part, torch.nn.BatchNorm2d):
+            part.momentum = 1.0
+    with torch.no_grad():  # statistics that leave no map dead
+        model.generator(*torch.rand(2, 8, 3, 12, 12), model.hear(*_anything()))
+    return model
 
 
 def _anything():
@@ -65,16 +66,14 @@ class Data(fake_run.Data):
         return DataLoader(Faces(self.view), batch_size=2)
 
 
-def run_all(out):
-    """Test every model; the records of each."""
-    return {
-        name: fake_run.run(out, out / "cache", name, model, Data(model.view)).records
-        for name, model in models().items()
-    }
+def run(out, name):
+    """Test a model and give its records. Once a process: Lightning forgets the others when it ends."""
+    model = made(name)
+    return fake_run.run(out, out / "cache", name, model, Data(model.view)).records
 
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    run_all(Path(sys.argv[1]))
+    run(Path(sys.argv[1]), sys.argv[2])
     torch.distributed.barrier()  # neither leaves while the other still reads
     torch.distributed.destroy_process_group()

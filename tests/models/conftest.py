@@ -32,11 +32,9 @@ def make_batch(spec: ClipSpec, seed: int, lengths: tuple[int, ...] = LENGTHS, tr
     frame = torch.zeros(clips, window, dtype=torch.long)
     video_len = torch.tensor([min(window, frames) for frames in lengths])
     for row, (frames, count) in enumerate(zip(lengths, video_len.tolist(), strict=True)):
-        if training and spec.scattered:
-            picked = torch.randperm(frames, generator=draw)[:count].sort().values
-        else:
-            picked = torch.randint(frames - count + 1, (), generator=draw) + torch.arange(count)
-        frame[row, :count] = picked
+        order = torch.randperm(frames, generator=draw) if training else torch.arange(frames)
+        start = order[0] % (frames - count + 1)
+        frame[row, :count] = order[:count].sort().values if spec.scattered else start + torch.arange(count)
     batch: dict[str, Any] = {
         "index": torch.arange(clips),
         "clip_id": [f"fake/s1/{seed}-{row}" for row in range(clips)],
