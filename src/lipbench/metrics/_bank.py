@@ -325,7 +325,8 @@ class Bank:
 
     Raises:
         ValueError: A name is unknown.
-        FileNotFoundError: A named file is not there: better told before the scoring than by empty columns after it.
+        FileNotFoundError: A file that a column needs was named and is not there: better told before the scoring than by
+            empty columns after it.
         Unavailable: A metric asked for by its own name cannot be computed here. One that came with a group or by
             default is left empty instead, and `reasons` says why.
     """
@@ -339,11 +340,6 @@ class Bank:
         self.judges: dict[str, str] = {}
         """Metric name -> who judges it, where somebody does."""
         self._files = dict(files or {})
-        for name, path in self._files.items():
-            if not Path(path).expanduser().is_file():
-                raise FileNotFoundError(
-                    f"files.{name}: no weights file at {path}; `lipbench weights` lists those there"
-                )
         for entry in self.entries:
             try:
                 metric = entry.make(self._files)
@@ -352,6 +348,10 @@ class Bank:
             except Unavailable as error:
                 if names and entry.name in names:
                     raise
+                for key, path in self._files.items():
+                    needed = key in (entry.metric.observes, entry.metric.name)
+                    if needed and not Path(path).expanduser().is_file():
+                        raise FileNotFoundError(str(error)) from error
                 self.reasons[entry.name] = str(error)
                 continue
             judges = [self.observers[metric.observes].judge] if metric.observes else []
