@@ -4,7 +4,8 @@ from abc import abstractmethod
 from typing import ClassVar, Final
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.optim import Adam, Optimizer
 
 from lipbench.media import features
 from lipbench.models._adversarial import AdversarialModel
@@ -19,27 +20,23 @@ class SpeechToFace(AdversarialModel):
 
     With timing "given" the sound says when things are said, as true durations do for models that are driven by text.
 
-    Subclasses set `size` and say how a face is made and what is heard for it.
+    Subclasses set what follows and say what is heard for a face.
 
     Attributes:
         size: Pixels a side of the face view.
+        generator: Identity (M, 3, size, size) in [0, 1], pose (M, 3, size, size) with lower half 0, and what `hear`
+            gives for these frames -> faces (M, 3, size, size) float32 in [0, 1].
+        lr: Peak learning rate of the generator (Adam).
+        discriminator_lr: That of the discriminator (Adam).
+        betas: Of both.
     """
 
     timings: ClassVar[frozenset[str]] = frozenset({"given", "free"})
     size: int
-
-    @abstractmethod
-    def speak(self, identity: Tensor, pose: Tensor, sound: Tensor) -> Tensor:
-        """Make faces.
-
-        Args:
-            identity: (M, 3, size, size) in [0, 1].
-            pose: (M, 3, size, size), lower half 0.
-            sound: What `hear` gives for these frames.
-
-        Returns:
-            (M, 3, size, size) float32 in [0, 1].
-        """
+    generator: nn.Module
+    lr: float
+    discriminator_lr: float
+    betas: tuple[float, float]
 
     @abstractmethod
     def hear(self, batch: ClipBatch, clip: Tensor, frame: Tensor) -> Tensor:
@@ -55,6 +52,17 @@ class SpeechToFace(AdversarialModel):
         """The sound, the identity frame, and the pose frames that `drive` makes."""
         return frozenset({"audio", "audio_len", "fps", "identity", "pose", "pose_len", "n_frames"})
 
+    def make_optimisers(self) -> dict[str, Optimizer]:
+        """Adam for the generator, and for the discriminator if there is one."""
+        optimisers: dict[str, Optimizer] = {
+            "generator": Adam(self.generator.parameters(), lr=self.lr, betas=self.betas, fused=True)
+        }
+        if self.discriminator is not None:
+            optimisers["discriminator"] = Adam(
+                self.discriminator.parameters(), lr=self.discriminator_lr, betas=self.betas, fused=True
+            )
+        return optimisers
+
     def generate(self, batch: ClipBatch, timing: Timing) -> Generated:
         """Make the frames of the clip, or with timing "free" those of the sound; poses that run out start again."""
         if timing == "free":
@@ -67,5 +75,5 @@ class SpeechToFace(AdversarialModel):
         for rows, places in zip(torch.split(clip, _FRAMES_AT_ONCE), torch.split(place, _FRAMES_AT_ONCE), strict=True):
             pose = batch["pose"][rows, places % batch["pose_len"][rows]]  # (m, 3, size, size)
             sound = self.hear(batch, rows, places)
-            video[rows, places] = self.speak(batch["identity"][rows, 0], pose, sound)
+            video[rows, places] = self.generator(batch["identity"][rows, 0], pose, sound)
         return {"video": video, "video_len": frames}

@@ -23,7 +23,6 @@ from typing import ClassVar, Final, Literal, cast
 
 import torch
 from torch import Tensor, nn
-from torch.optim import Adam, Optimizer
 
 from lipbench import losses
 from lipbench.media import features, geometry
@@ -134,17 +133,6 @@ class LipGAN(SpeechToFace):
             keys=frozenset({"identity", "audio"}),
         )
 
-    def make_optimisers(self) -> dict[str, Optimizer]:
-        """Adam for the generator, and one for the discriminators if there are any."""
-        optimisers: dict[str, Optimizer] = {
-            "generator": Adam(self.generator.parameters(), lr=self.lr, betas=self.betas, fused=True)
-        }
-        if self.discriminator is not None:
-            optimisers["discriminator"] = Adam(
-                self.discriminator.parameters(), lr=self.discriminator_lr, betas=self.betas, fused=True
-            )
-        return optimisers
-
     def generator_losses(self, batch: ClipBatch) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """L1 on the frames drawn; the sample is those frames, real and made, with their sound and, if wanted, other."""
         drawn = mask_of(batch["video_len"], batch["video"].shape[1])  # (B, T)
@@ -201,11 +189,6 @@ class LipGAN(SpeechToFace):
             self.log_dict({"train/score_real": real.detach().mean(), "train/score_made": made.detach().mean()})
             terms |= losses.lsgan_discriminator(real, made)
         return terms
-
-    def speak(self, identity: Tensor, pose: Tensor, sound: Tensor) -> Tensor:
-        """The generator's forward."""
-        made: Tensor = self.generator(identity, pose, sound)
-        return made
 
     def hear(self, batch: ClipBatch, clip: Tensor, frame: Tensor) -> Tensor:
         """Mel spectrogram (M, 80, 27) or MFCC (M, 12, 35)."""

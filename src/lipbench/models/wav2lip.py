@@ -20,7 +20,6 @@ from typing import Any, ClassVar, Final, Literal
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torch.optim import Adam, Optimizer
 
 from lipbench import losses
 from lipbench.media import features, geometry
@@ -148,17 +147,6 @@ class Wav2Lip(SpeechToFace):
             path, _ = weights.located(self.expert, _LOST_EXPERT)
             self.keep_frozen("expert", *weights.load(path, Expert))
 
-    def make_optimisers(self) -> dict[str, Optimizer]:
-        """Adam for the generator, and for the discriminator if there is one."""
-        optimisers: dict[str, Optimizer] = {
-            "generator": Adam(self.generator.parameters(), lr=self.lr, betas=self.betas, fused=True)
-        }
-        if self.discriminator is not None:
-            optimisers["discriminator"] = Adam(
-                self.discriminator.parameters(), lr=self.discriminator_lr, betas=self.betas, fused=True
-            )
-        return optimisers
-
     def generator_losses(self, batch: ClipBatch) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """L1 on the frames drawn and, once it counts, their synchronisation; the sample is those frames."""
         drawn = mask_of(batch["video_len"], batch["video"].shape[1])  # (B, 5)
@@ -215,11 +203,6 @@ class Wav2Lip(SpeechToFace):
             "real": F.binary_cross_entropy_with_logits(real, torch.ones_like(real)),
             "fake": F.binary_cross_entropy_with_logits(made, torch.zeros_like(made)),
         }
-
-    def speak(self, identity: Tensor, pose: Tensor, sound: Tensor) -> Tensor:
-        """The generator's forward."""
-        made: Tensor = self.generator(identity, pose, sound)
-        return made
 
     def hear(self, batch: ClipBatch, clip: Tensor, frame: Tensor) -> Tensor:
         """Mel spectrogram (M, 80, 16)."""
