@@ -157,11 +157,7 @@ class SyncNet(BenchModule):
 
     def _score(self, part: str, batch: ClipBatch) -> None:
         video, audio, valid = self.embed(batch)
-        told, right = told_apart(video, audio, valid, self.near)
-        for name, values in (("told_apart", told), ("offset_right", right)):
-            known = values[values.isfinite()]
-            if len(known):
-                self.log(f"{part}/{name}", known.mean(), batch_size=len(known), prog_bar=True, sync_dist=True)
+        log_told_apart(self, part, video, audio, valid, self.near)
         loss = matching_loss(video, audio, valid, self.near)
         self.log(f"{part}/matching", loss, batch_size=len(video), sync_dist=True)
 
@@ -225,3 +221,21 @@ def told_apart(video: Tensor, audio: Tensor, valid: Tensor, near: int) -> tuple[
     mean = torch.stack(means, 1).nan_to_num(torch.inf)  # (B, 31)
     right = ((mean.argmin(1) - _FARTHEST).abs() <= 1).float()
     return told, right.masked_fill(told.isnan(), torch.nan)
+
+
+def log_told_apart(module: BenchModule, part: str, video: Tensor, audio: Tensor, valid: Tensor, near: int) -> None:
+    """Log the means of `told_apart` over the clips that have a pair, as `<part>/told_apart` and `<part>/offset_right`.
+
+    Args:
+        module: Which logs.
+        part: "val" or "test".
+        video: See `told_apart`; so are the others.
+        audio: See there.
+        valid: See there.
+        near: See there.
+    """
+    told, right = told_apart(video, audio, valid, near)
+    for name, values in (("told_apart", told), ("offset_right", right)):
+        known = values[values.isfinite()]
+        if len(known):
+            module.log(f"{part}/{name}", known.mean(), batch_size=len(known), prog_bar=True, sync_dist=True)

@@ -22,7 +22,7 @@ from torch.optim import Adam, Optimizer
 
 from lipbench.media import features, geometry
 from lipbench.models._base import BenchModule, Schedule
-from lipbench.models.syncnet import told_apart
+from lipbench.models.syncnet import log_told_apart
 from lipbench.nets import weights
 from lipbench.nets.wav2lip import COLUMNS, FRAMES, Expert
 from lipbench.types import ClipBatch, ClipSpec
@@ -146,11 +146,7 @@ class Wav2LipExpert(BenchModule):
 
     def _score(self, part: str, batch: ClipBatch) -> None:
         faces, sound, valid = self.embed(batch)
-        told, right = told_apart(faces, sound, valid, self.near)  # distances of unit vectors order as cosines do
-        for name, values in (("told_apart", told), ("offset_right", right)):
-            known = values[values.isfinite()]
-            if len(known):
-                self.log(f"{part}/{name}", known.mean(), batch_size=len(known), prog_bar=True, sync_dist=True)
+        log_told_apart(self, part, faces, sound, valid, self.near)  # distances of unit vectors order as cosines do
         loss = in_sync_loss(faces, sound, valid, self.near)
         self.log(f"{part}/bce", loss, batch_size=len(faces), prog_bar=True, sync_dist=True)
 
