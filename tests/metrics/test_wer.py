@@ -18,7 +18,7 @@ from torchmetrics.functional.text import word_error_rate
 from lipbench.media import phonemes
 from lipbench.metrics import _bank
 from lipbench.metrics._base import Unavailable
-from lipbench.metrics.wer import CER, PER, WER, WordAccuracy, edits
+from lipbench.metrics.wer import CER, PER, WER, WordAccuracy, edits, teacher_forced
 
 REFERENCE = json.loads((Path(__file__).parents[1] / "reference" / "text.json").read_text())
 NAMES = list(REFERENCE["values"])
@@ -57,6 +57,29 @@ def test_an_empty_text_has_no_error_rate():
         assert np.isnan(scored(metric, case["hyp"], case["ref"]).per_clip().value).all()
         assert metric.compute().isnan()
         assert np.isnan(scored(type(metric)(), [""], [" "]).per_clip().value).all()
+
+
+def test_teacher_forced():
+    """TalkLip's WER2: as long as the truth whatever stands after it, mean over clips."""
+    symbols = ["", " ", *"abcdeinostuvwx"]
+    truths = ["one two", "six", "is a"]
+    written = ["one tvo", "sixxxx ", "is e"]  # an error that free decoding might follow; steps after the end; an error
+    scores = torch.zeros(3, 7, len(symbols))
+    for row, text in zip(scores, written, strict=True):
+        for step, character in zip(row, text.ljust(7), strict=True):
+            step[symbols.index(character)] = 3.0
+    length = torch.tensor([len(t) for t in truths])
+    read = teacher_forced(scores, length, symbols)
+    assert read == ["one tvo", "six", "is e"]
+    assert scored(WER(pooling="utterance"), read, truths).compute().item() == pytest.approx((1 / 2 + 0 + 1 / 2) / 3)
+    assert scored(CER("insertions"), read, truths).compute() == scored(CER("deletions"), read, truths).compute() == 0
+    scores[1, 2] = torch.nan
+    scores[2, 6] = torch.nan  # after its text
+    assert teacher_forced(scores, length, symbols) == ["one tvo", None, "is e"]
+    with pytest.raises(ValueError, match="2 symbols and up to 7 characters"):
+        teacher_forced(scores, length, ["a", "b"])
+    with pytest.raises(ValueError, match="up to 7 characters for scores of shape"):
+        teacher_forced(scores[:, :6], length, symbols)
 
 
 def test_phones():
