@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -93,59 +93,12 @@ def film(path: Path) -> Target:
         FileNotFoundError: There is no such file.
         ValueError: It is no video.
     """
-    with video.opened(path) as container:
-        stream = video.picture_stream(container)
-        if stream is None:
-            raise ValueError(f"{path.name} has no picture stream{' (sound only)' if container.streams.audio else ''}")
-        rate = _labelled_rate(stream)
-        seconds = container.duration / 1e6 if container.duration else None
+    rate, seconds = video.head(path)
     if abs(rate / FPS - 1) > _SAME_RATE:
         print(f"{path.name} has {rate:.5g} frames a second; {FPS:g} are taken, each the nearest in time")
-    return Target(path, lambda: _decoded(path), None if seconds is None else max(1, round(seconds * FPS)))
-
-
-def _labelled_rate(stream: Any) -> float:  # noqa: ANN401 - av.VideoStream, whose package is imported late
-    return float(stream.average_rate or stream.guessed_rate or FPS)
-
-
-def _decoded(path: Path) -> Iterator[Frame]:
-    """The frames that `read_video(path, FPS)` gives, one at a time.
-
-    It knows all timestamps before it chooses; here a missing or backward one is set one frame after the last.
-
-    Raises:
-        ValueError: The file has no frames, they change their size, or decoding fails.
-    """
-    from av.video.reformatter import VideoReformatter
-
-    with video.opened(path) as container:
-        stream = cast("Any", video.picture_stream(container))  # `film` has seen one
-        stream.thread_type = "NONE"  # as `read_video`: dubs may run side by side
-        step = 1 / _labelled_rate(stream)
-        converter = VideoReformatter()
-        last: tuple[float, Frame] | None = None
-        start, made = 0.0, 0
-        for shown in container.decode(stream):
-            rgb = np.asarray(converter.reformat(shown, format="rgb24", threads=1).to_ndarray(), np.uint8)
-            frame = np.ascontiguousarray(np.rot90(rgb, round(shown.rotation / 90) % 4))
-            if last is None:
-                start = shown.time or 0.0
-                last = 0.0, frame
-                continue
-            if frame.shape != last[1].shape:
-                raise ValueError(
-                    f"{path.name} changes its picture size on the way: {last[1].shape[:2]}, {frame.shape[:2]}"
-                )
-            time = math.inf if shown.time is None else shown.time - start
-            time = time if last[0] < time < math.inf else last[0] + step
-            while made / FPS <= (last[0] + time) / 2 + 1e-6:  # the earlier one of two equally near
-                yield last[1]
-                made += 1
-            last = time, frame
-        if last is None:
-            raise ValueError(f"{path.name} has a picture stream but no frames in it")
-        for _ in range(max(1, round((last[0] + step) * FPS)) - made):
-            yield last[1]
+    return Target(
+        path, lambda: video.stream_video(path, FPS), None if seconds is None else max(1, round(seconds * FPS))
+    )
 
 
 # ------------------------------------------------------------------------------------------------------- which face

@@ -4,6 +4,7 @@ Only this file and `audio` open media files. Errors are `ValueError` or `FileNot
 understands; PyAV's own exceptions do not leave it.
 """
 
+import math
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -127,26 +128,16 @@ def read_video(path: str | Path, fps: float | None = None) -> Video:
         FileNotFoundError: There is no such file.
         ValueError: The file is empty, is no video, has no picture stream or no frames, or decoding fails; one line.
     """
-    from av.video.reformatter import VideoReformatter
-
     if fps is not None and not 0 < fps < 1000:
         raise ValueError(f"fps is {fps}; expected frames a second, such as 25")
     path = Path(path)
     frames: list[Frame] = []
     times: list[float | None] = []
     with opened(path) as container:
-        stream = picture_stream(container)
-        if stream is None:
-            raise ValueError(f"{path.name} has no picture stream{' (sound only)' if container.streams.audio else ''}")
-        stream.thread_type = "NONE"
-        stream.codec_context.thread_count = 1
-        converter = VideoReformatter()  # one for all frames: a new one for each costs as much as decoding
-        for picture in container.decode(stream):
-            rgb = np.asarray(converter.reformat(picture, format="rgb24", threads=1).to_ndarray(), np.uint8)
-            turns = round(picture.rotation / 90) % 4  # counter-clockwise
-            # contiguous: the decoder pads its rows, and dlib silently misreads pictures with padded rows
-            frames.append(np.ascontiguousarray(np.rot90(rgb, turns)))
-            times.append(None if picture.pts is None or picture.time_base is None else picture.time)
+        stream = _pictures(path, container)
+        for time, frame in _decoded(container, stream):
+            frames.append(frame)
+            times.append(time)
         labelled = float(stream.average_rate or stream.guessed_rate or 0)
     if not frames:
         raise ValueError(f"{path.name} has a picture stream but no frames in it")
@@ -157,6 +148,82 @@ def read_video(path: str | Path, fps: float | None = None) -> Video:
         return Video(frames, source_fps, source_fps, times[0] or 0.0)
     chosen = [frames[k] for k in _nearest(clock, source_fps, fps)]
     return Video(chosen, float(fps), source_fps, times[0] or 0.0)
+
+
+def head(path: Path) -> tuple[float, float | None]:
+    """Frames a second of a video and its seconds as its head says them; None if it says no length.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It is no video.
+    """
+    with opened(path) as container:
+        stream = _pictures(path, container)
+        return _labelled_rate(stream), container.duration / 1e6 if container.duration else None
+
+
+def stream_video(path: Path, fps: float) -> Iterator[Frame]:
+    """The frames that `read_video(path, fps)` gives, one at a time: memory does not grow with the file.
+
+    That one knows all timestamps before it chooses; here a missing or backward one is set one frame after the last.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: The file has no frames, they change their size, or decoding fails.
+    """
+    with opened(path) as container:
+        stream = _pictures(path, container)
+        step = 1 / _labelled_rate(stream)
+        last: tuple[float, Frame] | None = None
+        start, made = 0.0, 0
+        for shown, frame in _decoded(container, stream):
+            if last is None:
+                start = shown or 0.0
+                last = 0.0, frame
+                continue
+            if frame.shape != last[1].shape:
+                raise ValueError(
+                    f"{path.name} changes its picture size on the way: {last[1].shape[:2]}, {frame.shape[:2]}"
+                )
+            time = math.inf if shown is None else shown - start
+            time = time if last[0] < time < math.inf else last[0] + step
+            while made / fps <= (last[0] + time) / 2 + 1e-6:  # the earlier one of two equally near
+                yield last[1]
+                made += 1
+            last = time, frame
+        if last is None:
+            raise ValueError(f"{path.name} has a picture stream but no frames in it")
+        for _ in range(max(1, round((last[0] + step) * fps)) - made):
+            yield last[1]
+
+
+def _pictures(path: Path, container: "av.container.InputContainer") -> "av.VideoStream":
+    """The moving pictures of an open file, to be decoded on one thread; an error if there are none."""
+    stream = picture_stream(container)
+    if stream is None:
+        raise ValueError(f"{path.name} has no picture stream{' (sound only)' if container.streams.audio else ''}")
+    stream.thread_type = "NONE"
+    stream.codec_context.thread_count = 1
+    return stream
+
+
+def _labelled_rate(stream: "av.VideoStream") -> float:
+    return float(stream.average_rate or stream.guessed_rate or 25)  # 25 is FFmpeg's own assumption for raw streams
+
+
+def _decoded(
+    container: "av.container.InputContainer", stream: "av.VideoStream"
+) -> Iterator[tuple[float | None, Frame]]:
+    """Seconds on the file's clock, None where no time is stored, and upright pictures, one after another."""
+    from av.video.reformatter import VideoReformatter
+
+    converter = VideoReformatter()  # one for all frames: a new one for each costs as much as decoding
+    for picture in container.decode(stream):
+        rgb = np.asarray(converter.reformat(picture, format="rgb24", threads=1).to_ndarray(), np.uint8)
+        turns = round(picture.rotation / 90) % 4  # counter-clockwise
+        # contiguous: the decoder pads its rows, and dlib silently misreads pictures with padded rows
+        frame = np.ascontiguousarray(np.rot90(rgb, turns))
+        yield None if picture.pts is None or picture.time_base is None else picture.time, frame
 
 
 def _clock(times: list[float | None], labelled: float) -> tuple[npt.NDArray[np.float64], float]:

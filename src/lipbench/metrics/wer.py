@@ -110,9 +110,7 @@ def teacher_forced(scores: Tensor, length: Tensor, symbols: Sequence[str]) -> li
             f"{tuple(scores.shape)}; expected (clips, at least as many steps as characters, symbols)"
         )
     rows = zip(scores.argmax(dim=2).tolist(), scores.isfinite().all(dim=2).tolist(), length.tolist(), strict=True)
-    return [
-        "".join(symbols[k] for k in best[:count]) if all(finite[:count]) else None for best, finite, count in rows
-    ]
+    return ["".join(symbols[k] for k in best[:count]) if all(finite[:count]) else None for best, finite, count in rows]
 
 
 class _ErrorRate(ClipMetric):
