@@ -220,6 +220,7 @@ def test_several_faces_are_said(here, patient, face, tmp_path, capsys):
         ({"ckpt_path": "text.png"}, "is no checkpoint that can be read"),
         ({"ckpt_path": "foreign.ckpt"}, "was not written by lipbench"),
         ({"ckpt_path": "elsewhere.ckpt"}, "is no model of lipbench"),
+        ({"ckpt_path": "part.ckpt"}, "is not whole as `lipbench fit` writes it: it has no entry"),
         ({"out": "talk.gif"}, "gif"),
         ({"heatmap": "heat.jpg"}, "expected a name that ends in .png"),
         ({"text": None}, 'which is driven by text: give --text "bin blue at f two now"'),
@@ -246,6 +247,8 @@ def test_wrong_input(here, patient, hearing, face, capsys, change, expected):
     Path("text.png").write_text("no picture")
     torch.save({"state_dict": {}}, "foreign.ckpt")
     torch.save({"lipbench": {"class": "os.path.join"}}, "elsewhere.ckpt")
+    part = {"lipbench": {"class": "lipbench.models.paralip.ParaLip"}, "state_dict": {}, "hyper_parameters": {}}
+    torch.save(part, "part.ckpt")
     Path("hearing.ckpt").symlink_to(hearing)
     tone(Path("tone.wav"), 0.3)
     tone(Path("short.wav"), 0.01)

@@ -33,6 +33,9 @@ def generative(path: Path) -> GenerativeModel:
         raise ValueError(
             f"{path} holds {meta['class']}, which is no model of lipbench ({', '.join(_names.files('model'))})"
         )
+    lacking = {"state_dict", "hyper_parameters", "pytorch-lightning_version"} - set(content)
+    if lacking:
+        raise ValueError(f"{path} is not whole as `lipbench fit` writes it: it has no entry {sorted(lacking)[0]!r}")
     own = getattr(importlib.import_module(module), name)
     if not issubclass(own, GenerativeModel):
         raise ValueError(f"{path} holds {name}, which generates nothing")
