@@ -104,6 +104,18 @@ def test_incomplete_rows_are_shown_but_not_ranked(full, capsys):
     assert "– mouth/lpips: no weights here" in shown
 
 
+@pytest.mark.parametrize(("missing", "rank"), [(1, 1), (3, None)])
+def test_a_row_without_the_hard_clips_is_not_ranked(full, missing, rank):
+    """Of 30 clips one may lack a score: two would be 7 %."""
+    path = put(full, "talklip", "easy", -1.0)
+    content = json.loads(path.read_text())
+    content["scores"]["lmd"] |= {"n": 30 - missing, "coverage": 1 - missing / 30, "reason": "its video was cut short"}
+    path.write_text(json.dumps(content))
+    (board,), _ = table.boards(full / "results")
+    assert next(line.rank for line in board.lines if line.record.name == "talklip") == rank
+    assert next(line.rank for line in board.lines if line.record.run == "middle") == (3 if rank else 2)
+
+
 def test_file_is_stable_and_says_what_the_records_say(full, capsys):
     assert compare(full) is True
     path = full / "grid_s1.csv"

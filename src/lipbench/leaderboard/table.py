@@ -29,6 +29,7 @@ _TASKS: Final = {
 _KINDS: Final = ("model", "control", "calibration")
 _PICTURE: Final = ("psnr", "ssim", "lpips", "lmd", "cpbd", "fid")
 _SIGNIFICANT: Final = 0.05
+_MISSING: Final = 0.05  # share of the clips without a score up to which a row is ranked, beside the fullest row
 
 
 @dataclass(frozen=True)
@@ -138,6 +139,13 @@ def _value(entry: Record, name: str) -> float | None:
     return None if score is None else score.value
 
 
+def _covers(entry: Record, name: str, models: Sequence[Line]) -> bool:
+    """Whether a score covers nearly as many clips as any model's in that column: hard clips left out flatter."""
+    score = entry.scores.get(name)
+    most = max((line.record.scores[name].coverage for line in models if name in line.record.scores), default=0.0)
+    return score is not None and score.value is not None and score.coverage >= (1 - _MISSING) * most
+
+
 def _board(results: Path, stem: str, lines: list[Line], notes: list[str]) -> Board:
     """Rank the models of one board, timing by timing."""
     models = [line for line in lines if line.record.kind == "model"]
@@ -146,7 +154,7 @@ def _board(results: Path, stem: str, lines: list[Line], notes: list[str]) -> Boa
     rest: list[Line] = []
     for timing in _TIMINGS:
         task = [line for line in models if line.record.timing == timing]
-        complete = [line for line in task if by and all(_value(line.record, name) is not None for name in by)]
+        complete = [line for line in task if by and all(_covers(line.record, name, models) for name in by)]
         rest += [line for line in task if line not in complete]
         if not complete:
             continue
@@ -169,7 +177,7 @@ def _board(results: Path, stem: str, lines: list[Line], notes: list[str]) -> Boa
     if models:
         notes.append(
             f"Ranked by the mean rank in {', '.join(by)}, among rows of the same timing (given: by true durations or "
-            "sound) that have all of them."
+            "sound) that have all of them, on nearly all clips."
             if by
             else f"Not ranked: no row has any of {', '.join(PRIMARY)}."
         )
