@@ -7,6 +7,7 @@ from lipbench.metrics._base import ClipMetric, over_frames, same_shape
 
 _RADIUS = 5
 _SIGMA = 1.5
+_TOGETHER = 1 << 19  # numbers of a video: four maps of as many stay in a processor's cache, which halves the time
 
 
 def _blur(size: int, like: Tensor) -> Tensor:
@@ -70,6 +71,8 @@ class SSIM(ClipMetric):
 
     def score(self, pred: Tensor, target: Tensor, length: Tensor) -> tuple[Tensor, Tensor]:
         """Score (B, T, 3, h, w) float pictures in [0, 1]."""
-        # Clip by clip: the five maps of a whole batch would not stay in the cache.
-        values = torch.stack([ssim(p, t) for p, t in zip(pred, target, strict=True)])  # (B, T)
+        same_shape(pred, target)
+        frames = max(1, _TOGETHER // pred[0, 0].numel())
+        pieces = zip(pred.flatten(0, 1).split(frames), target.flatten(0, 1).split(frames), strict=True)
+        values = torch.cat([ssim(p, t) for p, t in pieces]).view(pred.shape[:2])  # (B, T)
         return over_frames(values, length)
