@@ -10,7 +10,7 @@ from typing import Final
 FOLDER: Final = Path(__file__).parents[1] / "weights"
 """Where the files lie."""
 
-_NAMES: Final = {"transcript": "lipresnet-small", "syncnet": "syncnet-small"}
+_NAMES: Final = {"transcript": "lipresnet-small", "second_transcript": "lipnet-small", "syncnet": "syncnet-small"}
 _PROTOCOLS: Final = {  # corpus in the files' names -> what its judges judge
     "rendered": ("rendered/seen", "rendered/unseen", "rendered/judges"),
     "grid-s1": ("grid/s1",),
