@@ -195,6 +195,20 @@ def test_terminal_fits_and_marks(full, capsys, monkeypatch):
     assert shown.index("timing given") < shown.index("controls") < shown.index("ground-truth")
 
 
+@pytest.mark.parametrize("width", [60, 80, 100])
+def test_a_narrow_terminal_gets_more_tables_not_shorter_numbers(full, capsys, monkeypatch, width):
+    monkeypatch.setenv("COLUMNS", str(width))
+    compare(full)
+    shown = capsys.readouterr().out
+    assert max(map(len, shown.splitlines())) <= width
+    assert "…" not in shown
+    (board,), _ = table.boards(full / "results")
+    for name in ("mouth/psnr", "mouth/ssim", "lmd", "opening_corr[speech]", "opening_ratio"):
+        for line in board.lines:
+            score = line.record.scores[name]
+            assert f"{score.value:.{2 if score.unit == 'dB' else 3}f}" in shown
+
+
 def test_reported_numbers_stand_below_for_the_models_and_corpus_at_hand(full, capsys):
     (full / "reported").mkdir()
     rows = [

@@ -228,7 +228,7 @@ def _columns(records: Sequence[Record]) -> list[str]:
 
 
 def frame(board: Board) -> pd.DataFrame:
-    """A board as it is written to its CSV file: every metric with the ends of its 95 % interval."""
+    """A board as it is written to its CSV file: every metric, the ends of its 95 % interval, the clips that have it."""
     columns = _columns([line.record for line in board.lines])
     rows = []
     for line in board.lines:
@@ -247,10 +247,11 @@ def frame(board: Board) -> pd.DataFrame:
             score = entry.scores.get(name)
             low, high = score.ci95 if score is not None and score.ci95 else (None, None)
             row |= {name: _value(entry, name), f"{name}:low": low, f"{name}:high": high}
+            row |= {f"{name}:clips": None if score is None else score.n}
         row["mean_rank"] = line.mean_rank
         row["record"] = line.path.as_posix()
         rows.append(row)
-    return pd.DataFrame(rows).astype({"rank": "Int64"})
+    return pd.DataFrame(rows).astype({"rank": "Int64"} | {f"{name}:clips": "Int64" for name in columns})
 
 
 def compare(
@@ -302,18 +303,47 @@ def compare(
 
 
 def show(board: Board, console: Console) -> None:
-    """Print a board: models by rank, then controls and calibrations apart, then what a reader must know."""
-    records = [line.record for line in board.lines]
-    columns = _columns(records)
-    first = records[0]
+    """Print a board: models by rank, then controls and calibrations apart, then what a reader must know.
+
+    Columns that do not fit beside each other go into further tables below.
+    """
+    columns = _columns([line.record for line in board.lines])
+    first = board.lines[0].record
     speakers = first.clips["speakers"]
     title = f"{first.protocol['name']} v{first.protocol['version']}, {first.clips['n']} clips of {speakers} speaker"
-    table = Table(
-        title=title + ("s" if speakers > 1 else ""), box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), title_justify="left"
-    )
+    title += "s" if speakers > 1 else ""
+    unbound = console.options.update(max_width=10_000)  # else no table measures wider than the console
+    while columns:
+        fitting = next(
+            (
+                count
+                for count in range(len(columns), 1, -1)
+                if console.measure(_table(board, columns[:count], title), options=unbound).maximum <= console.width
+            ),
+            1,
+        )
+        console.print(_table(board, columns[:fitting], title))
+        columns, title = columns[fitting:], ""
+    for note in board.notes:
+        console.print(note, markup=False, highlight=False)
+    if any(line.rank for line in board.lines):
+        console.print(
+            "Bold: best; ≈: cannot be told from the best on these clips (p ≥ 0.05); ±: half the 95 % interval.",
+            style="dim",
+            highlight=False,
+        )
+    for reason, where in _reasons(board).items():
+        console.print(f"{_present.EMPTY} {where}: {reason}", style="dim", markup=False, highlight=False)
+
+
+def _table(board: Board, columns: Sequence[str], title: str) -> Table:
+    """Some columns of a board; without a title, the continuation of a table, which does not repeat the views."""
+    records = [line.record for line in board.lines]
+    table = Table(title=title or None, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), title_justify="left")
     table.add_column("#", justify="right")
     table.add_column("", min_width=19, max_width=28)
-    table.add_column("view")
+    if title:
+        table.add_column("view")
     for name in columns:
         any_score = next(entry.scores[name] for entry in records if name in entry.scores)
         table.add_column(_present.header(name, any_score), justify="right", no_wrap=True)
@@ -329,24 +359,15 @@ def show(board: Board, console: Console) -> None:
         label, detail = escape(entry.control or entry.name), escape(entry.run)
         if entry.kind == "control":
             label = f"{entry.name}, {label}"
+        view = [entry.view.replace(" ", "\n") if entry.kind == "model" else ""] if title else []
         table.add_row(
             str(line.rank or ""),
             label if entry.kind == "calibration" else f"{label}\n[dim]{detail}[/dim]",
-            entry.view.replace(" ", "\n") if entry.kind == "model" else "",
+            *view,
             *(_cell(board, line, name) for name in columns),
             style="" if entry.kind == "model" else "dim",
         )
-    console.print(table)
-    for note in board.notes:
-        console.print(note, markup=False, highlight=False)
-    if any(line.rank for line in board.lines):
-        console.print(
-            "Bold: best; ≈: cannot be told from the best on these clips (p ≥ 0.05); ±: half the 95 % interval.",
-            style="dim",
-            highlight=False,
-        )
-    for reason, where in _reasons(board).items():
-        console.print(f"{_present.EMPTY} {where}: {reason}", style="dim", markup=False, highlight=False)
+    return table
 
 
 def _section(line: Line) -> str:
