@@ -1,5 +1,7 @@
 """The bank: selection, one look a video, pasting, undefined cells and their reasons."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -44,6 +46,8 @@ def test_selection():
     assert {entry.group for entry in _bank.select(["quality"])} == {"quality"}
     with pytest.raises(ValueError, match="did you mean 'mouth/psnr'"):
         _bank.select(["mouth/pnsr"])
+    with pytest.raises(ValueError, match="did you mean 'mouth/psnr' or 'native/psnr'"):
+        _bank.select(["psnr"])
 
 
 def test_a_copy_is_perfect_natively_and_nearly_so_after_pasting():
@@ -150,3 +154,25 @@ def test_a_missing_judge_is_a_reason_by_default_and_an_error_by_name(tmp_path, m
     with pytest.raises(Unavailable, match="no model file"):
         Landmarks()
     assert "no model file" in _bank.Bank(None).reasons["opening_corr"]
+
+
+def test_a_file_that_was_named_and_is_none_is_an_error_before_the_scoring(tmp_path):
+    (tmp_path / "notes").write_text("no weights")
+    for names in (None, ["sync"], ["reading"]):
+        with pytest.raises(ValueError, match="notes"):
+            _bank.Bank(names, {"syncnet": str(tmp_path / "notes"), "transcript": str(tmp_path / "notes")})
+        with pytest.raises(FileNotFoundError, match="absent"):
+            _bank.Bank(names, {"syncnet": str(tmp_path / "absent"), "transcript": str(tmp_path / "absent")})
+    assert _bank.Bank(["native/psnr"], {"syncnet": str(tmp_path / "notes")}).entries  # nobody looks at it
+
+
+def test_blank_pictures_have_no_landmarks(monkeypatch):
+    """Points are fitted to anything that is not blank: nothing here knows what a face is."""
+    fitted = SimpleNamespace(points=lambda picture, box: np.ones((68, 2), np.float32))
+    monkeypatch.setattr(_bank.landmarks, "load", lambda name: fitted)
+    pictures = np.full((3, 352, 320, 3), 128, np.uint8)
+    pictures[1] += np.random.default_rng(0).integers(0, 15, pictures[1].shape, np.uint8)  # a coder's noise
+    pictures[2, 100:200, 100:200] = 20
+    boxes = np.tile(np.float32([32, 64, 288, 320]), (3, 1))
+    points = Landmarks().observe(SimpleNamespace(canonical=pictures, boxes=boxes, recurs=False))
+    assert points.isnan().all((1, 2)).tolist() == [True, True, False]

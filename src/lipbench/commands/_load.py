@@ -21,10 +21,15 @@ def generative(path: Path) -> GenerativeModel:
     """
     if not path.is_file():
         raise FileNotFoundError(f"no checkpoint at {path}; `lipbench fit` writes them below runs/")
+    if path.suffix == ".safetensors":
+        raise ValueError(f"{path} holds weights of one network, such as a judge; expected a .ckpt file that generates")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises half a dozen kinds for a file that is no checkpoint
-        raise ValueError(f"{path} is no checkpoint that can be read: {str(error).splitlines()[0]}") from error
+        raise ValueError(
+            f"{path} is no checkpoint that can be read ({type(error).__name__}); expected a .ckpt file that `lipbench "
+            "fit` wrote"
+        ) from error
     meta = content.get("lipbench") if isinstance(content, dict) else None
     if meta is None:
         raise ValueError(f"{path} was not written by lipbench: it has no entry 'lipbench'")

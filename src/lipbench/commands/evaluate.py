@@ -34,7 +34,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--name", help="name of the row (default: that of the folder)")
     parser.add_argument(
         "--protocol",
-        help="score the test clips of e.g. grid/s1 against its prepared store, in one table with trained models",
+        help="score the test clips of e.g. grid/s1 against its prepared store, in one table with trained models; "
+        "the videos' own sound is left out for the corpus'",
     )
     parser.add_argument("--partial", action="store_true", help="score only references that have a generated video")
     parser.add_argument(
@@ -47,7 +48,11 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         help="who decided how long each sound lasts: the truth, its length, or the system (default: free)",
     )
     parser.add_argument(
-        "--audio", type=Path, metavar="DIR", help="sounds (default: the generated video's, else the reference's)"
+        "--audio",
+        type=Path,
+        metavar="DIR",
+        help="sounds (default: each video's own, for generated ones without any the reference's; beside a prepared "
+        "corpus the corpus')",
     )
     parser.add_argument(
         "--text", type=Path, metavar="PATH", help="CSV with the columns clip and text, or a folder of .txt or .align"
@@ -92,7 +97,9 @@ def run(
     """Score, write the records and a CSV file with a row a clip, print a summary.
 
     Videos of another frame rate are resampled to the reference's by nearest time; other sizes are brought to its frame;
-    up to 5 frames more or less are cut off, beyond that no frame is compared with a frame. The arguments are those of
+    up to 5 frames more or less are cut off, beyond that no frame is compared with a frame. Each video's pictures are
+    judged beside its own sound; generated ones without any, or with a silent one, beside the reference's; and with
+    --protocol all of them beside the corpus', as trained models are. The arguments are those of
     `lipbench.evaluation.outside.evaluate`.
 
     Raises:
@@ -138,7 +145,8 @@ def _print(table: "pd.DataFrame", records: "list[Record]", path: Path) -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    from lipbench.evaluation import _present
+    from lipbench.evaluation import _present, outside
+    from lipbench.metrics._bank import CATALOGUE
 
     first = records[0]
     console = _present.console()
@@ -173,6 +181,14 @@ def _print(table: "pd.DataFrame", records: "list[Record]", path: Path) -> None:
             line = table[other].iloc[0]
             pair = f"{line[f'generated_{what}']} beside {line[f'reference_{what}']}"
             console.print(f"videos of another {label}: {int(other.sum())}, e.g. {pair}", markup=False)
+    if any(CATALOGUE[name].metric.observes == "syncnet" for name, score in first.scores.items() if score.n):
+        for label, those in (
+            ("no sound of their own (or a silent one), judged beside the reference's", table["sound"] == "reference"),
+            ("a sound of their own, left out for the corpus'", table["sound"] == outside.CORPUS_INSTEAD),
+            ("a sound that ends long before their pictures, judged only so far", outside.falls_short(table)),
+        ):
+            if those.any():
+                console.print(f"videos with {label}: {int(those.sum())}", markup=False)
     noted = table[table["reason"] != ""]
     for _, line in noted.head(_SHOWN).iterrows():
         console.print(f"{line['clip_id']}: {line['reason']}", style="yellow", markup=False)

@@ -25,7 +25,7 @@ from lipbench.evaluation.record import Record
 from lipbench.evaluation.videos import Truth
 from lipbench.media import geometry
 from lipbench.metrics import _shipped
-from lipbench.metrics._bank import Bank, Entry, Take, wants
+from lipbench.metrics._bank import Bank, Entry, Scene, Take, wants
 from lipbench.types import ClipBatch, Timing, View
 
 _MODEL: Final = "model"
@@ -37,10 +37,13 @@ _COLUMNS: Final = (
     "speaker",
     "reason",
     "sound",
+    "sound_seconds",
     "compared_frames",
     *(f"{side}_{what}" for side in ("generated", "reference") for what in ("frames", "fps", "size")),
 )
 """Of the table, before the metrics."""
+CORPUS_INSTEAD: Final = "corpus instead of its own"
+"""Whose sound a video is judged beside, where it brought one that a prepared corpus' comes before."""
 
 
 @dataclass
@@ -66,7 +69,8 @@ class _Given:
         landmarks: Who finds the 68 points.
         audio: Sounds lie in a folder of their own.
         text: Texts were given.
-        own_sound: The sound of the generated video comes before that of the reference.
+        own_sound: The sound of the generated video comes before that of the reference; never beside a store, where
+            all rows of a table hear the corpus'.
     """
 
     store: Store | None
@@ -140,16 +144,18 @@ class _Jobs(Dataset[_Item]):
                 f"{len(clip.frames)} frames at {truth.fps:g} a second beside {len(truth)} of the reference, more than "
                 f"{videos.SLACK} apart: not compared frame by frame"
             )
-        item.sound, origin = truth.sound, "audio" if given.audio else "reference"
-        if given.own_sound:
+        origin = "audio" if given.audio else "reference" if given.own_sound else "corpus"
+        item.sound = truth.sound
+        if not given.audio:
             try:
-                item.sound, origin = videos.read_sound(path, clip.start), "generated"
+                own = videos.read_sound(path, clip.start)
+                item.sound, origin = (own, "generated") if given.own_sound else (truth.sound, CORPUS_INSTEAD)
             except (ValueError, OSError) as error:  # many systems write only pictures, or a silent track
-                item.notes += [str(error)] if truth.sound is None else []
+                item.notes += [str(error)] if given.own_sound and truth.sound is None else []
         if item.sound is None:
             item.notes.append(f"{'reference: ' if given.own_sound else ''}{truth.missing['sound']}")
         else:
-            item.facts["sound"] = origin
+            item.facts |= {"sound": origin, "sound_seconds": round(len(item.sound) / videos.RATE, 4)}
         if given.text and truth.text is None:
             item.notes.append(truth.missing["text"])
 
@@ -166,6 +172,11 @@ def _why(error: Exception) -> str:
     """An error as a reason on one line."""
     text = str(error) if isinstance(error, ValueError | OSError) else f"unexpected {type(error).__name__}: {error}"
     return " ".join(text.split())
+
+
+def falls_short(clip: Mapping[str, Any] | pd.DataFrame) -> Any:  # noqa: ANN401 - a bool, or one a row
+    """Whether a sound ends long before the generated pictures that are judged beside it; of a clip, or of a table."""
+    return clip["sound_seconds"] + videos.SOUND_SLACK < clip["generated_frames"] / clip["generated_fps"]
 
 
 def evaluate(
@@ -203,7 +214,7 @@ def evaluate(
         view: What generated frames show, a named box of the canonical picture such as "mouth"; None for whole frames.
         timing: Who decided how long each sound lasts: "given" (the truth), "length" (the truth's length) or "free".
         audio: Folder of sounds; default: the generated video's own, else the reference's. Beside a prepared store: the
-            corpus', as for trained models.
+            corpus', as for trained models. Beside videos, each video's pictures are judged beside its own sound.
         text: What is said: see `pairing.find_texts`; default: what the store says, else nothing.
         fps: Frames a second of folders of pictures; generated ones have their reference's by default.
         landmarks: "dlib" or "face-alignment", to find faces.
@@ -215,9 +226,10 @@ def evaluate(
         progress: Show a bar.
 
     Returns:
-        A row a clip: clip_id, speaker, `reason` for what is missing, what was found of both videos, and a column a
-        metric, NaN = undefined. `attrs` hold "scores" (column -> mean over clips), "reasons" (why a column is empty or
-        not complete) and "records" (paths, the videos' own first).
+        A row a clip: clip_id, speaker, `reason` for what is missing, `sound` (whose the generated pictures are judged
+        beside), what was found of both videos, and a column a metric, NaN = undefined. `attrs` hold "scores" (column ->
+        mean over clips), "reasons" (why a column is empty or not complete) and "records" (paths, the videos' own
+        first).
 
     Raises:
         FileNotFoundError: A folder is not there, or holds no videos.
@@ -406,25 +418,44 @@ class _Run:
             for name in _CHECKS:
                 still = name == "frozen-frame"
                 take = whole.take(real[:, :1].expand_as(real), recurs=True) if still else whole.reference
-                self._update(name, item, take)
+                self._update(name, item, take, whole)
         lacking = self._lacking[_MODEL]
         if item.made is None:
             lacking["video"] += 1
             return
         frames = item.compared or len(truth)
-        same = frames == len(truth) and (item.sound is truth.sound or not self._hears)
-        scene = whole if same else self.bank.scene(self._batch(index, item, truth, frames, item.sound), self.view)
+        scene = heard = whole
+        if frames != len(truth):
+            scene = heard = self.bank.scene(self._batch(index, item, truth, frames, truth.sound), self.view)
+        if self._hears and item.sound is not None:
+            # Each video beside its own sound: beside one sound for both, a late one would be late for the reference
+            # too, and cancel in what compares the two.
+            if item.sound is not truth.sound:
+                heard = self.bank.scene(self._batch(index, item, truth, frames, item.sound), self.view)
+            if truth.sound is None:
+                scene = heard
+                item.notes.append(
+                    f"reference: {truth.missing['sound']}; its pictures are judged beside the generated video's, so "
+                    "that a shift of that sound does not show in av_offset"
+                )
+            if falls_short(item.facts):
+                seconds = item.facts["generated_frames"] / item.facts["generated_fps"]
+                item.notes.append(
+                    f"the sound ({item.facts['sound']}) lasts {item.facts['sound_seconds']:.2f} s beside {seconds:.2f} "
+                    "s of pictures: synchrony is judged only so far"
+                )
         lacking["length"] += not item.compared
         made = item.made[None].to(self.device).float() / 255  # (1, N, 3, h, w)
-        self._update(_MODEL, item, scene.take(made, torch.tensor([made.shape[1]])))
+        self._update(_MODEL, item, heard.take(made, torch.tensor([made.shape[1]])), scene)
         self.scored += 1
 
-    def _update(self, row: str, item: _Item, take: Take) -> None:
+    def _update(self, row: str, item: _Item, take: Take, scene: Scene) -> None:
+        """Score a video, beside its own scene's sound, against a scene's reference, beside that scene's."""
         batch = take.scene.batch
         for key in _GIVES:
             self._lacking[row][key] += key not in batch
         try:
-            self.rows[row].update(take, take.scene)
+            self.rows[row].update(take, scene)
         except (ValueError, RuntimeError) as error:  # a clip that no metric foresaw must not end the others' scoring
             item.notes.append(f"{'' if row == _MODEL else f'{row}: '}not scored: {_why(error)}")
 
@@ -474,6 +505,7 @@ class _Run:
         ]
         frame = pd.DataFrame(lines, index=[*self.facts, *range(-len(orphans), 0)], columns=list(_COLUMNS))
         frame = frame.astype({name: "Int64" for name in _COLUMNS if name.endswith("_frames")})
+        frame = frame.astype({"sound_seconds": "float64", "generated_fps": "float64"})
         return self._scores(frame, _MODEL).sort_values("clip_id", ignore_index=True)
 
     def _scores(self, frame: pd.DataFrame, row: str) -> pd.DataFrame:

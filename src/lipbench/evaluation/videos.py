@@ -30,6 +30,8 @@ from lipbench.types import View
 SLACK: Final = 5
 """Frames by which two videos may differ in length and still be compared frame by frame. Systems that look ahead lose up
 to four frames at 25 a second (a fifth of a second of sound in Wav2Lip); own choice."""
+SOUND_SLACK: Final = 0.2
+"""Seconds by which a sound may end before its pictures without a word: `SLACK` at 25 frames a second; own choice."""
 FACE: Final = View("face", geometry.FACE, geometry.FACE)
 """What whole frames are judged in."""
 RATE: Final = 16_000
@@ -41,6 +43,8 @@ POLICY: Final = {
     "frame rate": "the reference's, by nearest time",
     "size": "whole frames of the reference's shape, by its transforms",
     "length": f"cut to the shorter one up to {SLACK} frames of difference, else not compared frame by frame",
+    "sound": "each video's own, a generated one without any is judged beside the reference's; a folder of sounds or a "
+    "prepared corpus gives one for both",
 }
 """As records state it."""
 

@@ -122,8 +122,9 @@ def select(names: Sequence[str] | None) -> list[Entry]:
     known = [*sorted(groups), *CATALOGUE]
     for name in names:
         if name not in known:
-            near = difflib.get_close_matches(name, known, 1, 0.5)
-            hint = f"did you mean {near[0]!r}? " if near else ""
+            same = [column for column in CATALOGUE if name == CATALOGUE[column].metric.name]
+            near = same or difflib.get_close_matches(name, known, 1, 0.5)
+            hint = f"did you mean {' or '.join(map(repr, near))}? " if near else ""
             raise ValueError(
                 f"unknown metric {name!r}; {hint}There are {', '.join(CATALOGUE)}; groups {', '.join(sorted(groups))}"
             )
@@ -324,9 +325,9 @@ class Bank:
         cache: Folder that keeps observations of videos that recur; None keeps nothing.
 
     Raises:
-        ValueError: A name is unknown.
         FileNotFoundError: A file that a column needs was named and is not there: better told before the scoring than by
             empty columns after it.
+        ValueError: A name is unknown, or a file that a column needs was named and cannot be used.
         Unavailable: A metric asked for by its own name cannot be computed here. One that came with a group or by
             default is left empty instead, and `reasons` says why.
     """
@@ -348,10 +349,10 @@ class Bank:
             except Unavailable as error:
                 if names and entry.name in names:
                     raise
-                for key, path in self._files.items():
-                    needed = key in (entry.metric.observes, entry.metric.name)
-                    if needed and not Path(path).expanduser().is_file():
-                        raise FileNotFoundError(str(error)) from error
+                named = [self._files[key] for key in (entry.metric.observes, entry.metric.name) if key in self._files]
+                if named:
+                    there = Path(named[0]).expanduser().is_file()
+                    raise (ValueError if there else FileNotFoundError)(str(error)) from error
                 self.reasons[entry.name] = str(error)
                 continue
             judges = [self.observers[metric.observes].judge] if metric.observes else []

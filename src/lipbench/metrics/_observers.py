@@ -43,7 +43,7 @@ class Clip(Protocol):
 
     @property
     def sound(self) -> Tensor:
-        """(S,) float32 mono in [-1, 1] at 16,000 samples a second: the reference's."""
+        """(S,) float32 mono in [-1, 1] at 16,000 samples a second: what these pictures are judged beside."""
         ...
 
     @property
@@ -81,6 +81,8 @@ class Observer(Protocol):
 class Landmarks:
     """68 points on every frame, looked for in the reference's face box for both videos: a mouth crop has no face.
 
+    Nothing tells whether a face is there: dlib fits its points to anything. Blank pictures alone have none.
+
     Args:
         backend: "dlib" or "face-alignment".
         cache: Folder that keeps the points of videos that recur, by the hash of their pixels; None keeps nothing.
@@ -90,6 +92,8 @@ class Landmarks:
     """
 
     needs = frozenset({"face", "landmarks"})
+    _BLANK: Final = 16  # levels of 255 between the darkest and the brightest value: a face spans ten times as many
+    _EVERY: Final = 8  # pixels between those that are looked at
     _PACKAGES = {"dlib": "dlib-bin", "face-alignment": "face-alignment"}  # noqa: RUF012
 
     def __init__(self, backend: str = "dlib", cache: Path | None = None) -> None:
@@ -122,7 +126,7 @@ class Landmarks:
         points = np.full((len(pictures), 68, 2), np.nan, np.float32)
         # One thread: dlib holds the interpreter's lock.
         for k, (picture, box) in enumerate(zip(pictures, boxes, strict=True)):
-            if np.isfinite(box).all():
+            if np.isfinite(box).all() and np.ptp(picture[:: self._EVERY, :: self._EVERY]) >= self._BLANK:
                 points[k] = self._landmarker.points(picture, box)
         return points
 
@@ -143,8 +147,8 @@ class Reader:
     def __init__(self, path: str | None, name: str = "transcript") -> None:
         if path is None:
             raise Unavailable(
-                "reading needs a lip reader; train one with `lipbench fit --model lipnet` and name its weights file: "
-                f"--evaluator.files.{name} FILE"
+                "reading needs a lip reader: name one that comes along (`lipbench weights`) if it knows these faces, "
+                f"or one trained with `lipbench fit --model lipnet`: --evaluator.files.{name} FILE"
             )
         self._net, card = _load(path)
         if not isinstance(self._net, lipnet.LipNet | lipresnet.LipResNet):
@@ -181,8 +185,8 @@ class Sync:
     def __init__(self, path: str | None) -> None:
         if path is None:
             raise Unavailable(
-                "LSE needs a SyncNet; name syncnet_v2.model, or the weights file of one trained with "
-                "`lipbench fit --model syncnet`: --evaluator.files.syncnet FILE"
+                "LSE needs a SyncNet: name syncnet_v2.model, one that comes along (`lipbench weights`) if it knows "
+                "these faces, or one trained with `lipbench fit --model syncnet`: --evaluator.files.syncnet FILE"
             )
         try:
             self._net, sha256 = syncnet.load(path)

@@ -73,6 +73,6 @@ class SSIM(ClipMetric):
         """Score (B, T, 3, h, w) float pictures in [0, 1]."""
         same_shape(pred, target)
         frames = max(1, _TOGETHER // pred[0, 0].numel())
-        pieces = zip(pred.flatten(0, 1).split(frames), target.flatten(0, 1).split(frames), strict=True)
+        pieces = zip(*(torch.split(side.flatten(0, 1), frames) for side in (pred, target)), strict=True)
         values = torch.cat([ssim(p, t) for p, t in pieces]).view(pred.shape[:2])  # (B, T)
         return over_frames(values, length)

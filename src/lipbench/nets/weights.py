@@ -146,8 +146,8 @@ def read_published(path: Path) -> dict[str, Tensor]:
         stored: Any = torch.load(path, map_location="cpu", weights_only=True)
     except _UNREADABLE as error:
         raise ValueError(
-            f"{path} is no plain dictionary of tensors, and nothing in it was run "
-            f"({type(error).__name__}: {str(error).partition(chr(10))[0]})"
+            # Not torch's own words, which advise to read the file with its code run.
+            f"{path} is no plain dictionary of tensors, and nothing in it was run ({type(error).__name__})"
         ) from error
     if not isinstance(stored, dict) or not all(isinstance(value, Tensor) for value in stored.values()):
         raise ValueError(f"{path} holds {type(stored).__name__}; expected a plain dictionary of tensors")
