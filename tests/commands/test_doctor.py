@@ -27,6 +27,22 @@ def test_an_unprepared_corpus_says_what_to_type(capsys, monkeypatch, tmp_path):
     assert "names no folder" in doctor._corpus("grid", closer=False)[1]
 
 
+def test_weights_that_are_absent_say_what_they_judge_and_what_to_type(monkeypatch, tmp_path):
+    monkeypatch.setenv("LIPBENCH_HOME", str(tmp_path))
+    found, remedy = doctor._weights("i3d")
+    assert "fvd" in found
+    assert remedy == "lipbench weights fetch i3d"
+    found, remedy = doctor._weights("arcface")
+    assert "csim" in found
+    assert "insightface" in remedy
+    place = tmp_path / "weights" / "rgb_imagenet.pt"
+    place.parent.mkdir()
+    place.touch()
+    found, remedy = doctor._weights("i3d")
+    assert str(place) in found
+    assert remedy == ""
+
+
 def test_a_missing_library_of_the_system(capsys, monkeypatch):
     def broken():
         raise ImportError("libGL.so.1: cannot open shared object file", name="cv2")

@@ -38,10 +38,12 @@ def run(
         check: Write nothing.
 
     Raises:
-        UsageError: With `check`, a CSV file is not what the records say.
+        UsageError: The folder of records is not there, or with `check`, a CSV file is not what the records say.
     """
     from lipbench.leaderboard import table
 
+    if results != Path("leaderboards/results") and not results.is_dir():  # the usual one appears with the first record
+        raise UsageError(f"no folder {results}; expected records as `lipbench test` and `evaluate` write them")
     changed = table.compare(results, out, protocol, check=check)
     if check and changed:
         raise UsageError(f"the tables in {out} are not up to date. Type: lipbench compare, and commit what it writes")

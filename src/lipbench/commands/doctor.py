@@ -15,6 +15,8 @@ GROUP = "Start here"
 Finding = tuple[str, str]
 """What was found, and what to type if something is missing ("" if nothing is)."""
 
+_BY_NAME = ("inception", "syncnet", "arcface", "i3d")
+"""Published weights of metrics, that no other check looks for."""
 _REINSTALL = "pip install --force-reinstall {}"
 
 
@@ -59,6 +61,7 @@ def run(data: str | None = None, metrics: bool = False, **weights: Path | None) 
         "voices (eSpeak NG)": _espeak,
         "metric lpips": _lpips,
         "landmarks face-alignment": _face_alignment,
+        **{f"weights {name}": lambda name=name: _weights(name) for name in _BY_NAME},  # type: ignore[misc]  # a lambda with a default has no inferred type
         "lipbench home": _home,
         **{f"corpus {name}": lambda name=name: _corpus(name, closer=name == data) for name in _names.files("data")},  # type: ignore[misc]  # a lambda with a default has no inferred type
     }
@@ -196,6 +199,22 @@ def _lpips() -> Finding:
     path = lpips.backbone_path()
     lpips.load(path)
     return f"lpips {version('lpips')} with {path.name}", ""
+
+
+def _weights(name: str) -> Finding:
+    """Whether published weights are where they belong; which columns they judge."""
+    from lipbench.commands import weights
+    from lipbench.data import _store
+    from lipbench.nets._catalogue import KNOWN
+
+    known = KNOWN[name]
+    what = f"{known.what}, for {weights.columns(known.observer)}"
+    path = known.find(_store.home())
+    if path is not None:
+        return f"{what}: {path}{f'; {known.use}' if known.use else ''}", ""
+    if known.address():
+        return what, f"lipbench weights fetch {name}"
+    return what, f"by hand from {known.origin}, to {known.place(_store.home())}"
 
 
 def _face_alignment() -> Finding:

@@ -13,7 +13,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run() -> None:
     """Print the short names with the first line of each file's docstring; nothing is imported."""
-    for title, kind in (("Models (--model)", "model"), ("Corpora (--data)", "data"), ("Metrics", "metric")):
+    metrics = "Metrics (their columns and groups: docs/metrics.md)"
+    for title, kind in (("Models (--model)", "model"), ("Corpora (--data)", "data"), (metrics, "metric")):
         print(f"{title}:")
         for name, path in _names.files(kind).items():
             print(f"  {name:12} {_names.summary(path)}")

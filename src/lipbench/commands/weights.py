@@ -94,7 +94,7 @@ def _list() -> None:
         state, where = _where(known, _store.home())
         table.add_row(
             Text(known.name),
-            Text("\n".join(filter(None, (known.what, _columns(known.observer))))),
+            Text("\n".join(filter(None, (known.what, columns(known.observer))))),
             Text(f"{state}\n{'verified' if known.verified else 'unverified'}"),
             where,
             Text(f"code: {known.code}\nweights: {known.weights}\ndata: {known.data}"),
@@ -150,14 +150,14 @@ def _card_row(path: Path) -> "tuple[Text, ...]":
     licence = "\ncode and weights: Apache-2.0" if path.parent == SHIPPED else ""
     return (
         Text(path.stem),
-        Text("\n".join(filter(None, (f"{card.architecture}, {card.view}", _columns(observer))))),
+        Text("\n".join(filter(None, (f"{card.architecture}, {card.view}", columns(observer))))),
         Text(f"present\n{_size(path)}"),
         Text(f"{_short(path)}{use}"),
         Text(f"{card.trained_on}{licence}"),
     )
 
 
-def _columns(observer: str) -> str:
+def columns(observer: str) -> str:
     """Metric columns that use an observation, without their variants in brackets."""
     from lipbench.metrics._bank import CATALOGUE
 
