@@ -61,6 +61,7 @@ def clip(left=SPOKEN, right=SPOKEN, chin=SPOKEN // 2):
     face = torch.full((1, len(left), 3, geometry.HEIGHT, geometry.WIDTH), 100, dtype=torch.uint8)
     for patch, track in ((LEFT, left), (RIGHT, right), (CHIN, chin)):
         face[0, :, :, *patch] += torch.from_numpy(np.asarray(track, np.uint8))[:, None, None, None]
+    face[..., :32, :] = 20  # hair: a blank picture has no landmarks
     return face
 
 
