@@ -214,3 +214,12 @@ def test_real_clips(grid_root):
         assert (len(read.frames), read.source_fps) == (count, 25.0)
         assert read.frames[0].shape == (288, 360, 3)
         assert 40 < np.mean(read.frames[10]) < 200
+
+
+def test_decoding_keeps_the_mean_level(tmp_path):
+    ramp = np.broadcast_to(np.linspace(20, 235, 64).astype(np.uint8)[None, :, None], (48, 64, 3))
+    frames = np.stack([ramp] * 5)
+    for _ in range(3):  # today's default conversion darkened by 1.1 levels a round
+        video.write_video(tmp_path / "clip.mp4", frames, 25, crf=0)
+        frames = np.stack(video.read_video(tmp_path / "clip.mp4").frames)
+    assert abs(float(frames.mean()) - float(ramp.mean())) < 0.3

@@ -28,7 +28,7 @@ from lipbench.types import View
 if TYPE_CHECKING:
     from lipbench.data._datamodule import ClipDataModule
 
-_RULES: Final = 2  # raised when the same files would give other rows or other reasons
+_RULES: Final = 3  # raised when the same files would give other rows or other reasons
 _CLIPS_A_SHARD: Final = 24
 _HIGHEST_RATE: Final = 48_000
 _EVERY: Final = 15  # frames between two looks of the face detector

@@ -20,6 +20,7 @@ import numpy.typing as npt
 if TYPE_CHECKING:
     import av
     import av.container
+    from av.video.reformatter import VideoReformatter
 
 Frame = npt.NDArray[np.uint8]
 """(h, w, 3) RGB."""
@@ -219,11 +220,23 @@ def _decoded(
 
     converter = VideoReformatter()  # one for all frames: a new one for each costs as much as decoding
     for picture in container.decode(stream):
-        rgb = np.asarray(converter.reformat(picture, format="rgb24", threads=1).to_ndarray(), np.uint8)
+        rgb = np.asarray(_rgb(converter, picture).to_ndarray(), np.uint8)
         turns = round(picture.rotation / 90) % 4  # counter-clockwise
         # contiguous: the decoder pads its rows, and dlib silently misreads pictures with padded rows
         frame = np.ascontiguousarray(np.rot90(rgb, turns))
         yield None if picture.pts is None or picture.time_base is None else picture.time, frame
+
+
+def _rgb(converter: "VideoReformatter", picture: "av.VideoFrame") -> "av.VideoFrame":
+    """The frame as RGB, chroma interpolated bilinearly, rounded to the nearest level.
+
+    FFmpeg's default repeats chroma and truncates: 1.1 levels too dark in the mean. These flags together are within
+    0.02 levels of the exact conversion; ACCURATE_RND without FULL_CHR_H_INT is worse than the default.
+    """
+    from av.video.reformatter import Interpolation
+
+    exact = Interpolation.BILINEAR | Interpolation.FULL_CHR_H_INT | Interpolation.ACCURATE_RND
+    return converter.reformat(picture, format="rgb24", interpolation=exact, threads=1)
 
 
 def _clock(times: list[float | None], labelled: float) -> tuple[npt.NDArray[np.float64], float]:
@@ -390,8 +403,7 @@ def reencode(frames: npt.NDArray[np.uint8], fps: float, crf: int = 23) -> npt.ND
             shown = [decoded for packet in packets for decoded in decoder.decode(packet)]
             shown += decoder.decode(None) if picture is None else []
             for decoded in shown:
-                rgb = converter.reformat(decoded, format="rgb24", threads=1).to_ndarray()
-                found.append(np.asarray(rgb, np.uint8))
+                found.append(np.asarray(_rgb(converter, decoded).to_ndarray(), np.uint8))
     except av.error.FFmpegError as error:
         raise ValueError(f"cannot encode with libx264: {_reason(error)}") from error
     return np.stack(found) if found else frames.copy()
