@@ -39,13 +39,15 @@ def test_rows_and_files(tested):
         "shuffled-text": "no column that looks at the text can be computed here",
     }
     files = {path.relative_to(out).as_posix() for path in out.rglob("*.json")}
-    key = evaluator.records[2].comparable
+    key = evaluator.records[2].calibration_run
     assert files == {
         "fake/seen/blinker/one.json",
         "fake/seen/blinker/one.wrong-text.json",
-        *(f"fake/seen/{name}/mouth-20x40-{key}.json" for name in calibration.ROWS if name not in evaluator.left_out),
+        *(f"fake/seen/{name}/{key}.json" for name in calibration.ROWS if name not in evaluator.left_out),
     }
-    assert {r.comparable for r in evaluator.records} == {key}
+    assert key.startswith("mouth-20x40-")
+    assert len({r.comparable for r in evaluator.records}) == 1
+    assert evaluator.records[0].beside == [r.control or r.name for r in evaluator.records[1:]]
     for entry in evaluator.records:
         assert record.read(out / f"{entry.stem}.json").scores.keys() == entry.scores.keys()
         assert (out / f"{entry.stem}.csv").is_file()

@@ -26,7 +26,7 @@ def make(**changes):
 
 def test_round_trip(tmp_path):
     entry = make()
-    path = record.write(entry, pd.DataFrame({"clip_id": ["x"], "lmd": [1.23456789]}), tmp_path)
+    path = record.write([(entry, pd.DataFrame({"clip_id": ["x"], "lmd": [1.23456789]}))], tmp_path)[0]
     assert path == tmp_path / "grid/s1/paralip/a.json"
     assert record.read(path) == entry
     assert path.with_suffix(".csv").read_text() == "clip_id,lmd\nx,1.23457\n"
@@ -50,9 +50,18 @@ def test_comparable():
         {"clips": {**entry.clips, "sha256": "33"}},
         {"data": {**entry.data, "packed": "mouth 40x80"}},
         {"data": {**entry.data, "settings": {"landmarks": "exact"}}},
-        {"scores": {"lmd": dataclasses.replace(entry.scores["lmd"], judge="dlib 21")}},
     ):
         assert entry.comparable != make(**change).comparable
+
+
+def test_observers_do_not_part_rows_but_name_calibration_files():
+    """Who judged is compared column by column; a calibration row of another observer or column replaces no other."""
+    entry = make()
+    other = make(scores={"lmd": dataclasses.replace(entry.scores["lmd"], judge="dlib 21")})
+    more = make(scores={**entry.scores, "wer": dataclasses.replace(entry.scores["lmd"], judge=None)})
+    assert {entry.comparable} == {other.comparable, more.comparable}
+    assert len({entry.calibration_run, other.calibration_run, more.calibration_run}) == 3
+    assert entry.calibration_run == make(name="b", run="c", created="later").calibration_run
 
 
 @pytest.mark.parametrize(

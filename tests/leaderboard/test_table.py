@@ -1,6 +1,7 @@
 """Tables from records: ranks, refusal to mix, stable files, what the terminal shows."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -8,7 +9,7 @@ import pytest
 
 from lipbench.evaluation import record
 from lipbench.evaluation.record import Record, Score
-from lipbench.leaderboard import table
+from lipbench.leaderboard import _reported, table
 
 #          unit, higher is better, perfect, best value, step that makes it worse
 COLUMNS = {
@@ -45,7 +46,7 @@ def put(
     }
     about = {"model": {}, "training": {}, "scores": scores, "created": f"{seed}"}
     entry = Record(kind=kind, name=name, run=run, control=control, timing=timing, **about, **{**plain, **changes})
-    return record.write(entry, per_clip, folder / "results")
+    return record.write([(entry, per_clip)], folder / "results")[0]
 
 
 def compare(folder, **options):
@@ -239,10 +240,9 @@ def test_messages(full, tmp_path_factory, capsys):
 
 
 def test_the_committed_reported_numbers_can_be_read():
-    reported = table._reported(table.Path(__file__).parents[2] / "leaderboards" / "reported")
+    reported, broken = _reported.read(Path(__file__).parents[2] / "leaderboards" / "reported")
+    assert broken == []
     assert len(reported) == 335
-    row = reported[
-        (reported.paper == "paralip-aaai22") & (reported.table == "4") & (reported.method == "ParaLip +SSIM")
-    ]
-    assert dict(zip(row.metric, row.value, strict=True))["psnr"] == 30.51
-    assert set(reported.model) == {"duallip", "paralip", "talklip", "corrgan"}
+    rows = [r for r in reported if (r["paper"], r["table"], r["method"]) == ("paralip-aaai22", "4", "ParaLip +SSIM")]
+    assert {row["metric"]: row["value"] for row in rows}["psnr"] == "30.51"
+    assert {row["model"] for row in reported} == {"duallip", "paralip", "talklip", "corrgan"}
