@@ -134,7 +134,7 @@ def _fields(rules: Mapping[str, _Check], optional: set[str] | None = None, other
     return check
 
 
-def _each(item: _Check, type_: type, what: str) -> _Check:
+def _each(item: _Check, type_: type[dict[str, Any]] | type[list[Any]], what: str) -> _Check:
     """A mapping or a list whose values are all of one kind."""
 
     def check(where: str, value: Any) -> None:  # noqa: ANN401 - any JSON value

@@ -19,8 +19,8 @@ _LONGEST: Final = 100
 _RESERVED: Final = re.compile(r"(con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹²³])(\..*)?", re.IGNORECASE)
 
 
-def check_name(what: str, name: str) -> str:
-    """A name that becomes a file or a folder of the results, if every system can hold it.
+def check_name(what: str, name: str) -> None:
+    """Check a name that becomes a file or a folder of the results: every system must be able to hold it.
 
     Args:
         what: Whose name, for the error: "evaluator.name".
@@ -30,21 +30,18 @@ def check_name(what: str, name: str) -> str:
         ValueError: It is empty, too long, leads to another folder, or is one that Windows keeps for devices.
     """
     rule = f"expected 1 to {_LONGEST} letters, digits and -_.+, not beginning or ending with a dot"
-    if not isinstance(name, str) or not _NAME.fullmatch(name) or name.endswith(".") or len(name.encode()) > _LONGEST:
-        shown = visible(str(name))
-        raise ValueError(f"{what} {shown[:60]!r}{'...' if len(shown) > 60 else ''} cannot name a file: {rule}")
+    if not _NAME.fullmatch(name) or name.endswith(".") or len(name.encode()) > _LONGEST:
+        raise ValueError(f"{what} {name[:60]!r}{'...' if len(name) > 60 else ''} cannot name a file: {rule}")
     if _RESERVED.fullmatch(name):
         raise ValueError(f"{what} {name!r} cannot name a file: Windows keeps this name for a device; {rule}")
-    return name
 
 
-def check_protocol(name: str) -> str:
-    """A protocol's name, whose parts between slashes become folders; see `check_name`."""
-    for part in str(name).split("/"):
+def check_protocol(name: str) -> None:
+    """Check a protocol's name, whose parts between slashes become folders; see `check_name`."""
+    for part in name.split("/"):
         check_name("the protocol name", part)
-    if len(name) > _LONGEST:
-        raise ValueError(f"the protocol name {name[:60]!r}... is too long: expected up to {_LONGEST} characters")
-    return name
+    if len(name.encode()) > _LONGEST:
+        raise ValueError(f"the protocol name {name[:60]!r}... is too long: expected up to {_LONGEST} letters")
 
 
 def visible(text: str) -> str:
