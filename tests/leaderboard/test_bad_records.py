@@ -69,11 +69,11 @@ def mutated(content):
         yield ".".join(map(str, path)) + " gone", json.dumps(replaced(content, path, ...))
     rng = random.Random(0)
     for path in places(content):
-        for value in rng.sample(WRONG, 2):
+        for value in rng.sample(WRONG, 1):
             yield f"{path} {value!r}", json.dumps(replaced(content, path, value))
     for path in places(content):
         if isinstance(path[-1], str) and isinstance(_at(content, path), str | None):
-            for text in rng.sample(TEXTS, 2):
+            for text in rng.sample(TEXTS, 1):
                 yield f"{path} {text[:20]!r}", json.dumps(replaced(content, path, text))
     for name in ("view", "control", "name", "run", "timing"):
         for text in TEXTS:
@@ -138,7 +138,7 @@ def test_mutated_records_through_compare(good, capsys, monkeypatch):
         assert run(folder) == 0, case
         shown = capsys.readouterr().out
         harmless(folder, shown)
-        tables = [list(csv.DictReader(file.open(encoding="utf-8"))) for file in folder.glob("*.csv")]
+        tables = [list(csv.DictReader(file.read_text(encoding="utf-8").splitlines())) for file in folder.glob("*.csv")]
         rows = [row for rows in tables for row in rows]
         ranked = {row["run"]: int(row["rank"]) for row in rows if row["model"] == "paralip"}
         assert ranked["good"] < ranked["poor"], case
