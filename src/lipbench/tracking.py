@@ -9,7 +9,7 @@ import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Final, Literal, cast
+from typing import Any, Final, Literal, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -19,11 +19,15 @@ from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
 from torch import Tensor
 
+from lipbench.data._datamodule import ClipDataModule
 from lipbench.evaluation.evaluator import Evaluator
 from lipbench.models._base import GenerativeModel
 from lipbench.types import ClipBatch, Generated
 
 Mode = Literal["off", "offline", "online"]
+ENTRY: Final = "lipbench_data"
+"""Under which a checkpoint says what the model was trained on: name, protocol, and words if they are few."""
+_VOCABULARY: Final = 1000  # words at most: a corpus with more is an open vocabulary
 _GAP: Final = 2  # white pixels between the pictures of a strip
 
 
@@ -139,6 +143,26 @@ class Tracking(_Writer):
         self.strips = strips
         self.frames = frames
         self._shown = 0
+        self._trained_on: dict[str, Any] | None = None
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Remember what the model is trained on."""
+        data = getattr(trainer, "datamodule", None)
+        if isinstance(data, ClipDataModule):
+            clips = data.store.manifest["clips"]
+            words = sorted({word for clip in data.split.train if clip in clips for word in clips[clip]["text"].split()})
+            self._trained_on = {
+                "name": data.data,
+                "protocol": data.protocol.name,
+                "words": words if len(words) <= _VOCABULARY else None,
+            }
+
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Write it into the checkpoint, so that the file alone can be tested, and words it never met be named."""
+        if self._trained_on is not None:
+            checkpoint[ENTRY] = self._trained_on
 
     def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Start with the first clip again."""
