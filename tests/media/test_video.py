@@ -146,6 +146,7 @@ def test_other_pixels_become_rgb(tmp_path, pixels, codec):
         source = av.VideoFrame.from_ndarray(np.full((48, 64, 3), 130, np.uint8), format="rgb24")
         if pixels == "pal8":
             palette = np.repeat(np.arange(256, dtype=np.uint8)[:, None], 4, 1)
+            palette[:, 0] = 255  # opaque
             source = av.VideoFrame.from_ndarray((np.full((48, 64), 130, np.uint8), palette), format="pal8")
         source.pts, source.time_base = 0, Fraction(1, 25)
         container.mux(stream.encode(source))

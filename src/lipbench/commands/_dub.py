@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from lipbench.commands._names import UsageError
-from lipbench.media import audio, geometry, landmarks, video
+from lipbench.media import audio, geometry, images, landmarks, video
 from lipbench.media.landmarks import Box, Landmarker, Points, Track
 from lipbench.media.video import Frame
 from lipbench.types import ClipBatch, View
@@ -72,17 +72,7 @@ def picture(path: Path) -> Target:
         FileNotFoundError: There is no such file.
         ValueError: It is no picture.
     """
-    from PIL import Image, ImageOps, UnidentifiedImageError
-
-    if not path.is_file():
-        raise FileNotFoundError(f"no picture at {path}; expected a png or jpg file")
-    try:
-        with Image.open(path) as opened:
-            frame = np.asarray(ImageOps.exif_transpose(opened).convert("RGB"))
-    except UnidentifiedImageError as error:
-        raise ValueError(
-            f"{path} is no picture that can be read; expected a png or jpg file (a video is given as --video)"
-        ) from error
+    frame = images.read_image(path)
     return Target(path, lambda: iter([frame]), 1)
 
 
