@@ -119,11 +119,29 @@ def test_timestamps_decide_not_the_label(tmp_path):
     assert video.read_video(tmp_path / "slow.mkv").source_fps == pytest.approx(5)
 
 
+def test_a_variable_rate_is_put_on_a_constant_time_line(tmp_path):
+    shown = [*range(0, 400, 40), *range(400, 800, 80)]
+    timed(tmp_path / "half.mkv", shown)
+    read = video.read_video(tmp_path / "half.mkv")
+    assert (read.fps, read.source_fps) == (25, 25)
+    assert numbers(read.frames) == [*range(10), 10, 10, 11, 11, 12, 12, 13, 13, 14]
+    assert [frame[-1, -1, 0] for frame in video.stream_video(tmp_path / "half.mkv", 25)] == [
+        frame[-1, -1, 0] for frame in video.read_video(tmp_path / "half.mkv", 25).frames
+    ]
+
+
 @pytest.mark.parametrize(
-    ("matrix", "turns"),
-    [((0, 1, -1, 0), 3), ((-1, 0, 0, -1), 2), ((0, -1, 1, 0), 1)],  # a, b, c, d of the track header: clockwise 90 …
+    ("matrix", "change"),
+    [  # a, b, c, d of the track header
+        ((0, 1, -1, 0), lambda frame: np.rot90(frame, 3)),
+        ((-1, 0, 0, -1), lambda frame: np.rot90(frame, 2)),
+        ((0, -1, 1, 0), lambda frame: np.rot90(frame, 1)),
+        ((-1, 0, 0, 1), lambda frame: frame[:, ::-1]),  # mirrored, as some front cameras store it
+        ((1, 0, 0, -1), lambda frame: frame[::-1]),
+        ((0, 1, 1, 0), lambda frame: frame.swapaxes(0, 1)),
+    ],
 )
-def test_stored_rotation_is_applied(tmp_path, matrix, turns):
+def test_stored_rotation_is_applied(tmp_path, matrix, change):
     path = tmp_path / "phone.mp4"
     video.write_video(path, steps(3), 25)
     upright = video.read_video(path).frames[0]
@@ -132,7 +150,7 @@ def test_stored_rotation_is_applied(tmp_path, matrix, turns):
     a, b, c, d = (value << 16 for value in matrix)
     data[at : at + 36] = struct.pack(">9i", a, b, 0, c, d, 0, 0, 0, 1 << 30)
     path.write_bytes(data)
-    assert np.array_equal(video.read_video(path).frames[0], np.rot90(upright, turns))
+    assert np.array_equal(video.read_video(path).frames[0], change(upright))
 
 
 @pytest.mark.parametrize(

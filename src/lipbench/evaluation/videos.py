@@ -21,7 +21,7 @@ from torch import Tensor
 
 from lipbench.data import _jpeg
 from lipbench.data._store import StoredClip
-from lipbench.evaluation.pairing import PICTURES, SOUNDS
+from lipbench.evaluation.pairing import PICTURES, SOUNDS, read_words
 from lipbench.media import alignment, audio, decoding, geometry, images, text, video
 from lipbench.media import landmarks as backends
 from lipbench.media.video import Frame
@@ -88,7 +88,8 @@ def read(path: Path, fps: float | None = None, pictures_fps: float | None = None
 
     Args:
         path: File, or folder of PNG or JPEG pictures in the order of the numbers in their names.
-        fps: Frames a second wanted: frame k is the one nearest in time to k / fps. None keeps the source's frames.
+        fps: Frames a second wanted: frame k is the one nearest in time to k / fps. None takes the source's, constant
+            also where the source's varies (`video.read_video`).
         pictures_fps: Frames a second of pictures; default: `fps`.
 
     Raises:
@@ -223,8 +224,7 @@ def read_text(source: str | Path | None) -> tuple[str, list[alignment.Word]]:
     if source.suffix.lower() == ".align":
         words = alignment.read_align(source)
         return text.normalise(" ".join(word.word for word in alignment.spoken(words))), words
-    said = source.read_text("utf-8-sig", errors="replace")
-    return text.normalise(said.translate(_PUNCTUATION)), []
+    return text.normalise(read_words(source).translate(_PUNCTUATION)), []
 
 
 # ------------------------------------------------------------------------------------------- the canonical picture

@@ -67,9 +67,9 @@ def rate_of(clock: Clock, labelled: float) -> float:
 
     The labelled rate stands where the mean or the median step between timestamps agrees with it within 2 % (timestamps
     may be rounded to milliseconds, and frames may be lost), else the mean, as long as every frame lies within half a
-    frame of its place in a constant row. Otherwise the rate is variable: that of the shorter steps (their lower
-    quartile and what is within a fifth of it), so that few frames are left out; at most 60 a second, and the nearest
-    usual rate within 3 %. Own choice.
+    frame of its place in a constant row. Otherwise, and where the steps are multiples of a clearly shorter one, the
+    rate is variable: that of the shorter steps (their lower quartile and what is within a fifth of it), so that few
+    frames are left out; at most 60 a second, and the nearest usual rate within 3 %. Own choice.
 
     Args:
         clock: Seconds of the frames.
@@ -80,10 +80,12 @@ def rate_of(clock: Clock, labelled: float) -> float:
     steps = np.diff(clock)
     mean, median = (len(clock) - 1) / float(clock[-1]), 1 / float(np.median(steps))
     rate = labelled if min(abs(labelled / mean - 1), abs(labelled / median - 1)) < 0.02 else mean
-    if is_constant(clock, rate):
-        return rate
     quartile = float(np.quantile(steps, 0.25, method="lower"))
-    fine = min(1 / float(steps[np.abs(steps / quartile - 1) < 0.2].mean()), _HIGHEST)
+    fine = 1 / float(steps[np.abs(steps / quartile - 1) < 0.2].mean())
+    multiples = np.abs(steps * fine - np.rint(steps * fine)) < 0.15
+    if is_constant(clock, rate) and (fine < 1.3 * rate or multiples.mean() < 0.9):
+        return rate
+    fine = min(fine, _HIGHEST)
     known = min((labelled, *_USUAL), key=lambda usual: abs(usual - fine))
     return known if abs(known / fine - 1) < 0.03 else fine
 
