@@ -146,7 +146,7 @@ def _print(table: "pd.DataFrame", records: "list[Record]", path: Path) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from lipbench.evaluation import _present, outside
+    from lipbench.evaluation import _present, clips
     from lipbench.evaluation._writing import on_one_line
     from lipbench.metrics._bank import CATALOGUE
 
@@ -188,8 +188,8 @@ def _print(table: "pd.DataFrame", records: "list[Record]", path: Path) -> None:
     if any(CATALOGUE[name].metric.observes == "syncnet" for name, score in first.scores.items() if score.n):
         for label, those in (
             ("no sound of their own (or a silent one), judged beside the reference's", table["sound"] == "reference"),
-            ("a sound of their own, left out for the corpus'", table["sound"] == outside.CORPUS_INSTEAD),
-            ("a sound that ends long before their pictures, judged only so far", outside.falls_short(table)),
+            ("a sound of their own, left out for the corpus'", table["sound"] == clips.CORPUS_INSTEAD),
+            ("a sound that ends long before their pictures, judged only so far", clips.falls_short(table)),
         ):
             if those.any():
                 console.print(f"videos with {label}: {int(those.sum())}", markup=False)
