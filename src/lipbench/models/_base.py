@@ -61,6 +61,8 @@ class BenchModule(pl.LightningModule, ABC):
 
     monitor: ClassVar[tuple[str, Literal["min", "max"]]] = ("val/l1", "min")
     """What decides which checkpoint is the best, and in which direction."""
+    networks: ClassVar[int] = 1
+    """Version of the networks, kept in checkpoints: raised when the same weights come to mean something else."""
     may_be_fresh: ClassVar[tuple[str, ...]] = ()
     """Names of submodules that `init_from` need not hold."""
 
@@ -309,7 +311,9 @@ class BenchModule(pl.LightningModule, ABC):
             raise FileNotFoundError(
                 f"--model.init_from: no checkpoint at {path}; give the .ckpt file of the earlier stage"
             )
-        stored = torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
+        content = torch.load(path, map_location="cpu", weights_only=True)
+        self._check_networks(content.get("lipbench", {}), f"--model.init_from {path}")
+        stored = content["state_dict"]
         own = self.state_dict()
         fits = {key: stored[key] for key in own if key in stored and stored[key].shape == own[key].shape}
         lacking = [key for key in own if key not in fits and not key.startswith(self.may_be_fresh or ("\0",))]
@@ -327,6 +331,7 @@ class BenchModule(pl.LightningModule, ABC):
             "version": __version__,
             "model": type(self).__module__.rpartition(".")[2],
             "class": f"{type(self).__module__}.{type(self).__qualname__}",
+            "networks": self.networks,
             "batches": self.batches,
             "seed": self._seed,
             "frozen": self.frozen_sha256,
@@ -336,8 +341,8 @@ class BenchModule(pl.LightningModule, ABC):
         """Read it back.
 
         Raises:
-            ValueError: Not a lipbench checkpoint, a newer one, another model's, or one that was trained with other
-                frozen networks than those this run has taken along.
+            ValueError: Not a lipbench checkpoint, a newer one, another model's, one of older networks, or one that was
+                trained with other frozen networks than those this run has taken along.
         """
         meta = checkpoint.get("lipbench")
         if meta is None:
@@ -349,6 +354,7 @@ class BenchModule(pl.LightningModule, ABC):
             )
         if meta["class"] != f"{type(self).__module__}.{type(self).__qualname__}":
             raise ValueError(f"this checkpoint holds a {meta['model']!r}, not a {type(self).__qualname__}")
+        self._check_networks(meta, "this checkpoint")
         self.batches, self._seed = meta["batches"], meta["seed"]
         for name, sha256 in meta.get("frozen", {}).items():  # absent before there were such models
             own = self.frozen_sha256.setdefault(name, sha256)
@@ -357,6 +363,17 @@ class BenchModule(pl.LightningModule, ABC):
                     f"--model.{name} has SHA-256 {own[:12]}..., and the run that is resumed was trained with "
                     f"{sha256[:12]}...; give that file, or start a new run"
                 )
+
+    def _check_networks(self, meta: Mapping[str, Any], named: str) -> None:
+        """Refuse weights of the same shapes that would compute something else here."""
+        found = meta.get("networks", 1)  # absent before any network had changed
+        if found != self.networks:
+            age = "a newer" if isinstance(found, int) and found > self.networks else "an older"
+            raise ValueError(
+                f"{named} was trained with {age} network: version {found} of {type(self).__name__}'s, and this is "
+                f"{self.networks}. The same weights give other results here; train anew, or use the lipbench that "
+                f"wrote it ({meta.get('version', 'unknown')})"
+            )
 
 
 class GenerativeModel(BenchModule):
