@@ -217,12 +217,14 @@ def test_generator_equals_the_published_order_of_layers(front_end):
 def published_distance(network, face, sound, front_end):
     """The published order of layers, with the weights of a network for faces of 12x12."""
     convolutions = iter([part for part in network.modules() if isinstance(part, nn.Conv2d)])
+    norms = iter([(part.scale, part.shift) for part in network.modules() if hasattr(part, "shift")])
 
     def judging(x, stride=(1, 1), valid=False):
         layer = next(convolutions)
         x = F.conv2d(x, layer.weight, layer.bias) if valid else same(x, layer, stride)
-        middle = x.mean((1, 2, 3), keepdim=True)
-        return F.leaky_relu((x - middle) / (x.std((1, 2, 3), correction=0, keepdim=True) + 1e-3), 0.2)
+        mean, deviation = x.mean((1, 2, 3), keepdim=True), x.std((1, 2, 3), correction=0, keepdim=True)
+        scale, shift = next(norms)
+        return F.leaky_relu((x - mean) / (deviation + 1e-3) * scale + shift, 0.2)
 
     for _ in range(2):
         face = judging(face, (2, 2))
@@ -246,7 +248,10 @@ def published_distance(network, face, sound, front_end):
 def test_discriminator_equals_the_published_order_of_layers(front_end):
     torch.manual_seed(0)
     network = SyncDiscriminator(12, front_end, 4)
-    # Small sounds, whose deviation does not drown what is added to it.
+    for part in network.parameters():
+        if part.ndim < 2:
+            nn.init.normal_(part, 0.5, 0.2)
+    # Little sound, whose deviation is not far above what is added to it.
     face, sound = torch.rand(4, 3, 12, 12), 0.01 * torch.randn(4, *HEARING[front_end].shape)
     with torch.no_grad():
         expected = published_distance(network, face, sound, front_end)
