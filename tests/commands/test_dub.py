@@ -39,6 +39,13 @@ def test_a_film_without_pictures(tmp_path):
         _dub.film(tmp_path / "nothing.mp4")
 
 
+def test_after_the_last_frame():
+    frames = list(moving(3))
+    assert [frame[0, 0, 0] for _, frame in zip(range(6), _dub._held(iter(frames)), strict=False)] == [0, 2, 4, 4, 4, 4]
+    again = _dub._repeated(lambda: iter(frames))
+    assert [frame[0, 0, 0] for _, frame in zip(range(6), again, strict=False)] == [0, 2, 4, 0, 2, 4]
+
+
 def test_pieces_hold_all_frames_and_bounded_memory():
     frames = list(moving(80)) * 8
     pieces = list(_dub._pieces(iter(frames)))

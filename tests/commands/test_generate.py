@@ -1,6 +1,8 @@
 """A face and a sentence or a sound in, a talking video out."""
 
+import os
 import re
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -98,6 +100,14 @@ def tone(path, seconds):
     return path
 
 
+def float_wav(path, samples):
+    """A sound file of 32-bit floats at 16 kHz."""
+    content = samples.astype("<f4").tobytes()
+    head = b"fmt " + struct.pack("<IHHIIHH", 16, 3, 1, 16000, 64000, 4, 32)
+    body = b"WAVE" + head + b"data" + struct.pack("<I", len(content)) + content
+    path.write_bytes(b"RIFF" + struct.pack("<I", len(body)) + body)
+
+
 def typed(**options):
     return cli.main(["generate", *(str(word) for key, value in options.items() for word in (f"--{key}", value))])
 
@@ -111,7 +121,7 @@ def below_the_eyes(frames):
     return np.floor(geometry.transform_points(corners, back)[..., 1].min(1)).astype(int) - 1
 
 
-@pytest.mark.parametrize("seconds", [0.61, 1.0, 1.5])
+@pytest.mark.parametrize("seconds", [0.61, 1.0, 1.04, 1.5])
 def test_a_video_is_dubbed(here, hearing, film, tmp_path, capsys, seconds):
     out = tmp_path / "out.avi"  # lossless
     assert typed(ckpt_path=hearing, video=film, audio=tone(tmp_path / "tone.wav", seconds), out=out) == 0
@@ -120,14 +130,16 @@ def test_a_video_is_dubbed(here, hearing, film, tmp_path, capsys, seconds):
     samples, rate = audio.read_audio(out)
     assert abs(len(samples) / rate - len(after) / 25) <= 0.04
     assert np.abs(samples).max() == pytest.approx(3000 / 32768, rel=0.1)
-    shown = before[np.arange(len(after)) % 25]  # the video starts again
-    rows = below_the_eyes(before)[np.arange(len(after)) % 25]
+    places = np.arange(len(after))
+    places = places % 25 if seconds == 1.5 else places.clip(max=24)  # it starts again; its last frame stays
+    shown, rows = before[places], below_the_eyes(before)[places]
     for k, row in enumerate(rows):
         assert (after[k, :row] == shown[k, :row]).all()
     assert (after != shown).any(axis=(1, 2, 3)).all()
     told = re.sub(r"\s+", " ", capsys.readouterr().out)
     assert f"out.avi: {len(after)} frames, {len(after) / 25:.2f} s, {after.shape[2]}x{after.shape[1]}" in told
-    assert ("it starts again" in told) == (seconds > 1)
+    assert ("it starts again" in told) == (seconds == 1.5)
+    assert ("in.avi lasts 1.00 s, less than 1.04 s: its last frame stays" in told) == (seconds == 1.04)
     assert "without the face" not in told
 
 
@@ -213,7 +225,7 @@ def test_several_faces_are_said(here, patient, face, tmp_path, capsys):
     [
         ({"text": "bin blue 4 now!"}, "holds '!', '4'"),
         ({"text": "  "}, "the text is empty"),
-        ({"image": "nobody.png"}, "no picture at nobody.png"),
+        ({"image": "nobody.png"}, "no image at nobody.png"),
         ({"image": "grey.png"}, "no face found in grey.png"),
         ({"image": "text.png"}, "is no picture"),
         ({"ckpt_path": "none.ckpt", "image": "grey.png"}, "no checkpoint at none.ckpt"),
@@ -221,6 +233,9 @@ def test_several_faces_are_said(here, patient, face, tmp_path, capsys):
         ({"ckpt_path": "foreign.ckpt"}, "was not written by lipbench"),
         ({"ckpt_path": "elsewhere.ckpt"}, "is no model of lipbench"),
         ({"ckpt_path": "part.ckpt"}, "is not whole as `lipbench fit` writes it: it has no entry"),
+        ({"image": "pipe.png"}, "is not a file"),
+        ({"image": "cut.png"}, "cannot be read"),
+        ({"image": None, "video": "pipe.png"}, "is not a file"),
         ({"out": "talk.gif"}, "gif"),
         ({"heatmap": "heat.jpg"}, "expected a name that ends in .png"),
         ({"text": None}, 'which is driven by text: give --text "bin blue at f two now"'),
@@ -233,6 +248,8 @@ def test_several_faces_are_said(here, patient, face, tmp_path, capsys):
         ({"ckpt_path": "hearing.ckpt"}, "driven by sound and reads nothing: leave --text out, give --audio FILE"),
         ({"ckpt_path": "hearing.ckpt", "text": None}, "a picture has none: give --audio FILE"),
         ({"ckpt_path": "hearing.ckpt", "text": None, "audio": "none.wav"}, "no such file: none.wav"),
+        ({"ckpt_path": "hearing.ckpt", "text": None, "audio": "pipe.png"}, "is not a file"),
+        ({"ckpt_path": "hearing.ckpt", "text": None, "audio": "nan.wav"}, "holds values that are not finite"),
         ({"ckpt_path": "hearing.ckpt", "text": None, "audio": "short.wav"}, "less than one frame of picture"),
         ({"ckpt_path": "hearing.ckpt", "text": None, "image": None, "video": "mute.avi"}, "mute.avi has no sound"),
         (
@@ -252,6 +269,9 @@ def test_wrong_input(here, patient, hearing, face, capsys, change, expected):
     Path("hearing.ckpt").symlink_to(hearing)
     tone(Path("tone.wav"), 0.3)
     tone(Path("short.wav"), 0.01)
+    float_wav(Path("nan.wav"), np.full(8000, np.nan))
+    os.mkfifo("pipe.png")  # nobody writes into it: whoever reads it waits for ever
+    Path("cut.png").write_bytes(face.read_bytes()[:4000])
     video.write_video("mute.avi", [grey] * 6, 25)
     video.write_video("no_face.avi", [grey] * 6, 25, np.zeros(8000), 16000)
     given = {"ckpt_path": patient, "text": "bin", "image": face, "out": "talk.mp4"} | change

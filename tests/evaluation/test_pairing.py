@@ -1,5 +1,7 @@
 """Names: which video, sound and text belong to a reference."""
 
+import unicodedata
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -98,6 +100,31 @@ def test_jobs_get_their_sounds(tmp_path):
     assert [job.sound for job in pairing.attached(jobs, "sound", sounds)] == [tmp_path / "sound" / "a.wav", None]
     with pytest.raises(ValueError, match="no sound has the name of a clip: z beside s1/a, s1/b"):
         pairing.attached(jobs, "sound", {("", "z"): tmp_path})
+
+
+@pytest.mark.parametrize("there", ["NFC", "NFD"])
+def test_composed_and_decomposed_names_are_one(tmp_path, there):
+    other = {"NFC": "NFD", "NFD": "NFC"}[there]
+    name, speaker = "M\u00fcller 1", "s\u00e9"
+    made = touch(tmp_path / "made", unicodedata.normalize(there, f"{speaker}/{name}.mp4"))
+    true = touch(tmp_path / "true", unicodedata.normalize(other, f"{speaker}/{name}.mp4"))
+    sounds = touch(tmp_path / "sound", unicodedata.normalize(there, f"{name}.wav"))
+    found = pairing.find(made)
+    jobs, _ = pairing.filmed(true, found)
+    assert [(job.clip_id, job.generated) for job in jobs] == [(f"{speaker}/{name}", found[speaker, name])]
+    assert pairing.orphans(found, jobs) == []
+    heard = pairing.attached(jobs, "sound", pairing.find_sounds(sounds))
+    said = pairing.attached(jobs, "said", pairing.find_texts({unicodedata.normalize(there, name): "bin"}))
+    assert heard[0].sound is not None
+    assert said[0].said == "bin"
+
+
+def test_one_name_in_two_forms_is_there_twice(tmp_path):
+    forms = [unicodedata.normalize(form, "M\u00fcller") for form in ("NFC", "NFD")]
+    with pytest.raises(ValueError, match="have one name; keep one of them"):
+        pairing.find(touch(tmp_path, *(f"{form}.mp4" for form in forms)))
+    with pytest.raises(ValueError, match="2 texts are given for 1 names"):
+        pairing.find_texts(dict.fromkeys(forms, "bin"))
 
 
 def test_names_that_do_not_meet(tmp_path):

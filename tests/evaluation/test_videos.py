@@ -1,13 +1,17 @@
 """Reading whatever a system wrote: rates, sizes, lengths, kinds of pictures, sounds and texts."""
 
+import codecs
+import os
+from fractions import Fraction
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from lipbench.evaluation import videos
+from lipbench.evaluation import pairing, videos
 from lipbench.media import geometry, video
 from lipbench.types import View
 
@@ -69,24 +73,8 @@ def test_folders_of_pictures_are_in_the_order_of_their_numbers_and_resampled_ali
         videos.read(folder)
 
 
-def test_kinds_of_pictures(tmp_path):
-    frame = scene(1)[0]
-    grey = np.asarray(Image.fromarray(frame).convert("L"))
-    read = videos.read(pictures(tmp_path / "grey", [grey]), 25).frames[0]
-    assert read.shape == (*grey.shape, 3)
-    assert (read == grey[..., None]).all()
-    solid = np.dstack([frame, np.full(frame.shape[:2], 255, np.uint8)])
-    assert (videos.read(pictures(tmp_path / "solid", [solid]), 25).frames[0] == frame).all()
-    palette = Image.fromarray(frame).quantize(16)
-    (tmp_path / "palette").mkdir()
-    palette.save(tmp_path / "palette" / "0.png")
-    assert (videos.read(tmp_path / "palette", 25).frames[0] == np.asarray(palette.convert("RGB"))).all()
-
-
 def test_pictures_that_cannot_be_used(tmp_path):
     frame = scene(1)[0]
-    glass = np.dstack([frame, np.full(frame.shape[:2], 128, np.uint8)])
-    deep = frame[..., 0].astype(np.uint16) * 256
     whole = pictures(tmp_path / "whole", [frame])
     damaged = tmp_path / "damaged" / "frame0.png"
     damaged.parent.mkdir()
@@ -94,9 +82,10 @@ def test_pictures_that_cannot_be_used(tmp_path):
     (tmp_path / "words").mkdir()
     (tmp_path / "words" / "frame0.png").write_text("no picture")
     (tmp_path / "none").mkdir()
+    (tmp_path / "pipe").mkdir()
+    os.mkfifo(tmp_path / "pipe" / "frame0.png")
     for folder, expected in (
-        (pictures(tmp_path / "glass", [glass]), "transparent in places"),
-        (pictures(tmp_path / "deep", [deep]), "more than 8 bits"),
+        (tmp_path / "pipe", "is not a file"),  # and not waited for
         (pictures(tmp_path / "sizes", [frame, frame[:40]]), r"frame1.png is 90x40, the first picture 90x72"),
         (damaged.parent, "cannot be read"),
         (tmp_path / "words", "is no picture"),
@@ -205,6 +194,43 @@ def test_sounds(tmp_path):
     assert len(videos.read_sound(folder)) == len(sound)
     with pytest.raises(ValueError, match="no sound of this name"):
         videos.read_sound(None)
+
+
+def test_a_variable_rate_is_compared_by_time(tmp_path):
+    """The same content at variable and at constant rate gives the same frames, whichever is the reference."""
+    constant = scene(20)
+    video.write_video(tmp_path / "constant.avi", constant, 25)
+    variable = tmp_path / "variable.mkv"
+    with av.open(str(variable), "w") as container:
+        stream = container.add_stream("ffv1", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 90, 72, "bgr0"
+        for k in [*range(10), *range(10, 20, 2)]:  # 25 frames a second, then 12.5
+            frame = av.VideoFrame.from_ndarray(constant[k], format="rgb24")
+            frame.pts, frame.time_base = k, Fraction(1, 25)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    kept = [*range(10), 10, 10, 12, 12, 14, 14, 16, 16, 18]
+    made = videos.read(variable, 25)
+    assert numbers(made.frames)[: len(kept)] == kept
+    reference = videos.read(variable)
+    assert (reference.fps, reference.source_fps) == (25, 25)
+    assert numbers(reference.frames) == numbers(made.frames)
+    assert len(videos.read(tmp_path / "constant.avi", reference.fps).frames) == 20
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-be"])
+def test_byte_order_marks(tmp_path, encoding):
+    mark = codecs.BOM_UTF16_BE if encoding == "utf-16-be" else b""
+    (tmp_path / "a.txt").write_bytes(mark + "Set white.\r\n".encode(encoding))
+    (tmp_path / "said.csv").write_bytes(mark + "clip,text\r\nm\u00fc,Bin blue\r\n".encode(encoding))
+    assert videos.read_text(tmp_path / "a.txt")[0] == "set white"
+    assert pairing.find_texts(tmp_path / "said.csv") == {("", "m\u00fc"): "Bin blue"}
+
+
+def test_text_in_another_encoding_is_refused(tmp_path):
+    (tmp_path / "a.txt").write_bytes(b"caf\xe9")
+    with pytest.raises(ValueError, match=r"a\.txt is no text in UTF-8 .* at byte 3"):
+        videos.read_text(tmp_path / "a.txt")
 
 
 def test_texts(tmp_path):

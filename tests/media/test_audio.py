@@ -1,3 +1,4 @@
+import struct
 import wave
 from fractions import Fraction
 
@@ -71,6 +72,194 @@ def test_streams_that_start_apart_are_aligned(tmp_path, late):
         container.mux(sound.encode(None))
     samples, _ = audio.read_audio(path)
     assert np.abs(samples).argmax() == pytest.approx((0.5 + float(late)) * rate, abs=rate * 0.002)
+
+
+def clip_with(path, blocks, rate=44100):
+    """A Matroska file of black frames from 0 s on, and audio blocks at their own times: (seconds, samples)."""
+    with av.open(str(path), "w") as container:
+        frames = container.add_stream("mpeg4", rate=25)
+        frames.width, frames.height, frames.pix_fmt = 32, 32, "yuv420p"
+        sound = container.add_stream("pcm_s16le", rate=rate, layout="mono")
+        for k in range(25):
+            frame = av.VideoFrame.from_ndarray(np.zeros((32, 32, 3), np.uint8), format="rgb24")
+            frame.pts, frame.time_base = k, Fraction(1, 25)
+            container.mux(frames.encode(frame))
+        container.mux(frames.encode(None))
+        for seconds, samples in blocks:
+            block = av.AudioFrame.from_ndarray((samples * 32767).astype(np.int16)[None], format="s16", layout="mono")
+            block.sample_rate, block.time_base = rate, Fraction(1, rate)
+            for packet in sound.encode(block):
+                packet.pts = packet.dts = round(seconds / packet.time_base)
+                container.mux(packet)
+    return path
+
+
+def click(rate, seconds, at):
+    """Silence with one loud sample."""
+    samples = np.zeros(round(rate * seconds), np.float32)
+    samples[round(rate * at)] = 0.8
+    return samples
+
+
+def clicks(samples, rate):
+    return (np.flatnonzero(np.abs(samples) > 0.3) / rate).tolist()
+
+
+def pieces(rate, start, samples, size=1024):
+    """Blocks of one packet each, in a row from `start` seconds on."""
+    return [(start + k / rate, samples[k : k + size]) for k in range(0, len(samples), size)]
+
+
+@pytest.mark.parametrize("hole", [0.03, 0.5])
+def test_holes_become_silence(tmp_path, hole):
+    first, last = click(44100, 1.0, 0.5), click(44100, 1.0, 0.25)
+    path = clip_with(tmp_path / "a.mkv", [*pieces(44100, 0, first), *pieces(44100, 1 + hole, last)])
+    samples, rate = audio.read_audio(path)
+    assert clicks(samples, rate) == pytest.approx([0.5, 1.25 + hole], abs=0.002)
+    assert len(samples) / rate == pytest.approx(2 + hole, abs=0.002)
+
+
+def placed(blocks, rate=44100):
+    """Blocks as a decoder gives them: what muxers refuse to write, cameras and cuts leave all the same."""
+    given = [audio._Block(time, rate, samples) for time, samples in blocks]
+    return audio._joined(audio._placed(given, "a.mkv"), None)[0]
+
+
+def test_what_overlaps_is_not_put_behind():
+    first, last = click(44100, 1.0, 0.5), click(44100, 1.0, 0.5)
+    samples = placed([*pieces(44100, 0, first), *pieces(44100, 0.8, last)])
+    assert clicks(samples, 44100) == pytest.approx([0.5, 1.3], abs=0.002)
+    assert len(samples) / 44100 == pytest.approx(1.8, abs=0.002)
+
+
+def test_blocks_without_a_time_follow_the_one_before():
+    sound = click(44100, 1.0, 0.5)
+    blocks = pieces(44100, 0, sound)
+    assert (placed([(None, block) for _, block in blocks]) == sound).all()
+    assert (placed([(None if k % 3 else time, block) for k, (time, block) in enumerate(blocks)]) == sound).all()
+    late = [(None, np.zeros(441, np.float32)), *pieces(44100, 0.5, sound)]  # the first known time sets the clock
+    assert clicks(placed(late), 44100) == pytest.approx([0.51], abs=0.001)
+
+
+def test_a_clock_that_begins_again_goes_on(tmp_path):
+    one = clip_with(tmp_path / "one.mkv", pieces(44100, 0, click(44100, 1.0, 0.5)))
+    video.write_video(tmp_path / "a.mpg", np.zeros((25, 32, 32, 3), np.uint8), 25, *audio.read_audio(one))
+    content = (tmp_path / "a.mpg").read_bytes()
+    (tmp_path / "twice.mpg").write_bytes(content + content)
+    samples, rate = audio.read_audio(tmp_path / "twice.mpg")
+    assert clicks(samples, rate)[0] == pytest.approx(0.5, abs=0.002)
+    assert clicks(samples, rate)[-1] == pytest.approx(1.5, abs=0.05)
+    assert len(video.read_video(tmp_path / "twice.mpg").frames) == 50
+
+
+def test_times_of_milliseconds_and_one_wrong_time_change_nothing(tmp_path):
+    sound = tone(440, 1.0, 44100)
+    samples, rate = audio.read_audio(clip_with(tmp_path / "a.mkv", pieces(44100, 0, sound)))
+    assert rate == 44100
+    assert np.abs(samples - sound).max() < 1e-3
+    for wrong in (0.3, -0.3, 7.0, -7.0):
+        blocks = [(time + wrong * (k == 4), block) for k, (time, block) in enumerate(pieces(44100, 0, sound))]
+        assert (placed(blocks) == sound).all()
+
+
+def test_damaged_times_are_refused(tmp_path):
+    sound = tone(440, 0.5, 44100)
+    path = clip_with(tmp_path / "a.mkv", [*pieces(44100, 0, sound), *pieces(44100, 40000, sound)])
+    with pytest.raises(ValueError, match=r"a\.mkv has a sound whose timestamps jump by 40000 seconds"):
+        audio.read_audio(path)
+
+
+def mp3(path, rate, samples):
+    with av.open(str(path), "w", format="mp3", options={"write_xing": "0", "id3v2_version": "0"}) as container:
+        stream = container.add_stream("libmp3lame", rate=rate, layout="mono")
+        block = av.AudioFrame.from_ndarray(samples[None], format="fltp", layout="mono")
+        block.sample_rate, block.pts, block.time_base = rate, 0, Fraction(1, rate)
+        container.mux(stream.encode(block))
+        container.mux(stream.encode(None))
+    return path.read_bytes()
+
+
+@pytest.mark.parametrize("rates", [(44100, 22050), (24000, 48000)])
+def test_a_rate_that_changes_inside_a_file(tmp_path, rates):
+    parts = [mp3(tmp_path / f"{rate}.mp3", rate, click(rate, 1.0, 0.5)) for rate in rates]
+    (tmp_path / "both.mp3").write_bytes(b"".join(parts))
+    for wanted in (None, 16000):
+        samples, rate = audio.read_audio(tmp_path / "both.mp3", wanted)
+        assert rate == (wanted or max(rates))
+        assert len(samples) / rate == pytest.approx(2.15, abs=0.15)  # each part has the encoder's padding
+        halves = [np.abs(half).argmax() / rate for half in np.split(samples, [round(1.05 * rate)])]
+        assert halves[0] == pytest.approx(0.53, abs=0.06)
+        assert halves[1] + 1.05 == pytest.approx(1.6, abs=0.1)
+
+
+def two_streams(path, loud, default):
+    """Two audio streams, of which one is loud and one is marked as the default."""
+    from av.stream import Disposition
+
+    with av.open(str(path), "w") as container:
+        streams = [container.add_stream("aac", rate=16000, layout="mono") for _ in range(2)]
+        for k, stream in enumerate(streams):
+            stream.disposition = Disposition.default if k == default else Disposition(0)
+        for k, stream in enumerate(streams):
+            samples = tone(440, 1.0, 16000) if k == loud else np.zeros(16000, np.float32)
+            block = av.AudioFrame.from_ndarray(samples[None], format="fltp", layout="mono")
+            block.sample_rate = 16000
+            container.mux(stream.encode(block))
+            container.mux(stream.encode(None))
+    return path
+
+
+@pytest.mark.parametrize("suffix", ["mkv", "mp4"])
+@pytest.mark.parametrize("default", [0, 1])
+def test_the_default_audio_stream_is_read(tmp_path, suffix, default):
+    heard, _ = audio.read_audio(two_streams(tmp_path / f"a.{suffix}", default, default))
+    assert np.abs(heard).max() > 0.3
+    still, _ = audio.read_audio(two_streams(tmp_path / f"b.{suffix}", 1 - default, default))
+    assert np.abs(still).max() < 0.01
+
+
+def float_wav(path, samples, rate=16000):
+    content = samples.astype("<f4").tobytes()
+    head = b"fmt " + struct.pack("<IHHIIHH", 16, 3, 1, rate, 4 * rate, 4, 32)
+    body = b"WAVE" + head + b"data" + struct.pack("<I", len(content)) + content
+    path.write_bytes(b"RIFF" + struct.pack("<I", len(body)) + body)
+    return path
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_values_that_are_not_finite_are_refused(tmp_path, bad):
+    sound = tone(440, 1.0, 16000)
+    sound[8000:8003] = bad
+    with pytest.raises(ValueError, match=r"the sound of a\.wav holds values that are not finite .* at 0\.500 s"):
+        audio.read_audio(float_wav(tmp_path / "a.wav", sound))
+    with pytest.raises(ValueError, match="audio holds values that are not finite"):
+        video.write_video(tmp_path / "a.mp4", np.zeros((25, 32, 32, 3), np.uint8), 25, sound, 16000)
+    assert not (tmp_path / "a.mp4").exists()
+
+
+def test_floats_of_another_scale(tmp_path):
+    with pytest.raises(ValueError, match=r"has a peak of 16384, full scale being 1: .* Divide them"):
+        audio.read_audio(float_wav(tmp_path / "a.wav", 32768 * tone(440, 1.0, 16000)))
+    loud, _ = audio.read_audio(float_wav(tmp_path / "b.wav", 4 * tone(440, 1.0, 16000)))
+    assert np.abs(loud).max() == 1  # clipped
+
+
+def test_eight_bits_and_six_channels(tmp_path):
+    sound = tone(440, 0.5, 16000)
+    with wave.open(str(tmp_path / "a.wav"), "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(1)
+        file.setframerate(16000)
+        file.writeframes(np.rint(sound * 127 + 128).astype(np.uint8).tobytes())
+    assert np.abs(audio.read_audio(tmp_path / "a.wav")[0] - sound).max() < 0.01
+    with wave.open(str(tmp_path / "b.wav"), "wb") as file:
+        file.setnchannels(6)
+        file.setsampwidth(2)
+        file.setframerate(16000)
+        channels = np.zeros((len(sound), 6))
+        channels[:, 2] = sound  # the middle one
+        file.writeframes((channels * 32767).astype("<i2").tobytes())
+    assert np.abs(audio.read_audio(tmp_path / "b.wav")[0] - sound / 6).max() < 1e-3
 
 
 def test_files_without_sound(tmp_path):

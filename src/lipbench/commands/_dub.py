@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from lipbench.commands._names import UsageError
-from lipbench.media import audio, geometry, landmarks, video
+from lipbench.media import audio, geometry, images, landmarks, video
 from lipbench.media.landmarks import Box, Landmarker, Points, Track
 from lipbench.media.video import Frame
 from lipbench.types import ClipBatch, View
@@ -39,6 +39,7 @@ _NEAR: Final = 0.75  # sides of its box by which a face may move between two loo
 _BYTES: Final = 128 << 20  # of decoded frames held at once
 _CONTEXT: Final = 10  # frames, 0.4 s: sound on each side of a piece; published windows reach 0.2 s to each side
 _STEP: Final = 10  # frames: 0.4 s are whole steps of every front end's spectrogram, so pieces give what the whole gives
+_HOLD: Final = 12  # frames, half a second: by so much a video may be shorter without starting again
 _BORDER: Final = 32  # canonical pixels over which made pixels fade into the frame
 _JAW: Final = (26, 14)  # canonical pixels inside and outside of the jaw line over which they do so there
 _REACH: Final = 16.0  # canonical pixels: sigma over which colours are compared across the border
@@ -66,23 +67,8 @@ class Target:
 
 
 def picture(path: Path) -> Target:
-    """A picture file as a video of one frame, turned the way its camera says.
-
-    Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: It is no picture.
-    """
-    from PIL import Image, ImageOps, UnidentifiedImageError
-
-    if not path.is_file():
-        raise FileNotFoundError(f"no picture at {path}; expected a png or jpg file")
-    try:
-        with Image.open(path) as opened:
-            frame = np.asarray(ImageOps.exif_transpose(opened).convert("RGB"))
-    except UnidentifiedImageError as error:
-        raise ValueError(
-            f"{path} is no picture that can be read; expected a png or jpg file (a video is given as --video)"
-        ) from error
+    """An image file as a video of one frame; see `images.read_image` for how it is read, and for the errors."""
+    frame = images.read_image(path)
     return Target(path, lambda: iter([frame]), 1)
 
 
@@ -365,7 +351,9 @@ class Dubbing:
         self.size = (0, 0)
 
     def __iter__(self) -> Iterator[Frame]:
-        """(h, w, 3) RGB each; the target starts again where it is too short.
+        """(h, w, 3) RGB each.
+
+        Where the target is too short by half a second or less, its last frame stays; otherwise it starts again.
 
         Raises:
             ValueError: No face is found, or it cannot be followed.
@@ -379,14 +367,16 @@ class Dubbing:
         total, make = self._speak(self._seen(alone)[0])
         track = _follow(self._target, face, self._landmarker, total)
         transforms, length = geometry.similarity(track.points), len(track.points)
+        name, lasts, needed = self._target.path.name, length / FPS, total / FPS
+        hold = length == 1 or total - length <= _HOLD
         if 1 < length < total:
-            print(
-                f"{self._target.path.name} lasts {length / FPS:.2f} s, less than {total / FPS:.2f} s: it starts again"
-            )
-        again = itertools.chain.from_iterable(self._target.frames() for _ in itertools.count())
+            end = "its last frame stays" if hold else "it starts again"
+            print(f"{name} lasts {lasts:.2f} s, less than {needed:.2f} s: {end}")
+        again = _held(self._target.frames()) if hold else _repeated(self._target.frames)
         frames = shown(itertools.islice(again, total), "making the frames", total=total)
         for piece in _pieces(frames):
-            places = np.arange(self.frames, self.frames + len(piece)) % length
+            places = np.arange(self.frames, self.frames + len(piece))
+            places = places.clip(max=length - 1) if hold else places % length
             canonical = geometry.warp(piece, transforms[places])  # (n, 352, 320, 3)
             made = make(self.frames, self._seen(canonical)).clamp(0, 1)  # (n, 3, h, w)
             for frame, around, pixels, place in zip(piece, canonical, made, places.tolist(), strict=True):
@@ -401,6 +391,20 @@ class Dubbing:
     def _seen(self, canonical: npt.NDArray[np.uint8]) -> Tensor:
         """(n, 352, 320, 3) -> (n, 3, h, w) in [0, 1], the model's view."""
         return geometry.crop(torch.from_numpy(canonical).permute(0, 3, 1, 2), self._view).float() / 255
+
+
+def _held(frames: Iterable[Frame]) -> Iterator[Frame]:
+    """Frames, then the last one for ever."""
+    for frame in frames:
+        yield frame
+    while True:
+        yield frame
+
+
+def _repeated(frames: Callable[[], Iterator[Frame]]) -> Iterator[Frame]:
+    """Frames, again and again."""
+    while True:
+        yield from frames()
 
 
 def lower_face() -> npt.NDArray[np.float32]:

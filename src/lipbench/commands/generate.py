@@ -19,7 +19,11 @@ GROUP = "Train and score"
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Options of `lipbench generate`."""
     parser.add_argument("--ckpt_path", type=Path, required=True, help="checkpoint of a model that generates")
-    parser.add_argument("--image", type=Path, help="whose face speaks: a picture (png, jpg), frontal")
+    parser.add_argument(
+        "--image",
+        type=Path,
+        help="whose face speaks: a picture (png, jpg), frontal; transparent parts are put on white",
+    )
     parser.add_argument("--video", type=Path, help="or: a video, of which every frame is dubbed")
     parser.add_argument("--text", help='for text-driven models: letters and spaces, e.g. "bin blue at f two now"')
     parser.add_argument(
@@ -49,11 +53,12 @@ def run(
     """Write a video in which the face speaks; everything that the model does not make stays as it was.
 
     A text-driven model decides how long each letter lasts (timing "free"), and there is no sound. With a sound-driven
-    one, picture and sound end together: a shorter video starts again, a longer one is cut.
+    one, picture and sound end together: a longer video is cut, the last frame of one that is up to half a second
+    shorter stays, a still shorter one starts again.
 
     Args:
         ckpt_path: Checkpoint of a model that is driven by text or by sound.
-        image: A picture. Either this or `video`.
+        image: A picture, turned as its camera says; transparent parts are mixed with white. Either this or `video`.
         video: Frames without a face stay as they are, and are counted.
         text: Letters and spaces; a token table outside of what the model was trained on gives nonsense, not an error.
         audio: Any file with sound; None takes that of the video.

@@ -1,7 +1,10 @@
 """Which files belong to one clip: generated video, reference, sound and text, by their names."""
 
+import codecs
 import csv
 import dataclasses
+import io
+import unicodedata
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,7 +20,8 @@ SOUNDS: Final = (".wav", ".flac", ".mp3", ".m4a", ".aac", ".ogg", ".opus")
 _TEXTS: Final = (".txt", ".align")
 
 Key = tuple[str, str]
-"""Speaker's folder ("" without one) and name."""
+"""Speaker's folder ("" without one) and name, in composed Unicode (NFC): macOS writes "ü" as two characters, most other
+systems as one, and both are one name."""
 
 
 def named(key: Key) -> str:
@@ -75,7 +79,10 @@ def find_texts(source: str | Path | Mapping[str, str]) -> dict[Key, str | Path]:
         ValueError: The CSV file lacks a column, or a clip is in it twice.
     """
     if isinstance(source, Mapping):
-        return {_key(name): said for name, said in source.items()}
+        given = {_key(name): said for name, said in source.items()}
+        if len(given) < len(source):
+            raise ValueError(f"{len(source)} texts are given for {len(given)} names: one name is there twice")
+        return dict(given)
     source = Path(source).expanduser()
     if source.is_dir():
         plain = _listed(source, lambda path: path.is_file() and path.suffix.lower() == ".txt", "texts")
@@ -86,9 +93,8 @@ def find_texts(source: str | Path | Mapping[str, str]) -> dict[Key, str | Path]:
     if not source.is_file():
         raise FileNotFoundError(f"no texts at {source}: expected a CSV file, or a folder of .txt or .align files")
     try:
-        with source.open(encoding="utf-8-sig", newline="") as file:
-            header, *rows = csv.reader(file)
-    except (ValueError, csv.Error) as error:  # ValueError: empty, or not UTF-8
+        header, *rows = csv.reader(io.StringIO(read_words(source), newline=""))
+    except (ValueError, csv.Error) as error:  # ValueError: empty, or no text
         raise ValueError(f"{source.name} is no CSV file in UTF-8 with a header: {error}") from error
     columns = [name.strip() for name in header]
     clip = next((name for name in ("clip", "clip_id") if name in columns), None)
@@ -102,6 +108,22 @@ def find_texts(source: str | Path | Mapping[str, str]) -> dict[Key, str | Path]:
             raise ValueError(f"{source.name} has the clip {named(key)} twice")
         found[key] = line.get("text", "")
     return found
+
+
+def read_words(path: Path) -> str:
+    """Text of a file in UTF-8, with or without a byte order mark, or in UTF-16 with one, as Windows writes it.
+
+    Raises:
+        ValueError: It is in another encoding.
+    """
+    content = path.read_bytes()
+    encoding = "utf-16" if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig"
+    try:
+        return content.decode(encoding)
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"{path.name} is no text in UTF-8 ({error.reason} at byte {error.start}); save it so"
+        ) from None
 
 
 def match(have: Collection[Key], wanted: Iterable[Key], what: str) -> dict[Key, Key]:
@@ -150,7 +172,7 @@ def _listed(root: Path, accept: Callable[[Path], bool], what: str) -> dict[Key, 
         return (path for path in sorted(folder.iterdir()) if not path.name.startswith("."))
 
     def add(speaker: str, path: Path) -> None:
-        key = speaker, path.name if path.is_dir() else path.stem
+        key = _composed(speaker, path.name if path.is_dir() else path.stem)
         if key in found:
             raise ValueError(f"{found[key].name} and {path.name} in {path.parent} have one name; keep one of them")
         found[key] = path
@@ -181,7 +203,11 @@ def _key(name: str) -> Key:
     """Key of a name as people write it: "grid/s1/bbaf2n", "s1/bbaf2n.mp4", "bbaf2n"."""
     path = Path(name.strip())
     known = (*VIDEOS, *SOUNDS, *_TEXTS)
-    return path.parent.name, path.stem if path.suffix.lower() in known else path.name
+    return _composed(path.parent.name, path.stem if path.suffix.lower() in known else path.name)
+
+
+def _composed(speaker: str, name: str) -> Key:
+    return unicodedata.normalize("NFC", speaker), unicodedata.normalize("NFC", name)
 
 
 # ------------------------------------------------------------------------------------------- what belongs together
@@ -213,7 +239,7 @@ def stored(store: Store, protocol: str | None, made: Mapping[Key, Path]) -> tupl
         if not clip_ids:
             raise ValueError(f"none of the {len(split.test):,} test clips of {protocol} is in the store {store.path}")
         about = {"name": chosen.name, "version": chosen.version, "split_sha256": split.sha256}
-    keys: dict[Key, str] = {(clip_id.split("/")[-2], clip_id.split("/")[-1]): clip_id for clip_id in clip_ids}
+    keys: dict[Key, str] = {_composed(*clip_id.split("/")[-2:]): clip_id for clip_id in clip_ids}
     found = match(made, keys, "generated video")
     jobs = [Job(clip_id, key[0], made.get(found.get(key, ("", ""))), clip_id) for key, clip_id in keys.items()]
     data = {"settings": dict(store.manifest["settings"]), "counts": store.manifest["counts"], "packed": None}

@@ -21,8 +21,8 @@ from torch import Tensor
 
 from lipbench.data import _jpeg
 from lipbench.data._store import StoredClip
-from lipbench.evaluation.pairing import PICTURES, SOUNDS
-from lipbench.media import alignment, audio, geometry, text, video
+from lipbench.evaluation.pairing import PICTURES, SOUNDS, read_words
+from lipbench.media import alignment, audio, decoding, geometry, images, text, video
 from lipbench.media import landmarks as backends
 from lipbench.media.video import Frame
 from lipbench.types import View
@@ -88,7 +88,8 @@ def read(path: Path, fps: float | None = None, pictures_fps: float | None = None
 
     Args:
         path: File, or folder of PNG or JPEG pictures in the order of the numbers in their names.
-        fps: Frames a second wanted: frame k is the one nearest in time to k / fps. None keeps the source's frames.
+        fps: Frames a second wanted: frame k is the one nearest in time to k / fps. None takes the source's, constant
+            also where the source's varies (`video.read_video`).
         pictures_fps: Frames a second of pictures; default: `fps`.
 
     Raises:
@@ -129,15 +130,15 @@ def _refuse_large(path: Path) -> None:
     Raises:
         FileNotFoundError, ValueError: It cannot be opened, or is too large.
     """
-    with video.opened(path) as container:
-        stream = video.picture_stream(container)
+    with decoding.opened(path) as container:
+        stream = decoding.picture_stream(container)
         if stream is None:
             return  # `read_video` says so
         rate = float(stream.average_rate or 0)
         seconds = float(container.duration or 0) / 1e6
         frames = stream.frames or round(seconds * rate)
-        size = 3 * stream.height * stream.width
-        height, width = stream.height, stream.width
+        height, width = stream.height, decoding.shown_width(stream, stream.width)
+        size = 3 * height * width
     if frames * size > _LARGEST:
         raise ValueError(
             f"{frames} frames of {width}x{height} take {frames * size / 2**30:.0f} GB (at most {_LARGEST >> 30}); cut "
@@ -157,7 +158,7 @@ def _pictures(folder: Path) -> list[Frame]:
         raise ValueError(_too_long(len(paths)))
     frames = []
     for path in paths:
-        frames.append(_picture(path))
+        frames.append(images.read_image(path))
         if frames[-1].shape != frames[0].shape:
             sizes = [f"{frame.shape[1]}x{frame.shape[0]}" for frame in (frames[0], frames[-1])]
             raise ValueError(f"{path.name} is {sizes[1]}, the first picture {sizes[0]}")
@@ -181,28 +182,6 @@ def _natural(name: str) -> list[tuple[int, str]]:
     return parts
 
 
-def _picture(path: Path) -> Frame:
-    """One picture as RGB; grey ones become three equal channels, an alpha channel may be there if it hides nothing."""
-    from PIL import Image, UnidentifiedImageError
-
-    try:
-        with Image.open(path) as picture:
-            picture.load()
-            if picture.mode.startswith(("I", "F")):
-                raise ValueError(f"{path.name} has more than 8 bits a channel (mode {picture.mode}); save it with 8")
-            alpha = "A" in picture.getbands() or "transparency" in picture.info
-            if alpha and np.asarray(picture.convert("RGBA").getchannel("A")).min() < 255:
-                raise ValueError(
-                    f"{path.name} is transparent in places: what it shows depends on what lies behind; save it without "
-                    "alpha"
-                )
-            return np.ascontiguousarray(picture.convert("RGB"), np.uint8)
-    except UnidentifiedImageError:
-        raise ValueError(f"{path.name} is no picture") from None
-    except (OSError, SyntaxError) as error:  # Pillow raises SyntaxError for some damaged PNG files
-        raise ValueError(f"{path.name} cannot be read: {str(error).splitlines()[0]}") from error
-
-
 def read_sound(path: Path | None, start: float | None = None) -> Tensor:
     """Sound of a file, or of the one sound file in a folder of pictures.
 
@@ -224,8 +203,6 @@ def read_sound(path: Path | None, start: float | None = None) -> Tensor:
             raise ValueError(f"{path.name} has {'several sound files' if files else 'no sound'}")
         path, start = files[0], None
     samples, _ = audio.read_audio(path, RATE, start=start)
-    if not np.isfinite(samples).all():
-        raise ValueError(f"the sound of {path.name} holds values that are not finite")
     if len(samples) == 0 or np.abs(samples).max() < _SILENT:
         raise ValueError(f"the sound of {path.name} is silent throughout")
     return torch.from_numpy(samples)
@@ -247,8 +224,7 @@ def read_text(source: str | Path | None) -> tuple[str, list[alignment.Word]]:
     if source.suffix.lower() == ".align":
         words = alignment.read_align(source)
         return text.normalise(" ".join(word.word for word in alignment.spoken(words))), words
-    said = source.read_text("utf-8-sig", errors="replace")
-    return text.normalise(said.translate(_PUNCTUATION)), []
+    return text.normalise(read_words(source).translate(_PUNCTUATION)), []
 
 
 # ------------------------------------------------------------------------------------------- the canonical picture

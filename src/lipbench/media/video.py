@@ -1,31 +1,32 @@
 """Video files to RGB frames and back, with PyAV.
 
-Only this file and `audio` open media files. Errors are `ValueError` or `FileNotFoundError` with one line that a person
-understands; PyAV's own exceptions do not leave it.
+Errors are `ValueError` or `FileNotFoundError` with one line that a person understands; PyAV's own exceptions do not
+leave it.
 """
 
 import math
 import os
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
-from itertools import chain, pairwise
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
+from lipbench.media import decoding, timeline
+from lipbench.media.decoding import Shown, opened, reason
+from lipbench.media.images import Frame as Frame
+
 if TYPE_CHECKING:
     import av
     import av.container
     from av.video.reformatter import VideoReformatter
 
-Frame = npt.NDArray[np.uint8]
-"""(h, w, 3) RGB."""
-
 _MPEG1_QUANTISER: Final = 3
+_BT709, _BT601, _LIMITED = 1, 6, 1  # FFmpeg's AVCOL_SPC_BT709, AVCOL_SPC_SMPTE170M, AVCOL_RANGE_MPEG
 # MPEG-1 knows these rates only (ISO 11172-2, table of picture_rate).
 _MPEG1_RATES: Final = (
     Fraction(24000, 1001),
@@ -70,49 +71,16 @@ _BY_SUFFIX: Final = {
 }
 
 
-@contextmanager
-def opened(path: Path) -> "Iterator[av.container.InputContainer]":
-    """Open a media file for reading, with plain errors for files that are none.
-
-    Args:
-        path: The file.
-
-    Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: It is empty, a folder, or no media file; or decoding fails inside the `with` block.
-    """
-    import av
-
-    if not path.exists():
-        raise FileNotFoundError(f"no such file: {path}")
-    if not path.is_file():
-        raise ValueError(f"{path} is not a file")
-    if path.stat().st_size == 0:
-        raise ValueError(f"{path.name} is empty (0 bytes)")
-    try:
-        container = av.open(str(path), metadata_errors="replace")
-    except av.error.FFmpegError as error:
-        raise ValueError(f"{path.name} is no video or sound file, or its head is damaged ({_reason(error)})") from error
-    with container:
-        try:
-            yield container
-        except av.error.FFmpegError as error:
-            raise ValueError(f"{path.name} is damaged: decoding broke off ({_reason(error)})") from error
-
-
-def picture_stream(container: "av.container.InputContainer") -> "av.VideoStream | None":
-    """The moving pictures of an open file; cover pictures of sound files are none."""
-    from av.stream import Disposition
-
-    return next((s for s in container.streams.video if not s.disposition & Disposition.attached_pic), None)
-
-
 def read_video(path: str | Path, fps: float | None = None) -> Video:
-    """Decode all frames of a file.
+    """Decode all frames of a file onto a constant time line.
 
-    Decoding runs on one thread, so that a pool of workers does not oversubscribe the machine. Rotation stored in the
-    file is applied; grey, palette and transparent pictures become RGB. With `fps`, frame k of the result is the source
-    frame whose timestamp is nearest to k / fps, so variable and mislabelled rates come out right.
+    Frame k of the result is the source frame whose timestamp is nearest to k / fps, so variable and mislabelled rates
+    come out right. Without `fps` the rate is the one that the timestamps show (`timeline.rate_of`): where it is
+    constant, these are the source's own frames, each once; where it is variable, or frames are lost, some are repeated.
+
+    Frames are as shown: rotation and mirroring stored in the file are applied, non-square pixels are made square by
+    scaling the width, interlaced fields are joined, gray, palette and deep ones become 8-bit RGB, transparent ones
+    are mixed with white. Decoding runs on one thread, so that a pool of workers does not oversubscribe the machine.
 
     A file that ends early without a decoding error (a cut-off MPEG stream looks just like a shorter clip) gives the
     frames before the end; a decoding error anywhere is a `ValueError`. Pictures that are broken but decode cleanly are
@@ -120,7 +88,7 @@ def read_video(path: str | Path, fps: float | None = None) -> Video:
 
     Args:
         path: Any file that FFmpeg reads.
-        fps: Frames a second wanted; None keeps the source's frames as they are.
+        fps: Frames a second wanted; None takes the source's.
 
     Returns:
         The frames with their rate.
@@ -132,23 +100,19 @@ def read_video(path: str | Path, fps: float | None = None) -> Video:
     if fps is not None and not 0 < fps < 1000:
         raise ValueError(f"fps is {fps}; expected frames a second, such as 25")
     path = Path(path)
-    frames: list[Frame] = []
-    times: list[float | None] = []
     with opened(path) as container:
-        stream = _pictures(path, container)
-        for time, frame in _decoded(container, stream):
-            frames.append(frame)
-            times.append(time)
-        labelled = float(stream.average_rate or stream.guessed_rate or 0)
-    if not frames:
-        raise ValueError(f"{path.name} has a picture stream but no frames in it")
-    if len({frame.shape for frame in frames}) > 1:
-        raise ValueError(f"{path.name} changes its picture size on the way: {sorted({f.shape[:2] for f in frames})}")
-    clock, source_fps = _clock(times, labelled)
-    if fps is None:
-        return Video(frames, source_fps, source_fps, times[0] or 0.0)
-    chosen = [frames[k] for k in _nearest(clock, source_fps, fps)]
-    return Video(chosen, float(fps), source_fps, times[0] or 0.0)
+        stream = decoding.frame_stream(path, container)
+        labelled = _labelled_rate(stream)
+        timed = list(_timed(path, decoding.frames(path, container, stream), 1 / labelled))
+    clock, frames = np.array([time for time, _ in timed]), [shown.frame for _, shown in timed]
+    source_fps = timeline.rate_of(clock, labelled)
+    start = timed[0][1].time or 0.0
+    if fps is None and timeline.is_constant(clock, source_fps):
+        return Video(frames, source_fps, source_fps, start)
+    shortest = float(np.diff(clock).min()) if len(clock) > 1 else 1 / labelled
+    tail = max(timed[-1][1].seconds, shortest)
+    chosen = timeline.nearest(clock, tail, fps or source_fps)
+    return Video([frames[k] for k in chosen], float(fps or source_fps), source_fps, start)
 
 
 def head(path: Path) -> tuple[float, float | None]:
@@ -159,109 +123,53 @@ def head(path: Path) -> tuple[float, float | None]:
         ValueError: It is no video.
     """
     with opened(path) as container:
-        stream = _pictures(path, container)
+        stream = decoding.frame_stream(path, container)
         return _labelled_rate(stream), container.duration / 1e6 if container.duration else None
 
 
 def stream_video(path: Path, fps: float) -> Iterator[Frame]:
     """The frames that `read_video(path, fps)` gives, one at a time: memory does not grow with the file.
 
-    That one knows all timestamps before it chooses; here a missing or backward one is set one frame after the last.
-
     Raises:
         FileNotFoundError: There is no such file.
         ValueError: The file has no frames, they change their size, or decoding fails.
     """
     with opened(path) as container:
-        stream = _pictures(path, container)
+        stream = decoding.frame_stream(path, container)
         step = 1 / _labelled_rate(stream)
-        last: tuple[float, Frame] | None = None
-        start, made = 0.0, 0
-        for shown, frame in _decoded(container, stream):
-            if last is None:
-                start = shown or 0.0
-                last = 0.0, frame
-                continue
-            if frame.shape != last[1].shape:
-                raise ValueError(
-                    f"{path.name} changes its picture size on the way: {last[1].shape[:2]}, {frame.shape[:2]}"
-                )
-            time = math.inf if shown is None else shown - start
-            time = time if last[0] < time < math.inf else last[0] + step
-            while made / fps <= (last[0] + time) / 2 + 1e-6:  # the earlier one of two equally near
-                yield last[1]
+        timed = _timed(path, decoding.frames(path, container, stream), step)
+        (time, shown), made, shortest = next(timed), 0, math.inf
+        for later, following in timed:
+            while made / fps <= (time + later) / 2 + 1e-6:  # the earlier one of two equally near
+                yield shown.frame
                 made += 1
-            last = time, frame
-        if last is None:
-            raise ValueError(f"{path.name} has a picture stream but no frames in it")
-        for _ in range(max(1, round((last[0] + step) * fps)) - made):
-            yield last[1]
+            shortest, time, shown = min(shortest, later - time), later, following
+        tail = max(shown.seconds, shortest if shortest < math.inf else step)
+        for _ in range(max(1, round((time + tail) * fps)) - made):
+            yield shown.frame
 
 
-def _pictures(path: Path, container: "av.container.InputContainer") -> "av.VideoStream":
-    """The moving pictures of an open file, to be decoded on one thread; an error if there are none."""
-    stream = picture_stream(container)
-    if stream is None:
-        raise ValueError(f"{path.name} has no picture stream{' (sound only)' if container.streams.audio else ''}")
-    stream.thread_type = "NONE"
-    stream.codec_context.thread_count = 1
-    return stream
+def _timed(path: Path, frames: Iterable[Shown], step: float) -> Iterator[tuple[float, Shown]]:
+    """Seconds of every frame from the first one on, and the frame.
+
+    Raises:
+        ValueError: There are no frames, they change their size, or their timestamps are damaged.
+    """
+    first: Frame | None = None
+    for time, shown in timeline.repaired(((shown.time, shown) for shown in frames), step, path.name):
+        if first is None:
+            first = shown.frame
+        elif shown.frame.shape != first.shape:
+            raise ValueError(
+                f"{path.name} changes its picture size on the way: {[first.shape[:2], shown.frame.shape[:2]]}"
+            )
+        yield time, shown
+    if first is None:
+        raise ValueError(f"{path.name} has a picture stream but no frames in it")
 
 
 def _labelled_rate(stream: "av.VideoStream") -> float:
     return float(stream.average_rate or stream.guessed_rate or 25)  # 25 is FFmpeg's own assumption for raw streams
-
-
-def _decoded(
-    container: "av.container.InputContainer", stream: "av.VideoStream"
-) -> Iterator[tuple[float | None, Frame]]:
-    """Seconds on the file's clock, None where no time is stored, and upright pictures, one after another."""
-    from av.video.reformatter import VideoReformatter
-
-    converter = VideoReformatter()  # one for all frames: a new one for each costs as much as decoding
-    for picture in container.decode(stream):
-        rgb = np.asarray(_rgb(converter, picture).to_ndarray(), np.uint8)
-        turns = round(picture.rotation / 90) % 4  # counter-clockwise
-        # contiguous: the decoder pads its rows, and dlib silently misreads pictures with padded rows
-        frame = np.ascontiguousarray(np.rot90(rgb, turns))
-        yield None if picture.pts is None or picture.time_base is None else picture.time, frame
-
-
-def _rgb(converter: "VideoReformatter", picture: "av.VideoFrame") -> "av.VideoFrame":
-    """The frame as RGB, chroma interpolated bilinearly, rounded to the nearest level.
-
-    FFmpeg's default repeats chroma and truncates: 1.1 levels too dark in the mean. These flags together are within
-    0.02 levels of the exact conversion; ACCURATE_RND without FULL_CHR_H_INT is worse than the default.
-    """
-    from av.video.reformatter import Interpolation
-
-    exact = Interpolation.BILINEAR | Interpolation.FULL_CHR_H_INT | Interpolation.ACCURATE_RND
-    return converter.reformat(picture, format="rgb24", interpolation=exact, threads=1)
-
-
-def _clock(times: list[float | None], labelled: float) -> tuple[npt.NDArray[np.float64], float]:
-    """Seconds of every frame from the first one on, and the rate they show.
-
-    The labelled rate stands where the mean or the median step between timestamps agrees with it within 2 % (timestamps
-    may be rounded to milliseconds, and frames may be lost); otherwise it is the mean.
-    """
-    known = [t for t in times if t is not None]
-    if len(known) < len(times) or any(b <= a for a, b in pairwise(known)):
-        rate = labelled or 25.0  # raw streams carry no timestamps; 25 is FFmpeg's own assumption for them
-        return np.arange(len(times)) / rate, rate
-    clock = np.array(known) - known[0]
-    if len(clock) == 1:
-        return clock, labelled or 25.0
-    mean, median = (len(clock) - 1) / float(clock[-1]), 1 / float(np.median(np.diff(clock)))
-    return clock, labelled if min(abs(labelled / mean - 1), abs(labelled / median - 1)) < 0.02 else mean
-
-
-def _nearest(clock: npt.NDArray[np.float64], source_fps: float, fps: float) -> npt.NDArray[np.int64]:
-    """Index of the source frame nearest in time to each target frame; the earlier one of two equally near."""
-    count = max(1, round((float(clock[-1]) + 1 / source_fps) * fps))
-    wanted = np.arange(count) / fps
-    between = (clock[1:] + clock[:-1]) / 2
-    return np.searchsorted(between + 1e-6, wanted).astype(np.int64)
 
 
 def write_video(
@@ -277,8 +185,10 @@ def write_video(
     """Encode frames, with sound if given; the file appears complete or not at all.
 
     The container follows the suffix: .mp4 (H.264 + AAC), .mpg (MPEG-1 + MP2, as GRID is distributed), .avi (lossless
-    FFV1 + PCM). H.264 and MPEG-1 need even sizes: an odd last row or column is repeated. Sound is cut or filled with
-    silence to the length of the picture. The same input gives the same bytes.
+    FFV1 + PCM). H.264 and MPEG-1 need even sizes: an odd last row or column is repeated. HD (720 rows or 1280 columns,
+    or more) is written in BT.709, smaller frames in BT.601, both tagged where the format has tags. Audio is cut or
+    filled with silence to the length of the frames. The same input gives the same bytes, in every process and at every
+    call.
 
     Args:
         path: File to write; it is replaced if present.
@@ -331,6 +241,7 @@ def _encode(
     sample_rate: int | None,
 ) -> None:
     import av
+    from av.video.reformatter import VideoReformatter
 
     shape = _checked(first, first.shape).shape
     encoder, pixels = codecs.video, codecs.pixels
@@ -342,20 +253,22 @@ def _encode(
     height, width = (side + side % 2 if "420" in pixels else side for side in shape[:2])
     options = {"threads": "1"}
     if encoder == "libx264":
-        options["crf"] = str(crf)
+        options |= _x264(crf)
     elif encoder == "mpeg1video":
         options |= {"flags": "+qscale", "global_quality": str(_MPEG1_QUANTISER * 118)}  # 118 is FFmpeg's FF_QP2LAMBDA
     try:
         muxer = {**codecs.muxer, "fflags": "+bitexact"}  # no dates or versions in the file
+        converter = VideoReformatter()
         with av.open(str(path), "w", format=codecs.container, options=muxer) as container:
             stream: Any = container.add_stream(encoder, rate=rate, options=options)
             stream.width, stream.height, stream.pix_fmt = width, height, pixels
+            _tag(stream.codec_context)
             sound = None
             if audio is not None and sample_rate is not None:
                 sound = _Sound(container, codecs.audio, audio, sample_rate)
             for k, frame in enumerate(chain([first], rest)):
                 even = np.pad(_checked(frame, shape), ((0, height - shape[0]), (0, width - shape[1]), (0, 0)), "edge")
-                picture = av.VideoFrame.from_ndarray(even, format="rgb24")
+                picture = _converted(converter, even, stream.codec_context)
                 picture.pts, picture.time_base = k, 1 / rate
                 container.mux(stream.encode(picture))
                 if sound is not None:
@@ -364,11 +277,23 @@ def _encode(
             if sound is not None:
                 sound.close()
     except av.error.FFmpegError as error:
-        raise ValueError(f"cannot encode with {encoder} into {codecs.container}: {_reason(error)}") from error
+        raise ValueError(f"cannot encode with {encoder} into {codecs.container}: {reason(error)}") from error
+
+
+def _x264(crf: int) -> dict[str, str]:
+    """Options with which libx264 gives the same bytes for the same frames, whatever the memory and the machine.
+
+    Its AVX2 and AVX-512 code gives other bytes where a buffer lies at another address (measured: the same frames
+    encoded six times in one process gave six files). Up to SSE2 it is stable, and equal to its plain C code, at the
+    same speed.
+    """
+    return {"crf": str(crf), "x264-params": "asm=SSE2"}
 
 
 def reencode(frames: npt.NDArray[np.uint8], fps: float, crf: int = 23) -> npt.NDArray[np.uint8]:
     """What H.264 leaves of frames: the pixels of `write_video` to .mp4 and `read_video`, without a file.
+
+    The same frames give the same pixels, in every process and at every call.
 
     Args:
         frames: (T, h, w, 3) RGB, of even height and width.
@@ -388,25 +313,50 @@ def reencode(frames: npt.NDArray[np.uint8], fps: float, crf: int = 23) -> npt.ND
     encoder: Any = av.CodecContext.create("libx264", "w")
     encoder.height, encoder.width = frames.shape[1:3]
     encoder.pix_fmt, encoder.framerate, encoder.time_base = "yuv420p", rate, 1 / rate
-    encoder.options = {"threads": "1", "crf": str(crf)}
+    encoder.options = {"threads": "1"} | _x264(crf)
+    _tag(encoder)
     decoder: Any = av.CodecContext.create("h264", "r")
     decoder.thread_count = 1
-    converter = VideoReformatter()
+    converter, back = VideoReformatter(), VideoReformatter()
     found: list[Frame] = []
     try:
         for k in range(len(frames) + 1):
             picture = None  # the end: what the encoder holds back comes out
             if k < len(frames):
-                picture = av.VideoFrame.from_ndarray(_checked(frames[k], frames.shape[1:]), format="rgb24")
+                picture = _converted(converter, _checked(frames[k], frames.shape[1:]), encoder)
                 picture.pts, picture.time_base = k, 1 / rate
             packets = encoder.encode(picture)
             shown = [decoded for packet in packets for decoded in decoder.decode(packet)]
             shown += decoder.decode(None) if picture is None else []
             for decoded in shown:
-                found.append(np.asarray(_rgb(converter, decoded).to_ndarray(), np.uint8))
+                found.append(decoding.rgb(back, decoded, decoded.width))
     except av.error.FFmpegError as error:
-        raise ValueError(f"cannot encode with libx264: {_reason(error)}") from error
+        raise ValueError(f"cannot encode with libx264: {reason(error)}") from error
     return np.stack(found) if found else frames.copy()
+
+
+def _tag(encoder: Any) -> None:  # noqa: ANN401 - a codec context of PyAV, or what stands for it
+    """Let an encoder of YUV frames say its matrix and range: those that `_converted` uses."""
+    if encoder.pix_fmt.startswith("yuv4"):  # yuvj is JPEG's, which is always BT.601 in full range
+        hd = decoding.is_hd(encoder.height, encoder.width)
+        encoder.colorspace, encoder.color_range = _BT709 if hd else _BT601, _LIMITED
+        if hd:  # QuickTime wants all three; the primaries of BT.709 are those of sRGB
+            encoder.color_primaries = encoder.color_trc = _BT709
+
+
+def _converted(converter: "VideoReformatter", frame: Frame, encoder: Any) -> "av.VideoFrame":  # noqa: ANN401 - as above
+    """An RGB frame in an encoder's pixel format, in BT.709 if it is HD, else in BT.601."""
+    import av
+    from av.video.reformatter import ColorRange, Colorspace
+
+    picture = av.VideoFrame.from_ndarray(frame, format="rgb24")
+    if not encoder.pix_fmt.startswith("yuv4"):
+        return converter.reformat(picture, format=encoder.pix_fmt, threads=1)
+    hd = decoding.is_hd(encoder.height, encoder.width)
+    matrix = Colorspace.ITU709 if hd else Colorspace.ITU601
+    return converter.reformat(
+        picture, format=encoder.pix_fmt, dst_colorspace=matrix, dst_color_range=ColorRange.MPEG, threads=1
+    )
 
 
 class _Sound:
@@ -424,6 +374,8 @@ class _Sound:
         self.samples = np.asarray(samples, np.float32)
         if self.samples.ndim != 1:
             raise ValueError(f"audio has shape {self.samples.shape}; expected (samples,), mono")
+        if not np.isfinite(self.samples).all():
+            raise ValueError("audio holds values that are not finite (NaN or infinity)")
         supported = av.codec.Codec(codec, "w").audio_rates  # None for PCM, which takes any
         # AAC and MP2 end on whole blocks of about 1100 samples: at 32 kHz or more that is less than a frame of picture
         kept = sample_rate if not supported or (sample_rate in supported and sample_rate >= 32000) else 48000
@@ -452,9 +404,3 @@ def _checked(frame: Frame, shape: tuple[int, ...]) -> Frame:
     if frame.shape != shape:
         raise ValueError(f"frames differ in size: {frame.shape[:2]} after {shape[:2]}")
     return frame
-
-
-def _reason(error: Exception) -> str:
-    """FFmpeg's words without error number and path."""
-    text = getattr(error, "strerror", None) or str(error)
-    return f"{text[:1].lower()}{text[1:]}"
