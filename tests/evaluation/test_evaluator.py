@@ -7,6 +7,7 @@ import subprocess
 import sys
 from importlib import metadata
 from pathlib import Path
+from types import SimpleNamespace
 from typing import ClassVar
 
 import fake_run
@@ -39,13 +40,15 @@ def test_rows_and_files(tested):
         "shuffled-text": "no column that looks at the text can be computed here",
     }
     files = {path.relative_to(out).as_posix() for path in out.rglob("*.json")}
-    key = evaluator.records[2].comparable
+    key = evaluator.records[2].calibration_run
     assert files == {
         "fake/seen/blinker/one.json",
         "fake/seen/blinker/one.wrong-text.json",
-        *(f"fake/seen/{name}/mouth-20x40-{key}.json" for name in calibration.ROWS if name not in evaluator.left_out),
+        *(f"fake/seen/{name}/{key}.json" for name in calibration.ROWS if name not in evaluator.left_out),
     }
-    assert {r.comparable for r in evaluator.records} == {key}
+    assert key.startswith("mouth-20x40-")
+    assert len({r.comparable for r in evaluator.records}) == 1
+    assert evaluator.records[0].beside == [r.control or r.name for r in evaluator.records[1:]]
     for entry in evaluator.records:
         assert record.read(out / f"{entry.stem}.json").scores.keys() == entry.scores.keys()
         assert (out / f"{entry.stem}.csv").is_file()
@@ -301,6 +304,34 @@ def test_switches(tmp_path):
         fake_run.run(tmp_path, tmp_path, timing="free")
     with pytest.raises(ValueError, match="did you mean 'lmd'"):
         fake_run.run(tmp_path, tmp_path, metrics=["lmdd"])
+
+
+@pytest.mark.parametrize("name", ["../../../x", "/x", "", "a\nb", "x" * 300, "nul"])
+def test_names_are_checked_before_anything_is_generated(tmp_path, name):
+    class Never(fake_run.Blinker):
+        def generate(self, batch, timing):
+            raise AssertionError("generated")
+
+    with pytest.raises(ValueError, match=r"evaluator\.name .* cannot name a file: .*expected 1 to 100 letters, digits"):
+        fake_run.run(tmp_path / "out", tmp_path, name=name, model=Never())
+    data = fake_run.Data()
+    data.protocol = SimpleNamespace(name=f"fake/{name}", version=1)
+    with pytest.raises(ValueError, match=r"the protocol name .* cannot name a file"):
+        fake_run.run(tmp_path / "out", tmp_path, data=data, model=Never())
+    assert not list(tmp_path.rglob("*.json"))
+
+
+@pytest.mark.parametrize("width", [40, 70])
+def test_a_narrow_terminal_gets_more_tables_and_whole_names(tested, width, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", str(width))
+    tested[0]._print()
+    shown = capsys.readouterr().out
+    assert max(map(len, shown.splitlines())) <= width
+    assert "…" not in shown
+    for entry in tested[0].records:
+        assert (f"{entry.name} {entry.control}" if entry.control else entry.name) in shown
+    for score in tested[0].records[0].scores.values():
+        assert score.value is None or f"{score.value:.{2 if score.unit == 'dB' else 3}f}" in shown
 
 
 def test_a_model_driven_by_nothing_but_a_picture_has_no_control(tmp_path):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import sys
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -26,7 +27,7 @@ def make(**changes):
 
 def test_round_trip(tmp_path):
     entry = make()
-    path = record.write(entry, pd.DataFrame({"clip_id": ["x"], "lmd": [1.23456789]}), tmp_path)
+    path = record.write([(entry, pd.DataFrame({"clip_id": ["x"], "lmd": [1.23456789]}))], tmp_path)[0]
     assert path == tmp_path / "grid/s1/paralip/a.json"
     assert record.read(path) == entry
     assert path.with_suffix(".csv").read_text() == "clip_id,lmd\nx,1.23457\n"
@@ -50,9 +51,18 @@ def test_comparable():
         {"clips": {**entry.clips, "sha256": "33"}},
         {"data": {**entry.data, "packed": "mouth 40x80"}},
         {"data": {**entry.data, "settings": {"landmarks": "exact"}}},
-        {"scores": {"lmd": dataclasses.replace(entry.scores["lmd"], judge="dlib 21")}},
     ):
         assert entry.comparable != make(**change).comparable
+
+
+def test_observers_do_not_part_rows_but_name_calibration_files():
+    """Who judged is compared column by column; a calibration row of another observer or column replaces no other."""
+    entry = make()
+    other = make(scores={"lmd": dataclasses.replace(entry.scores["lmd"], judge="dlib 21")})
+    more = make(scores={**entry.scores, "wer": dataclasses.replace(entry.scores["lmd"], judge=None)})
+    assert {entry.comparable} == {other.comparable, more.comparable}
+    assert len({entry.calibration_run, other.calibration_run, more.calibration_run}) == 3
+    assert entry.calibration_run == make(name="b", run="c", created="later").calibration_run
 
 
 @pytest.mark.parametrize(
@@ -103,3 +113,62 @@ def test_pair_uses_clips_that_both_have():
     found = record.pair("lmd", own, other, "frozen-frame", dict.fromkeys(range(4), "s1"))
     assert (found.difference, found.better, found.n) == (-1.0, 1.0, 1)
     assert record.pair("lmd", own, PerClip(np.array([9]), np.ones(1), np.ones(1)), "x", {9: "s"}) is None
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("", ".", "..", "../../../x", "/x", "a/b", "a\\b", "a\nb", "a\x1bb", "a\0b", ".hidden", "x" * 101, "é" * 60),
+        *("nul", "CON", "com1.txt", "LPT9", "end.", "a:b", "a*b", "~", "a b", "\ud800", "[bold]", "=cmd()", "@x"),
+    ],
+)
+def test_names_that_cannot_name_a_file(name, tmp_path):
+    table = pd.DataFrame({"clip_id": ["x"]})
+    for change in ({"run": name}, {"name": name}, {"protocol": {**make().protocol, "name": f"grid/{name}"}}):
+        if name == "a/b" and "protocol" in change:
+            continue
+        with pytest.raises(ValueError, match="cannot name a file"):
+            record.write([(make(), table), (make(**change), table)], tmp_path / "results")
+    assert list(tmp_path.iterdir()) == []  # not even the good record of the same test
+
+
+def test_a_killed_test_never_leaves_a_model_without_its_calibration_rows(tmp_path, monkeypatch):
+    """All files are on the disk before the first gets its name, and the model's record is the last to get it."""
+    table = pd.DataFrame({"clip_id": ["x"], "lmd": [1.0]})
+    rows = [
+        (make(beside=["wrong-text", "frozen-frame"]), table),
+        (make(kind="control", control="wrong-text"), table),
+        (make(kind="calibration", name="frozen-frame", run="view"), table),
+    ]
+    named, replace = [], Path.replace
+    monkeypatch.setattr(Path, "replace", lambda self, target: named.append(target.name) or replace(self, target))
+    paths = record.write(rows, tmp_path)
+    assert named == ["view.csv", "view.json", "a.wrong-text.csv", "a.wrong-text.json", "a.csv", "a.json"]
+    assert [path.name for path in paths] == ["a.json", "a.wrong-text.json", "view.json"]
+    for at in range(len(named)):
+        out = tmp_path / str(at)
+
+        def killed(self, target, at=at, seen=[]):  # noqa: B006 - one list a function
+            seen.append(target)
+            if len(seen) > at:
+                raise KeyboardInterrupt
+            return replace(self, target)
+
+        monkeypatch.setattr(Path, "replace", killed)
+        with pytest.raises(KeyboardInterrupt):
+            record.write(rows, out)
+        left = {path.name for path in out.rglob("*") if path.is_file()}
+        assert left == set(named[:at])
+
+
+def test_what_json_does_not_know_is_written_as_text(tmp_path):
+    entry = make(model={"clip_norm": float("inf")})
+    path = record.write([(entry, pd.DataFrame({"clip_id": ["x"]}))], tmp_path)[0]
+    assert record.read(path).model == {"clip_norm": "inf"}
+
+
+def test_scores_of_single_clips_hold_no_formulas(tmp_path):
+    """Clips are called by the names of files, which may be anybody's."""
+    table = pd.DataFrame({"clip_id": ["=cmd()", "+1", "s1/a"], "lmd": [-1.5, np.nan, 2.0], "frames": [1, None, 3]})
+    path = record.write([(make(), table.astype({"frames": "Int64"}))], tmp_path)[0]
+    assert path.with_suffix(".csv").read_text() == "clip_id,lmd,frames\n'=cmd(),-1.5,1\n'+1,,\ns1/a,2,3\n"

@@ -1,55 +1,16 @@
 """Tables from records: ranks, refusal to mix, stable files, what the terminal shows."""
 
 import json
+import subprocess
+import sys
+from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import pytest
+from made_up_records import compare, put
 
 from lipbench.evaluation import record
-from lipbench.evaluation.record import Record, Score
-from lipbench.leaderboard import table
-
-#          unit, higher is better, perfect, best value, step that makes it worse
-COLUMNS = {
-    "mouth/psnr": ("dB", True, 100.0, 32.0, -1.0),
-    "mouth/ssim": ("", True, 1.0, 0.95, -0.02),
-    "mouth/lpips": ("", False, 0.0, None, None),
-    "lmd": ("px", False, 0.0, 0.9, 0.2),
-    "opening_corr[speech]": ("", True, 1.0, 0.85, -0.1),
-    "opening_ratio": ("", None, 1.0, 1.1, 0.2),
-}
-
-
-def put(
-    folder, name, run, worse=0.0, *, timing="given", kind="model", control=None, clips=30, empty=(), seed=0, **changes
-):
-    """Write a record whose scores are `worse` steps below the best."""
-    ids = [f"grid/s1/{k:03d}" for k in range(clips)]
-    per_clip = pd.DataFrame({"clip_id": ids, "speaker": "s1"})
-    scores = {}
-    for column, (unit, higher, perfect, best, step) in COLUMNS.items():
-        if best is None or column in empty:
-            reason = "no weights here" if best is None else "no face in a packed store"
-            scores[column] = Score(None, None, 0, 0.0, unit, higher, perfect, reason=reason)
-            continue
-        noise = np.random.default_rng(seed).normal(0, abs(step) / 10, clips)
-        per_clip[column] = best + worse * step + noise - noise.mean()
-        value = best + worse * step
-        scores[column] = Score(value, (value - 0.1, value + 0.1), clips, 1.0, unit, higher, perfect)
-    plain = {
-        "protocol": {"name": "grid/s1", "version": 1, "split_sha256": "00"},
-        "clips": {"n": clips, "speakers": 1, "sha256": record.clips_sha256(ids)},
-        "view": "mouth 40x80",
-        "data": {"settings": {"landmarks": "dlib"}, "packed": None},
-    }
-    about = {"model": {}, "training": {}, "scores": scores, "created": f"{seed}"}
-    entry = Record(kind=kind, name=name, run=run, control=control, timing=timing, **about, **{**plain, **changes})
-    return record.write(entry, per_clip, folder / "results")
-
-
-def compare(folder, **options):
-    return table.compare(folder / "results", folder, **options)
+from lipbench.leaderboard import _reported, table
 
 
 @pytest.fixture
@@ -239,10 +200,115 @@ def test_messages(full, tmp_path_factory, capsys):
 
 
 def test_the_committed_reported_numbers_can_be_read():
-    reported = table._reported(table.Path(__file__).parents[2] / "leaderboards" / "reported")
+    reported, broken = _reported.read(Path(__file__).parents[2] / "leaderboards" / "reported")
+    assert broken == []
     assert len(reported) == 335
-    row = reported[
-        (reported.paper == "paralip-aaai22") & (reported.table == "4") & (reported.method == "ParaLip +SSIM")
-    ]
-    assert dict(zip(row.metric, row.value, strict=True))["psnr"] == 30.51
-    assert set(reported.model) == {"duallip", "paralip", "talklip", "corrgan"}
+    rows = [r for r in reported if (r["paper"], r["table"], r["method"]) == ("paralip-aaai22", "4", "ParaLip +SSIM")]
+    assert {row["metric"]: row["value"] for row in rows}["psnr"] == "30.51"
+    assert {row["model"] for row in reported} == {"duallip", "paralip", "talklip", "corrgan"}
+
+
+@pytest.mark.parametrize("words", [["compare", "--help"], ["compare", "--results", "results", "--out", "."]])
+def test_tables_come_without_pytorch(full, words):
+    """Importing it takes longer than everything else that the command does."""
+    heavy = ("torch", "pytorch_lightning", "lightning_fabric", "pandas", "lipbench.metrics._bank")
+    code = (
+        f"import sys; from lipbench import cli; assert cli.main({words!r}) == 0; print({{*{heavy}}} & {{*sys.modules}})"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], cwd=full, capture_output=True, text=True, check=True)
+    assert ran.stdout.splitlines()[-1] == "set()"
+
+
+def test_rows_of_calibrations_have_the_order_and_names_of_the_evaluator():
+    from typing import get_args
+
+    from lipbench.evaluation import _schema, calibration
+    from lipbench.types import Timing
+
+    assert tuple(calibration.ROWS) == record.CALIBRATIONS
+    assert get_args(Timing) == _schema.TIMINGS
+    assert get_args(record.Kind) == _schema.KINDS
+
+
+def test_a_row_below_the_frozen_frame_is_marked(full, capsys, monkeypatch):
+    """Rank 1 of those that are there may be worse than standing still."""
+    monkeypatch.setenv("COLUMNS", "200")
+    put(full, "duallip", "still", 4.0, timing="free")  # the frozen frame is 3 steps below the best
+    put(full, "lipgan", "face", 3.0, timing="free", view="face 96x96")  # no frozen row of its own view: the mouth's
+    compare(full)
+    shown = capsys.readouterr().out
+    (board,), _ = table.boards(full / "results")
+    still = {line.record.run: line.still for line in board.lines}
+    assert still["still"] == {"mouth/psnr", "mouth/ssim", "lmd", "opening_corr[speech]"}
+    assert still["face"] == still["still"]  # as good is not better
+    assert still["good"] == frozenset()
+    assert "28.00*" in shown
+    assert "1*" in shown
+    note = " ".join(shown.partition("* No better than")[2].split())
+    assert "duallip still (mouth/psnr, mouth/ssim, lmd, opening_corr[speech])" in note
+    read = pd.read_csv(full / "grid_s1.csv").set_index("run")
+    assert read.not_above_frozen["still"] == "lmd mouth/psnr mouth/ssim opening_corr[speech]"
+    assert read.not_above_frozen[["good", "long"]].isna().all()
+
+
+def test_names_are_never_cut(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "60")
+    long = "a-name-of-a-run-that-is-longer-than-its-column-"
+    for end in ("one", "two"):
+        put(tmp_path, "paralip", long + end)
+    compare(tmp_path)
+    shown = capsys.readouterr().out
+    assert "…" not in shown
+    folded = "".join(line[4:33].strip() for line in shown.splitlines())
+    assert long + "one" in folded
+    assert long + "two" in folded
+
+
+def test_missing_calibration_rows_are_named(full, capsys):
+    """A test that was killed, or a deleted file: the model's record says what was scored beside it."""
+    path = put(full, "paralip", "killed", 0.3, beside=["ground-truth", "mean-mouth", "wrong-text"])
+    compare(full)
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "Not there: mean-mouth, wrong-text, scored in the same test as paralip killed." in shown
+    put(full, "mean-mouth", "mouth-40x80", 5.0, kind="calibration", timing=None)
+    put(full, "paralip", "killed", 1.5, kind="control", control="wrong-text")
+    compare(full)
+    assert "Not there" not in capsys.readouterr().out
+    content = json.loads(path.read_text())
+    del content["beside"]  # as older records are: they name those that they are paired with
+    pair = {"metric": "lmd", "difference": 0.1, "ci95": None, "better": 0.5, "p": 0.5, "n": 30}
+    content["paired"] = [{**pair, "against": "shuffled-audio"}]
+    path.write_text(json.dumps(content))
+    compare(full)
+    assert "Not there: shuffled-audio, scored in the same test as paralip killed." in " ".join(
+        capsys.readouterr().out.split()
+    )
+
+
+def test_all_that_papers_report_stands_below(full, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    metrics = {"psnr": 28.5, "wer": 24.8, "cer": 10.9, "per": 46.2, "lse_c": 6.88, "lse_d": 7.01, "word_acc": 88.51}
+    metrics |= {"wer1": 23.82, "wer2": 40.9, "latency_s": 0.022}
+    lines = [f"paralip,p,1,grid,some setting,M,{name},{value}" for name, value in metrics.items()]
+    lines += ["paralip,p,section 5,-,no corpus,M,latency_s_per_frame,0.015", "paralip,p,1,-,size,M,params_m,35.2"]
+    (full / "reported").mkdir()
+    (full / "reported" / "x.csv").write_text(
+        "model,paper,table,dataset,setting,method,metric,value\n" + "\n".join(lines)
+    )
+    (full / "reported" / "broken.csv").write_text("model,paper\n1,2\n")
+    compare(full)
+    shown = capsys.readouterr().out
+    above, _, below = shown.partition("Reported elsewhere")
+    assert all(f"{value:g}" in below for value in (*metrics.values(), 0.015))
+    assert "35.2" not in below
+    assert "broken.csv holds no reported numbers: line 2" in above
+    for heading in ("WER %", "CER %", "PER %", "LSE-C", "LSE-D", "ACC %", "s/video", "s/frame"):
+        assert heading in below
+
+
+def test_two_protocols_never_share_a_file(full):
+    for k, name in enumerate(("grid_s1", "GRID/s1")):
+        put(full, "paralip", "a", protocol={"name": name, "version": 1, "split_sha256": str(k)})
+    compare(full)
+    names = [path.name for path in full.glob("*.csv")]
+    assert len({name.lower() for name in names}) == len(names) == 3

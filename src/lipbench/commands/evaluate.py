@@ -144,18 +144,22 @@ def _print(table: "pd.DataFrame", records: "list[Record]", path: Path) -> None:
     from rich import box
     from rich.markup import escape
     from rich.table import Table
+    from rich.text import Text
 
     from lipbench.evaluation import _present, outside
+    from lipbench.evaluation._writing import on_one_line
     from lipbench.metrics._bank import CATALOGUE
 
     first = records[0]
     console = _present.console()
     title = f"{first.protocol['name']}: {first.name}, {first.clips['n']} clips, {first.view}"
-    shown = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    shown = Table(
+        title=Text(title, style="table.title"), title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0)
+    )
     shown.add_column("metric")
     shown.add_column("")
     for heading in (first.name, "95 %", "clips", *(entry.name for entry in records[1:])):
-        shown.add_column(heading, justify="right")
+        shown.add_column(heading, justify="right", overflow="fold")
     for name, score in first.scores.items():
         if score.value is None:
             continue
@@ -174,7 +178,7 @@ def _print(table: "pd.DataFrame", records: "list[Record]", path: Path) -> None:
         if score.reason:
             columns.setdefault(score.reason, []).append(name)
     for reason, names in columns.items():
-        console.print(f"{', '.join(names)}: {reason}", style="dim", markup=False)
+        console.print(on_one_line(f"{', '.join(names)}: {reason}"), style="dim", markup=False)
     for what, label in (("fps", "frame rate"), ("size", "size"), ("frames", "number of frames")):
         other = (table[f"generated_{what}"] != table[f"reference_{what}"]) & table["compared_frames"].notna()
         if other.any():
@@ -191,7 +195,7 @@ def _print(table: "pd.DataFrame", records: "list[Record]", path: Path) -> None:
                 console.print(f"videos with {label}: {int(those.sum())}", markup=False)
     noted = table[table["reason"] != ""]
     for _, line in noted.head(_SHOWN).iterrows():
-        console.print(f"{line['clip_id']}: {line['reason']}", style="yellow", markup=False)
+        console.print(on_one_line(f"{line['clip_id']}: {line['reason']}"), style="yellow", markup=False)
     if len(noted) > _SHOWN:
         console.print(f"... and {len(noted) - _SHOWN} more with a reason", style="yellow", markup=False)
     console.print(f"record: {path}; clip by clip: {path.with_suffix('.csv').name}", markup=False)

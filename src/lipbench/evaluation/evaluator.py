@@ -1,7 +1,7 @@
 """The evaluator: a callback that scores what `test` makes beside calibration and control rows, and writes records."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -12,7 +12,7 @@ from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor
 
-from lipbench.evaluation import _present, calibration, record
+from lipbench.evaluation import _present, _writing, calibration, record
 from lipbench.evaluation.record import Paired, Record
 from lipbench.metrics import _shipped
 from lipbench.metrics._bank import Bank, Row
@@ -90,10 +90,14 @@ class Evaluator(Callback):
         """Set the timing and build the bank before anything is generated, so that mistakes show at once.
 
         Raises:
-            ValueError: The model does not support the timing; a metric's name is unknown.
+            ValueError: The model does not support the timing; a metric's name is unknown; the name of the run or of
+                the protocol cannot name a file.
         """
         if trainer.state.fn != TrainerFn.TESTING or not isinstance(pl_module, GenerativeModel):
             return
+        if self.name is not None:
+            _writing.check_name("evaluator.name", self.name)
+        _writing.check_protocol(trainer.datamodule.protocol.name)  # type: ignore[attr-defined]
         if self.timing is not None:
             if self.timing not in pl_module.timings:
                 known = ", ".join(sorted(pl_module.timings))
@@ -187,10 +191,8 @@ class Evaluator(Callback):
         }
         reasons = {row: {k: v for part in parts for k, v in part.reasons[row].items()} for row in self._rows}
         self.records = self._records(trainer, cast(GenerativeModel, pl_module), clips, scores, sets, reasons)
-        for entry in self.records:
-            row = entry.control or (_MODEL if entry.kind == "model" else entry.name)
-            path = record.write(entry, _per_clip(clips, scores[row]), self.out)
-            self.path = path if entry.kind == "model" else self.path
+        rows = [(entry, _per_clip(clips, scores[row])) for entry, row in zip(self.records, scores, strict=True)]
+        self.path = record.write(rows, self.out)[0]
         values = {
             f"test/{name}": score.value for name, score in self.records[0].scores.items() if score.value is not None
         }
@@ -261,7 +263,16 @@ class Evaluator(Callback):
             if row == _MODEL:
                 paired = _paired(scores, speakers)
                 found.append(
-                    Record(kind="model", run=run, control=None, scores=summary, paired=paired, **about, **shared)
+                    Record(
+                        kind="model",
+                        run=run,
+                        control=None,
+                        scores=summary,
+                        paired=paired,
+                        beside=[name for name in scores if name != _MODEL],
+                        **about,
+                        **shared,
+                    )
                 )
             elif row not in calibration.ROWS:
                 found.append(Record(kind="control", run=run, control=row, scores=summary, **about, **shared))
@@ -274,40 +285,43 @@ class Evaluator(Callback):
                 }
                 draft = Record(kind="calibration", run="", control=None, scores=summary, **about_row, **shared)
                 # A row is the same whichever model was tested beside it: its file is named by what it depends on.
-                found.append(dataclasses.replace(draft, run=f"{str(self._view).replace(' ', '-')}-{draft.comparable}"))
+                found.append(dataclasses.replace(draft, run=draft.calibration_run))
         return found
 
     def _print(self) -> None:
-        """The rows as a small table, and where the record is."""
+        """The rows as a small table, or as several where columns do not fit, and where the record is."""
         from rich import box
         from rich.table import Table
+        from rich.text import Text
 
         columns = [
             name for name in self.records[0].scores if any(r.scores[name].value is not None for r in self.records)
         ]
         first = self.records[0]
         title = f"{first.protocol['name']}, {first.clips['n']} clips, {first.view}, timing {first.timing}"
-        table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-        table.add_column("row")
-        for name in columns:
-            table.add_column(_present.header(name, first.scores[name]), justify="right")
-        for k, entry in enumerate(self.records):
-            label = f"{entry.name} {entry.control}" if entry.control else entry.name
-            cells = [_present.cell(entry.scores[name]) for name in columns]
-            if k == 0:
-                cells = [
-                    f"{text}\n[dim]{_present.margin(first.scores[name])}[/dim]"
-                    for text, name in zip(cells, columns, strict=True)
-                ]
-            table.add_row(label, *cells, style="bold" if k == 0 else "", end_section=k == 0)
+
+        def table(those: Sequence[str], head: bool) -> Table:
+            heading = Text(_writing.visible(title), style="table.title") if head else None
+            made = Table(title=heading, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+            made.add_column("row", overflow="fold")  # never cut: two names might then look the same
+            for name in those:
+                made.add_column(_present.header(name, first.scores[name]), justify="right", no_wrap=True)
+            for k, entry in enumerate(self.records):
+                cells = [Text(_present.cell(entry.scores[name])) for name in those]
+                for text, name in zip(cells, those, strict=True) if k == 0 else ():
+                    text.append(f"\n{_present.margin(first.scores[name])}", style="dim")
+                label = f"{entry.name} {entry.control}" if entry.control else entry.name
+                made.add_row(Text(_writing.visible(label)), *cells, style="bold" if k == 0 else "", end_section=k == 0)
+            return made
+
         console = _present.console()
-        console.print(table)
+        _present.print_split(console, columns, table)
         for name, score in first.scores.items():
             if score.reason:
-                console.print(f"{name}: {score.reason}", style="dim", markup=False)
+                console.print(_writing.on_one_line(f"{name}: {score.reason}"), style="dim", markup=False)
         for name, reason in self.left_out.items():
-            console.print(f"{name}: left out, {reason}", style="dim", markup=False)
-        console.print(f"record: {self.path}", markup=False)
+            console.print(_writing.on_one_line(f"{name}: left out, {reason}"), style="dim", markup=False)
+        console.print(f"record: {_writing.visible(str(self.path))}", markup=False)
 
 
 def _size(module: torch.nn.Module) -> int:

@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from lipbench.data import _protocol, _store
 from lipbench.data._store import Store
-from lipbench.evaluation import pairing, record, videos
+from lipbench.evaluation import _writing, pairing, record, videos
 from lipbench.evaluation.calibration import ROWS
 from lipbench.evaluation.pairing import Job, Key, named
 from lipbench.evaluation.record import Record
@@ -270,7 +270,7 @@ def evaluate(
     about["data"]["settings"] |= {k: "given" for k, v in (("sound", audio), ("text", text)) if v is not None}
     records = run.records(name, timing, about)
     tables = [table, *(run.per_clip(row) for row in run.rows if row != _MODEL)]
-    paths = [record.write(r, t, Path(out)) for r, t in zip(records, tables, strict=True)] if out is not None else []
+    paths = record.write(list(zip(records, tables, strict=True)), Path(out)) if out is not None else []
     scores = records[0].scores
     table.attrs = {
         "scores": {column: found.value for column, found in scores.items()},
@@ -285,12 +285,13 @@ def evaluate(
 
 def _plain(folder: Path) -> str:
     """A folder's name as part of a record's path."""
-    return re.sub(r"[^\w.+-]+", "-", folder.resolve().name).strip("-.") or "videos"
+    return re.sub(r"[^\w.+-]+", "-", folder.resolve().name)[:80].strip("-.") or "videos"
 
 
 def _check(name: str, fps: float | None, timing: str) -> None:
-    if not re.fullmatch(r"[\w+-][\w.+-]*", name) or name in ROWS:
-        raise ValueError(f"{name!r} cannot be the name of a row: letters, digits and -_.+ only, and no calibration row")
+    _writing.check_name("the name", name)
+    if name in ROWS:
+        raise ValueError(f"{name!r} cannot be the name of a row: it is that of a calibration row")
     if fps is not None and not 0 < fps < 1000:
         raise ValueError(f"fps is {fps:g}; expected frames a second, such as 25")
     if timing not in get_args(Timing):
@@ -557,13 +558,14 @@ class _Run:
             else:
                 model = {"about": ROWS[row]}
                 draft = Record(kind="calibration", name=row, run="", timing=None, model=model, scores=summary, **shared)
-                found.append(dataclasses.replace(draft, run=f"{str(self.view).replace(' ', '-')}-{draft.comparable}"))
+                found.append(dataclasses.replace(draft, run=draft.calibration_run))
         if len(columns) > 1:
             pairs = [
                 record.pair(name, own, columns["frozen-frame"][name], "frozen-frame", self.speakers)
                 for name, own in columns[_MODEL].items()
             ]
             found[0] = dataclasses.replace(found[0], paired=[pair for pair in pairs if pair is not None])
+            found[0].beside.extend(row for row in columns if row != _MODEL)
         return found
 
     def _reason(self, entry: Entry, row: str, defined: int) -> str | None:

@@ -14,19 +14,31 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import numpy as np
-import pandas as pd
-import torch
 
 import lipbench
-from lipbench.evaluation import statistics
-from lipbench.metrics._bank import CATALOGUE
-from lipbench.metrics._base import PerClip, mean
+from lipbench.evaluation import _schema, _writing, statistics
+
+if TYPE_CHECKING:  # tables are made of records by a command that does without PyTorch
+    import pandas as pd
+
+    from lipbench.metrics._base import PerClip
 
 SCHEMA: Final = 1
 Kind = Literal["model", "control", "calibration"]
+CALIBRATIONS: Final = (
+    "ground-truth",
+    "reencoded-truth",
+    "resized-truth",
+    "frozen-frame",
+    "mean-mouth",
+    "shuffled-audio",
+    "shuffled-text",
+)
+"""Names of calibration rows in the order of tables; what they are stands in `lipbench.evaluation.calibration`."""
+_MOST: Final = 16 * 2**20  # bytes of a record; ours have ten thousand
 _PACKAGES: Final = ("torch", "pytorch-lightning", "torchmetrics", "numpy", "pandas", "dlib-bin", "lpips")
 
 
@@ -101,6 +113,7 @@ class Record:
         environment: commit, dirty, versions, device, processes, precision.
         command: As typed; folders of this machine are left out.
         created: UTC.
+        beside: Names of the control and calibration rows that the same test scored; they have records of their own.
         schema: Version of this layout.
     """
 
@@ -120,6 +133,7 @@ class Record:
     environment: dict[str, Any] = field(default_factory=dict)
     command: str = ""
     created: str = ""
+    beside: list[str] = field(default_factory=list)
     schema: int = SCHEMA
 
     @property
@@ -130,10 +144,21 @@ class Record:
 
     @property
     def comparable(self) -> str:
-        """Eight digits that are equal for rows that may stand in one table: protocol, clips, preparation and judges."""
-        judges = {name: score.judge for name, score in self.scores.items() if score.judge}
-        content = [self.protocol, self.clips["sha256"], self.preparation, sorted(set(judges.values()))]
-        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:8]
+        """Eight digits that are equal for rows that may stand in one table: protocol, clips and preparation.
+
+        Who judged does not matter here: that is compared column by column.
+        """
+        return _digest([self.protocol, self.clips["sha256"], self.preparation])
+
+    @property
+    def calibration_run(self) -> str:
+        """Run name of a calibration row: its view, and eight digits of what it depends on.
+
+        That is the table that it belongs to, the columns that were asked for and who judged them, so that a row with
+        other columns or of other observers lies beside it and does not replace it.
+        """
+        judges = {name: score.judge for name, score in self.scores.items()}
+        return f"{self.view.replace(' ', '-')}-{_digest([self.comparable, judges])}"
 
     @property
     def stem(self) -> Path:
@@ -142,8 +167,12 @@ class Record:
         return Path(self.protocol["name"], self.name, run)
 
 
+def _digest(content: object) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:8]
+
+
 def score(
-    entry: str, clips: PerClip | None, speakers: Mapping[int, str], judge: str | None, reason: str | None
+    entry: str, clips: "PerClip | None", speakers: Mapping[int, str], judge: str | None, reason: str | None
 ) -> Score:
     """Summarise a column.
 
@@ -154,6 +183,9 @@ def score(
         judge: See `Score`.
         reason: Why values are missing, where it is known.
     """
+    from lipbench.metrics._bank import CATALOGUE
+    from lipbench.metrics._base import mean
+
     metric = CATALOGUE[entry].metric
     value, defined, ci95 = float("nan"), 0, None
     if clips is not None:
@@ -185,6 +217,8 @@ def set_score(entry: str, value: float, n: int, clips: int, judge: str | None, r
         judge: See `Score`.
         reason: Why clips are missing, where it is known.
     """
+    from lipbench.metrics._bank import CATALOGUE
+
     metric = CATALOGUE[entry].metric
     if n < clips and reason is None:
         reason = f"{clips - n} of {clips} clips are left out: {metric.undefined}"
@@ -201,8 +235,10 @@ def set_score(entry: str, value: float, n: int, clips: int, judge: str | None, r
     )
 
 
-def pair(entry: str, own: PerClip, other: PerClip, against: str, speakers: Mapping[int, str]) -> Paired | None:
+def pair(entry: str, own: "PerClip", other: "PerClip", against: str, speakers: Mapping[int, str]) -> Paired | None:
     """Compare two rows on the clips that both have; None if there is none."""
+    from lipbench.metrics._bank import CATALOGUE
+
     metric = CATALOGUE[entry].metric
     shared, i, j = np.intersect1d(own.index, other.index, return_indices=True)
     a, b = own.value[i], other.value[j]
@@ -235,47 +271,76 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def write(record: Record, per_clip: pd.DataFrame, out: Path) -> Path:
-    """Write a record and its per-clip scores, each aside first and then renamed.
+def write(rows: "Sequence[tuple[Record, pd.DataFrame]]", out: Path) -> list[Path]:
+    """Write the records of one test and their per-clip scores, all of them or none; see `_writing.write_whole`.
+
+    The records of models come last: whoever finds one finds the calibration and control rows of the same test.
 
     Args:
-        record: The record.
-        per_clip: Columns clip_id, speaker and one a metric; a row a clip.
+        rows: Record, and its scores of single clips: columns clip_id, speaker and one a metric; a row a clip.
         out: The results folder.
 
     Returns:
-        Path of the JSON file; the CSV file beside it has the same name.
+        Paths of the JSON files, in the order of the rows; the CSV file beside each has the same name.
+
+    Raises:
+        ValueError: The name of a protocol, a model or a run would lead out of the results folder.
+        OSError: A file cannot be written.
     """
-    path = out / record.stem
-    path.parent.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(_rounded(dataclasses.asdict(record)), indent=1, ensure_ascii=False)
-    table = per_clip.to_csv(index=False, float_format="%.6g", lineterminator="\n")
-    for suffix, content in ((".csv", table), (".json", text + "\n")):
-        aside = path.with_name(f".{path.name}{suffix}.{os.getpid()}")
-        aside.write_text(content, encoding="utf-8")
-        aside.replace(path.with_name(path.name + suffix))
-    return path.with_name(path.name + ".json")
+    paths, files = [], []
+    for record, per_clip in rows:
+        _writing.check_protocol(record.protocol["name"])
+        for part in (record.name, record.run, *([record.control] if record.control else [])):
+            _writing.check_name("the name of a row", part)
+        path = out / record.stem
+        text = json.dumps(_rounded(dataclasses.asdict(record)), indent=1, ensure_ascii=False)
+        values = per_clip.astype(object).where(per_clip.notna(), None)  # neither NaN nor pandas' NA
+        table = _writing.csv_text(list(map(str, per_clip.columns)), values.itertuples(index=False, name=None))
+        paths.append(path.with_name(path.name + ".json"))
+        files.append((record.kind, {path.with_name(path.name + ".csv"): table, paths[-1]: text + "\n"}))
+    ordered = sorted(files, key=lambda pair: ("calibration", "control", "model").index(pair[0]))
+    _writing.write_whole({path: content for _, own in ordered for path, content in own.items()})
+    return paths
 
 
 def read(path: Path) -> Record:
     """Read a record back.
 
     Raises:
-        ValueError: The file is no record, or a newer lipbench wrote it.
+        ValueError: The file cannot be read, is no record, or a newer lipbench wrote it; the message names the file and
+            the field.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        schema = content["schema"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} is not a results record: {error}") from error
-    if schema != SCHEMA:
-        raise ValueError(f"{path} has schema {schema}; lipbench {lipbench.__version__} reads schema {SCHEMA}")
+        content = _parsed(path)
+        schema = content.get("schema") if isinstance(content, dict) else None
+        if type(schema) is int and schema != SCHEMA:
+            told = f"it has schema {str(schema)[:20]}; lipbench {lipbench.__version__} reads schema {SCHEMA}"
+            raise ValueError(told)
+        _schema.check(content)
+    except OSError as error:
+        raise ValueError(f"{_writing.visible(str(path))} cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        told = _writing.visible(f"{path} is not a results record: {error}")
+        raise ValueError(told) from error
+    scores = {name: Score(**_tuples(value)) for name, value in content.pop("scores").items()}
+    paired = [Paired(**_tuples(value)) for value in content.pop("paired")]
+    return Record(scores=scores, paired=paired, **content)
+
+
+def _parsed(path: Path) -> Any:  # noqa: ANN401 - any JSON value
+    """Content of a JSON file.
+
+    Raises:
+        ValueError: It is not JSON, or no regular file.
+    """
+    if not path.is_file():  # a folder of that name, a pipe that would never end, a link to itself
+        raise ValueError("it is no regular file")
+    if path.stat().st_size > _MOST:
+        raise ValueError(f"it is larger than {_MOST // 2**20} MiB")
     try:
-        scores = {name: Score(**_tuples(value)) for name, value in content.pop("scores").items()}
-        paired = [Paired(**_tuples(value)) for value in content.pop("paired")]
-        return Record(scores=scores, paired=paired, **content)
-    except (TypeError, KeyError) as error:
-        raise ValueError(f"{path} is not a results record of schema {SCHEMA}: {error}") from error
+        return json.loads(path.read_bytes())  # finds UTF-8, UTF-16 and UTF-32, with or without a byte order mark
+    except RecursionError:
+        raise ValueError("it is nested too deep") from None
 
 
 def _tuples(value: dict[str, Any]) -> dict[str, Any]:
@@ -288,7 +353,9 @@ def _rounded(value: Any) -> Any:  # noqa: ANN401 - any JSON value
         return {key: _rounded(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [_rounded(item) for item in value]
-    return float(f"{value:.7g}") if isinstance(value, float) else value
+    if isinstance(value, float):
+        return float(f"{value:.7g}") if np.isfinite(value) else str(value)  # JSON knows neither NaN nor infinity
+    return value
 
 
 def environment() -> dict[str, Any]:
@@ -304,6 +371,8 @@ def environment() -> dict[str, Any]:
 
 def device_name() -> str:
     """The accelerator, or the processor and its cores."""
+    import torch
+
     if torch.cuda.is_available():
         return str(torch.cuda.get_device_name())
     info = Path("/proc/cpuinfo")

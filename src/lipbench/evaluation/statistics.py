@@ -58,13 +58,26 @@ def p_value(difference: Values, seed: int = 0) -> float | None:
         p, at least 1 / 10,001; None for fewer than two clips. It speaks of these speakers' clips, not of other
         speakers.
     """
-    difference = difference[np.isfinite(difference)]
-    if len(difference) < 2:
-        return None
-    rng = np.random.default_rng(seed)
-    seen = abs(difference.mean()) - 1e-12
-    extreme = 0
-    for _ in range(10):  # in parts, to bound the memory
-        signs = rng.integers(0, 2, (_SIGNS // 10, len(difference)), dtype=np.int8) * 2.0 - 1.0
-        extreme += int((np.abs(signs @ difference) / len(difference) >= seen).sum())
-    return (extreme + 1) / (_SIGNS + 1)
+    return p_values([difference], seed)[0]
+
+
+def p_values(differences: Sequence[Values], seed: int = 0) -> list[float | None]:
+    """`p_value` of many differences (N,): those of as many clips share the draws, which cost most.
+
+    Returns:
+        As many p as differences.
+    """
+    found: list[float | None] = [None] * len(differences)
+    finite = [difference[np.isfinite(difference)] for difference in differences]
+    for clips in {len(difference) for difference in finite if len(difference) > 1}:
+        those = [k for k, difference in enumerate(finite) if len(difference) == clips]
+        values = np.stack([finite[k] for k in those], axis=1)  # (N, C)
+        seen = np.abs([finite[k].mean() for k in those]) - 1e-12  # (C,)
+        extreme = np.zeros(len(those), np.int64)
+        rng = np.random.default_rng(seed)
+        for _ in range(10):  # in parts, to bound the memory
+            signs = rng.integers(0, 2, (_SIGNS // 10, clips), dtype=np.int8) * 2.0 - 1.0  # (D, N)
+            extreme += (np.abs(signs @ values) / clips >= seen).sum(axis=0)
+        for k, count in zip(those, extreme, strict=True):
+            found[k] = (int(count) + 1) / (_SIGNS + 1)
+    return found
