@@ -13,6 +13,7 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
+from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.strategies import DDPStrategy, ParallelStrategy, SingleDeviceStrategy
 from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor, nn
@@ -432,6 +433,22 @@ class BenchModule(pl.LightningModule, ABC):
         if self._trainer is not None:
             self._restore_trainer(checkpoint, meta)
 
+    def _callback_states(self, stored: dict[str, Any]) -> dict[str, Any]:
+        """The states of callbacks that a resumed run takes over.
+
+        A limit of time is one of this run: Lightning's would count all resumed ones. What was best so far counts where
+        its checkpoints lie; names from the file are only followed there, since what is no longer best is removed.
+        """
+        states = {key: state for key, state in stored.items() if not key.startswith(("Timer", "ModelCheckpoint"))}
+        resumed = Path(self.trainer.ckpt_path or "").resolve().parent
+        for callback in self.trainer.checkpoint_callbacks:
+            if not isinstance(callback, ModelCheckpoint) or callback.state_key not in stored:
+                continue
+            folder = Path(callback.dirpath or "")
+            if folder.resolve() == resumed:
+                states[callback.state_key] = _checkpoint.moved(stored[callback.state_key], folder)
+        return states
+
     def _restore_trainer(self, checkpoint: dict[str, Any], meta: dict[str, Any]) -> None:
         """Leave in the checkpoint what the trainer shall restore, in the form in which it goes on exactly."""
         if self.trainer.state.fn != TrainerFn.FITTING:
@@ -440,8 +457,7 @@ class BenchModule(pl.LightningModule, ABC):
             return
         _checkpoint.check_resumable(checkpoint)
         checkpoint["loops"] = _position.written(self.trainer, _position.read(checkpoint["loops"]), self.batches)
-        # A limit of time is one of this run: Lightning's would count all resumed ones.
-        checkpoint["callbacks"] = {k: v for k, v in checkpoint["callbacks"].items() if not str(k).startswith("Timer")}
+        checkpoint["callbacks"] = self._callback_states(checkpoint["callbacks"])
         self._validate_first = meta.get("validate") is True
 
 

@@ -242,6 +242,22 @@ def check_resumable(content: Mapping[str, Any]) -> None:
                 _of(value, Tensor, "best_k_models")
 
 
+def moved(state: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """What a ModelCheckpoint said of its files, with all of them in one folder.
+
+    Args:
+        state: Checked by `check_resumable`.
+        folder: Where they lie.
+    """
+
+    def place(name: str) -> str:
+        return str(folder / Path(name).name) if name else ""
+
+    new = {key: place(value) if key.endswith("_path") else value for key, value in state.items()}
+    best = {place(name): score for name, score in state.get("best_k_models", {}).items()}
+    return new | {"dirpath": str(folder), "best_k_models": best}
+
+
 def _of(value: Any, kind: type, name: str) -> Any:  # noqa: ANN401 - what a file holds
     if not isinstance(value, kind):
         raise ValueError(f"its entry {name!r} holds {_shown(value)}; expected {kind.__name__}")

@@ -88,7 +88,7 @@ def validation_is_due(trainer: pl.Trainer) -> bool:
     One that only takes place because training stops is not due: an uninterrupted run has none there.
     """
     loop = trainer.fit_loop.epoch_loop
-    progress = loop.batch_progress.current
+    progress: Any = loop.batch_progress.current
     fetcher = trainer.fit_loop._data_fetcher
     if fetcher is None or progress.processed == 0 or progress.ready != progress.processed:
         return False
@@ -106,7 +106,8 @@ def validate(trainer: pl.Trainer) -> None:
     """Make up for the validation that was due where the resumed run stopped."""
     loop = trainer.fit_loop.epoch_loop
     progress = trainer.fit_loop.epoch_progress.current
-    ended = loop.batch_progress.current.processed == 0  # the validation belongs to the epoch before
+    batches: Any = loop.batch_progress.current
+    ended = batches.processed == 0  # the validation belongs to the epoch before
     progress.completed -= ended
     trainer.validating = True
     loop.val_loop.run()
