@@ -5,6 +5,7 @@ account; Weights & Biases is used only when a run asks for it (`--tracking.wandb
 imported otherwise.
 """
 
+import csv
 import json
 import os
 from collections.abc import Sequence
@@ -17,10 +18,12 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
+from pytorch_lightning.loggers.csv_logs import ExperimentWriter
 from torch import Tensor
 
 from lipbench.evaluation.evaluator import Evaluator
 from lipbench.models._base import GenerativeModel
+from lipbench.nets.weights import written_whole
 from lipbench.types import ClipBatch, Generated
 
 Mode = Literal["off", "offline", "online"]
@@ -48,7 +51,7 @@ def claim(folder: Path, stage: str) -> str:
             return name
 
 
-def loggers(root: Path, name: str, version: str, wandb: Mode = "off") -> list[Logger]:
+def loggers(root: Path, name: str, version: str, wandb: Mode = "off", batches: int | None = None) -> list[Logger]:
     """CSV and TensorBoard loggers, and W&B's if asked, all writing to `root/name/version`.
 
     Args:
@@ -57,13 +60,19 @@ def loggers(root: Path, name: str, version: str, wandb: Mode = "off") -> list[Lo
         version: From `claim`.
         wandb: "offline" writes W&B's files below the run's folder without a key, to be sent later by `wandb sync`;
             "online" sends them now.
+        batches: For a run that goes on in its folder: batches that are done. What was logged of later ones, which will
+            be trained again, is dropped.
 
     Raises:
         ValueError: "online" was asked for and this machine knows no W&B key.
     """
     table = CSVLogger(root, name=name, version=version)
-    _ = table.experiment  # made while the folder is still empty: later it would warn of files to be deleted
-    found: list[Logger] = [table, TensorBoardLogger(root, name=name, version=version, default_hp_metric=False)]
+    if batches is None:
+        _ = table.experiment  # made while the folder is still empty: later it would warn of files to be deleted
+    else:
+        table._experiment = _Rows(root / name / version, batches)
+    board = TensorBoardLogger(root, name=name, version=version, default_hp_metric=False, purge_step=batches)
+    found: list[Logger] = [table, board]
     if wandb != "off":
         if wandb == "online":
             import wandb as service
@@ -76,6 +85,34 @@ def loggers(root: Path, name: str, version: str, wandb: Mode = "off") -> list[Lo
             WandbLogger(name=f"{name}/{version}", save_dir=folder, project="lipbench", offline=wandb == "offline")
         )
     return found
+
+
+class _Rows(ExperimentWriter):
+    """A metrics.csv that goes on: the rows up to a batch stay, where Lightning's own would delete the file.
+
+    Args:
+        folder: Of the run.
+        batches: Rows of this batch, counted from 0, and later ones are dropped.
+    """
+
+    def __init__(self, folder: Path, batches: int) -> None:
+        super().__init__(str(folder))
+        path = Path(self.metrics_file_path)
+        if not path.is_file():
+            return
+        with path.open(newline="", encoding="utf-8") as stream:
+            table = csv.DictReader(stream)
+            self.metrics_keys = list(table.fieldnames or [])
+            # A killed run may have left half a row.
+            whole = [row for row in table if None not in row and None not in row.values()]
+        kept = [row for row in whole if row.get("step", "").isdigit() and int(row["step"]) < batches]
+        with written_whole(path) as aside, aside.open("w", newline="", encoding="utf-8") as stream:
+            writer = csv.DictWriter(stream, self.metrics_keys)
+            writer.writeheader()
+            writer.writerows(kept)
+
+    def _check_log_dir_exists(self) -> None:
+        """The folder is there, and its files stay."""
 
 
 def strip(reference: Tensor, generated: Tensor, frames: Sequence[int]) -> npt.NDArray[np.uint8]:

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import yaml
 
-from lipbench.commands import _names
+from lipbench.commands import _names, _runs
 from lipbench.commands._names import UsageError
 
 _KINDS: Final = ("model", "data")
@@ -106,6 +106,7 @@ def _complete(command: str, words: list[str]) -> list[str]:
     checkpoint = found.get("--ckpt_path", [""])[-1]
     saved = Path(checkpoint).parent.parent / "config.yaml"
     if checkpoint not in ("", "last", "best") and not named and saved.is_file():
+        _runs.check_brought(saved)
         return ["--config", str(saved), *words]
     lacking = next(kind for kind in _KINDS if kind not in named)
     raise UsageError(

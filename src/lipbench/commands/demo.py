@@ -97,7 +97,7 @@ def _trained(name: str, recipe: Path, folder: Path, store: Path) -> Path:
     Returns:
         The last checkpoint. Its run lies in a folder named after the recipe's content: a changed recipe starts anew.
     """
-    import torch
+    from lipbench.models import _checkpoint
 
     text = recipe.read_text(encoding="utf-8")
     end = yaml.safe_load(text).get("trainer", {}).get("max_steps")
@@ -110,7 +110,7 @@ def _trained(name: str, recipe: Path, folder: Path, store: Path) -> Path:
         return max(found, key=lambda path: path.stat().st_mtime, default=None)
 
     last = newest()
-    done = 0 if last is None else torch.load(last, map_location="cpu", weights_only=True, mmap=True)["global_step"]
+    done = 0 if last is None else _checkpoint.read(last)["lipbench"]["batches"]
     if last is None or done < end:
         words = ["--config", str(recipe), "--data.store", str(store), "--trainer.default_root_dir", str(runs)]
         words += [] if last is None else ["--ckpt_path", str(last)]

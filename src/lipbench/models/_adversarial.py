@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Final
 from pytorch_lightning.callbacks import ModelCheckpoint
 from torch import Tensor, nn
 
-from lipbench.models._base import GenerativeModel
+from lipbench.models._base import GenerativeModel, TrainingFailed
 
 # When training counts as diverged: own choices, since publications name no numbers (TalkLip's README warns that
 # the discriminator's losses sometimes diverge towards 100; one should stop and go on from a good checkpoint then).
@@ -64,6 +64,10 @@ class AdversarialModel(GenerativeModel):
         super().__init__(**options)
         self._courses: dict[str, Course] = {}  # by optimiser
 
+    def follows_schedule(self, name: str) -> bool:
+        """The generator's does; the discriminator's stays what it is, as every publication here has it."""
+        return name != "discriminator"
+
     @abstractmethod
     def generator_losses(self, batch: Any) -> tuple[dict[str, Tensor], dict[str, Tensor]]:  # noqa: ANN401 - see train_batch
         """The supervised losses, 0 or more, and the sample (real, made, conditions) that the discriminator judges."""
@@ -80,7 +84,7 @@ class AdversarialModel(GenerativeModel):
         """The generator's step, then the discriminator's if there is one.
 
         Raises:
-            RuntimeError: Training has diverged.
+            TrainingFailed: Training has diverged.
         """
         supervised, sample = self.generator_losses(batch)
         judging: dict[str, Tensor] = {}
@@ -105,9 +109,10 @@ class AdversarialModel(GenerativeModel):
         course.add(min(value, 2 * bound))  # a spike that passes, as at the beginning, is no divergence
         if course.batches < _SPAN or course.mean <= bound:
             return
-        raise RuntimeError(
+        raise TrainingFailed(
             f"training has diverged at batch {self.batches}: the mean of {' + '.join(terms)} over {_SPAN} batches rose "
-            f"from {course.lowest:.4g} to {course.mean:.4g}, and more than {bound:.4g} is no noise. {self._way_back()}"
+            f"from {course.lowest:.4g} to {course.mean:.4g}, and more than {bound:.4g} is no noise. {self._way_back()}",
+            spoiled=True,
         )
 
     def _way_back(self) -> str:
@@ -135,4 +140,9 @@ class AdversarialModel(GenerativeModel):
         """Read it back."""
         super().on_load_checkpoint(checkpoint)
         courses = checkpoint["lipbench"].get("courses", {})  # absent before they were followed
-        self._courses = {name: Course(**course) for name, course in courses.items()}
+        try:
+            self._courses = {name: Course(**course) for name, course in courses.items()}
+            for course in self._courses.values():
+                dict(course.weights), course.batches + 1, float(course.mean), float(course.lowest)
+        except (TypeError, AttributeError, ValueError) as error:
+            raise ValueError(f"this checkpoint is damaged: the means of its losses are none ({error})") from None
