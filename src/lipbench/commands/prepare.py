@@ -92,9 +92,7 @@ def run(
         speakers = _SPEAKERS if speakers is None else speakers
         clips = _CLIPS if clips is None else clips
         write_corpus(root, speakers=speakers, clips=clips, workers=workers)
-    summary = _prepare.prepare(
-        corpus, root, store, landmarks=landmarks, workers=workers, limit=limit, verify=verify
-    )
+    summary = _prepare.prepare(corpus, root, store, landmarks=landmarks, workers=workers, limit=limit, verify=verify)
     if not summary.kept:
         clip_id, reason = next(iter(summary.rejected.items()))
         raise ValueError(

@@ -9,6 +9,8 @@ import hashlib
 import json
 import math
 import time
+import zipfile
+import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
@@ -20,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from lipbench.data import _jpeg, _pool, _quality, _store
+from lipbench.data import _jpeg, _pool, _quality, _speech, _store
 from lipbench.media import alignment, audio, geometry, text, video
 from lipbench.media import landmarks as backends
 from lipbench.types import View
@@ -35,7 +37,6 @@ _EVERY: Final = 15  # frames between two looks of the face detector
 _FEWEST_FRAMES: Final = 25
 _LONGEST_GAP: Final = 0.1  # s between the ends of alignment and picture; up to 0.02 s on whole GRID clips
 _LEAST_COVERAGE: Final = 0.9  # share of frames with a face
-_SILENT: Final = 1e-3  # peak of the sound, full scale 1
 
 
 @dataclass(frozen=True)
@@ -271,9 +272,11 @@ def _row(clip: RawClip, settings: dict[str, Any]) -> dict[str, Any]:
     samples, rate = audio.read_audio(clip.video, start=pictures.start)
     if rate > _HIGHEST_RATE:
         samples, rate = audio.resample(samples, rate, _HIGHEST_RATE), _HIGHEST_RATE
-    if np.abs(samples).max() < _SILENT:
-        raise ValueError("the sound is silent throughout")
+    if broken := _speech.problem(samples, rate, words, seconds):
+        raise ValueError(broken)
     points = _points(clip, frames, settings)
+    if broken := _quality.face_problem(frames, points, alignment.speech_frames(words, len(frames), fps), fps):
+        raise ValueError(broken)
     transforms = geometry.similarity(points)
     said = [w.word for w in alignment.spoken(words)]
     symbols = text.symbols(said)
@@ -305,6 +308,8 @@ def _words(clip: RawClip) -> list[alignment.Word]:
     said = " ".join(w.word for w in alignment.spoken(words))
     if clip.sentence is not None and said != clip.sentence:
         raise ValueError(f"the alignment says {said!r}, the file name {clip.sentence!r}")
+    if broken := _speech.words_problem(words):
+        raise ValueError(broken)
     return words
 
 
@@ -312,8 +317,13 @@ def _points(clip: RawClip, frames: Sequence[video.Frame], settings: dict[str, An
     if settings["landmarks"] == "exact":
         if clip.exact is None:
             raise ValueError("no file with exact landmarks")
-        with np.load(clip.exact) as file:
-            points = np.asarray(file["landmarks"], np.float32)
+        if not clip.exact.is_file():  # opening a pipe would wait for a writer
+            raise ValueError(f"{clip.exact.name} is not a file")
+        try:
+            with np.load(clip.exact) as file:
+                points = np.asarray(file["landmarks"], np.float32)
+        except (ValueError, KeyError, EOFError, AttributeError, TypeError, zipfile.BadZipFile, zlib.error) as error:
+            raise ValueError(f"{clip.exact.name} holds no exact landmarks ({error})") from error
         if points.shape != (len(frames), 68, 2):
             raise ValueError(f"exact landmarks of shape {points.shape} for {len(frames)} frames")
         return points
@@ -434,9 +444,7 @@ def _unreadable(folder: Path, settings: dict[str, Any]) -> dict[str, dict[str, s
     return found
 
 
-def _damaged(
-    folder: Path, settings: dict[str, Any], packed: View | None, progress: bool
-) -> dict[str, dict[str, str]]:
+def _damaged(folder: Path, settings: dict[str, Any], packed: View | None, progress: bool) -> dict[str, dict[str, str]]:
     """Shards with rows that are not as they were written: name -> clip id -> what is wrong."""
     found = _unreadable(folder, settings)
     whole = [path for path in sorted((folder / "shards").glob("*.arrow")) if path.stem not in found]

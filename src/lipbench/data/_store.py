@@ -187,7 +187,9 @@ def open_shard(path: Path) -> "pa.RecordBatchFileReader":
         if not reader.schema.equals(schema({})):
             raise ValueError("other columns than a shard has")
     except (pa.ArrowException, OSError, ValueError, MemoryError) as error:
-        raise DamagedStore(f"{path} is damaged, or no shard of a lipbench store ({_short(error)}); {_REMEDY}") from error
+        raise DamagedStore(
+            f"{path} is damaged, or no shard of a lipbench store ({_short(error)}); {_REMEDY}"
+        ) from error
     return reader
 
 
@@ -203,7 +205,9 @@ def shard_metadata(path: Path) -> dict[str, Any]:
         known = {key: content[key] for key in ("settings", "made_with", "clips", "rejected", "sources")}
         lines = [*known["clips"].values(), *known["rejected"].values()]
         whole = all(isinstance(value, dict) for value in (*known.values(), *lines))
-        whole = whole and all(isinstance(line["row"], int) and set(SUMMARY) < set(line) for line in known["clips"].values())
+        whole = whole and all(
+            isinstance(line["row"], int) and set(SUMMARY) < set(line) for line in known["clips"].values()
+        )
         if not (whole and all(isinstance(line["reason"], str) for line in known["rejected"].values())):
             raise TypeError("not the contents of a shard")
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
@@ -211,7 +215,9 @@ def shard_metadata(path: Path) -> dict[str, Any]:
     return dict(content)
 
 
-def read_clip(path: Path, reader: "pa.RecordBatchFileReader", row: int, clip_id: str, packed: View | None) -> "StoredClip":
+def read_clip(
+    path: Path, reader: "pa.RecordBatchFileReader", row: int, clip_id: str, packed: View | None
+) -> "StoredClip":
     """A clip of an opened shard, its structure checked: damaged offsets would make Arrow read outside the file.
 
     Args:
@@ -553,6 +559,29 @@ class Store:
             raise KeyError(f"{clip_id} is not in the store {self.path}" + (f": rejected, {reason}" if reason else ""))
         reader = self._open(line["shard"])
         return read_clip(self._shard(line["shard"]), reader, line["row"], clip_id, self.packed)
+
+    def damaged(self, name: str) -> dict[str, str]:
+        """Compare the rows of a shard with their hashes and with the manifest.
+
+        Args:
+            name: The shard.
+
+        Returns:
+            Clip id -> what is wrong with it; empty if the shard is as it was written.
+        """
+        mine = {clip_id: line for clip_id, line in self.manifest["clips"].items() if line["shard"] == name}
+        path = self._shard(name)
+        if not path.is_file():
+            return dict.fromkeys(mine, f"{path.name} is lost")
+        try:
+            found = damaged(path, self.packed)
+            lines = shard_metadata(path)["clips"]
+        except DamagedStore as error:
+            return dict.fromkeys(mine, _short(error))
+        for clip_id, line in mine.items():
+            if {"shard": name, **lines.get(clip_id, {})} != line:
+                found.setdefault(clip_id, "the manifest says something else of it than its shard")
+        return found
 
     def _shard(self, name: str) -> Path:
         return self.path / "shards" / f"{name}.arrow"

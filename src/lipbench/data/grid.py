@@ -36,9 +36,10 @@ def scan(root: Path, data: str) -> list[RawClip]:
     """Every clip below a folder in any of GRID's layouts.
 
     A clip's speaker is the innermost folder named like `s12` around it; videos, alignments and exact landmarks belong
-    together by speaker and file name, in upper or lower case, with accents written as one character or as two. No sentence belongs to two speakers, so an alignment that lies under the wrong
-    speaker (one distribution has such) is found by its file name alone. A name that occurs twice as a video is taken
-    once: as .mpg before .mp4, from `mpg_6000` before `mpg_vcd`.
+    together by speaker and file name, in upper or lower case, with accents written as one character or as two. No
+    sentence belongs to two speakers, so an alignment that lies under the wrong speaker (one distribution has such) is
+    found by its file name alone. A name that occurs twice as a video is taken once: as .mpg before .mp4, from
+    `mpg_6000` before `mpg_vcd`.
 
     Args:
         root: Sheffield's layout (`s1/video/mpg_6000/*.mpg`, `s1/align/*.align`), Zenodo's (`s1/*.mpg`,
