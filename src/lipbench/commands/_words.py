@@ -207,6 +207,8 @@ def _of_checkpoint(
 
         origin = _origin.read(path)
         stated = {"model": origin.model, "data": origin.data}
+        if origin.protocol and origin.data not in ("", *named.values()):
+            words = ["--data.protocol", origin.protocol, *words]
     else:
         return words, named
     lacking = {kind: name for kind, name in stated.items() if name and kind not in named}
