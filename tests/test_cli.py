@@ -6,10 +6,11 @@ import sys
 import time
 
 import pytest
+import yaml
 
 import lipbench
 from lipbench import cli
-from lipbench.commands import _names, _words
+from lipbench.commands import _names, _recipes, _words
 
 
 def said(capsys, *words):
@@ -93,6 +94,11 @@ def test_list_shows_names_and_first_lines(capsys):
         (["fit", "--model", "paralip"], "fit needs --data NAME"),
         (["fit", "--model"], "fit needs --model NAME|--model needs a name"),
         (["test"], "test needs --model NAME"),
+        (["test", "--ckpt_path", "last"], "last is that of the newest run of a model and a corpus"),
+        (["fit", "--modle", "paralip"], r"unknown option '--modle'. Did you mean '--model'\?"),
+        (["fit", "--trainer", "3"], "takes its options one by one, such as --trainer.max_steps"),
+        (["fit", "--config"], "--config needs a file or the name of a recipe"),
+        (["fit", "--config", "."], "is a folder"),
         (["fit", "--config", "no/such.yaml"], "unknown --config 'no/such.yaml'"),
         (["fit", "--model.help", "parlip"], "Did you mean 'paralip'"),
         (["prepare"], "required: --data"),
@@ -119,13 +125,21 @@ def test_wrong_words_end_with_2_and_a_sentence(capsys, words, expected):
         (["--model.hiden", "3"], r"unknown argument of ParaLip 'hiden'. Did you mean 'hidden'\?"),
         (["--model.hidden", "many"], "hidden must be of type int, found 'many'"),
         (["--data.batchsize", "3"], r"unknown argument of Grid 'batchsize'. Did you mean 'batch_size'\?"),
-        (["--trainer.max_stops", "3"], "unknown option '--trainer.max_stops"),
-        (["--tracking.wandb", "maybe"], "maybe"),
+        (["--data.batch_size", "-4"], r"(?m)^lipbench: batch_size is -4; expected 1 or more\n$"),
+        (["--trainer.max_stops", "3"], r"unknown option '--trainer.max_stops'. Did you mean '--trainer.max_steps'\?"),
+        (["--trainer.max_steps", "many"], "^lipbench: trainer.max_steps must be of type int, found 'many'\n$"),
+        (["--tracking.wandb", "maybe"], "tracking.wandb must be one of off, offline, online, found 'maybe'"),
+        (["--model.schedule", "cosin"], r"schedule must be one of .*, found 'cosin'. Did you mean 'cosine'\?"),
+        (["--model.size", "40"], "size must be a list of 2, found"),
+        (["--model.lr"], "--model.lr needs a value"),
+        (["--model.lr", ".nan"], "model.lr is nan; expected a finite number"),
+        (["--trainer.gradient_clip_val", "1e999"], "trainer.gradient_clip_val is inf; expected a finite number"),
+        (["stray"], "'stray' belongs to no option"),
         (["--data.protocol", "grid/s9"], "has no protocol 'grid/s9'; it has grid/seen"),
     ],
 )
 def test_wrong_arguments_of_a_fit(capsys, words, expected):
-    code, text = said(capsys, "fit", "--model", "paralip", "--data", "grid", *words)
+    code, text = said(capsys, "fit", "--config", "none", "--model", "paralip", "--data", "grid", *words)
     assert code in (1, 2)
     assert re.search(expected, text), text
     assert "Traceback" not in text
@@ -151,6 +165,129 @@ def test_a_recipe_is_not_swapped_for_another_corpus(capsys, tmp_path):
     code, text = said(capsys, "fit", "--config", str(recipe))
     assert code == 2
     assert "is no recipe" in text
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("model: ParaLip\n data: Grid\n", "recipe.yaml, line 2 is not valid YAML: .*\n  data: Grid"),
+        ("model: ParaLip\ndata:\n\tclass_path: Grid\n", "line 3 .* not with tabs"),
+        ("- ParaLip\n", "is no recipe: it holds a list"),
+        ("", "is no recipe: it holds nothing"),
+        (b"\xff\xfe\x00", r"is no text in UTF-8 \(byte 0 is 0xff\)"),
+        ("model: ParaLip\n\x00", "is not valid YAML: unacceptable character #x0000"),
+        ("model: ParaLip\nmodel: LipGAN\ndata: Grid\n", "line 2: model is given twice, first in line 1"),
+        ("a: &a [*a]\n", "unknown key 'a'"),
+        ("trainer: &a {b: *a}\n", "contains itself"),
+        ("[" * 3000, "nested too deeply"),
+        ("model: !!python/object:os.system {}\n", "line 1 is not valid YAML: could not determine a constructor"),
+        ("modle: ParaLip\ndata: Grid\n", r"line 1: unknown key 'modle'. Did you mean 'model'\?"),
+        ("model: paralip\ndata: Grid\n", "line 1: paralip is the short name"),
+        ("model: null\ndata: Grid\n", "line 1: model must be a class, such as model: ParaLip, found 'null'"),
+        ("model: ParaLip\ndata: Grid\ntrainer: 3\n", "line 3: trainer must be a mapping"),
+        ("model: {class_path: ParaLip, init_arg: {}}\ndata: Grid\n", r"Did you mean 'init_args'\?"),
+        ("model:\n  class_path: ParaLip\n  init_args:\n    lr: .nan\n", "line 4: model.lr is .nan; expected a finite"),
+        ("model: ParaLip\n", "fit needs --data NAME"),
+    ],
+)
+def test_a_recipe_that_cannot_be_read_is_told_with_its_line(capsys, tmp_path, text, expected):
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_bytes(text if isinstance(text, bytes) else text.encode())
+    code, told = said(capsys, "fit", "--config", str(recipe))
+    assert code == 2
+    assert re.search(expected, told), told
+    assert len(told.splitlines()) < 4
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("trainer:\n  max_stops: 3\n", r"line 4: unknown key of trainer 'max_stops'. Did you mean 'max_steps'\?"),
+        ("trainer:\n  max_steps: many\n", "line 4: trainer.max_steps must be of type int, found 'many'"),
+        ("evaluator:\n  metrics: lmd\n", "line 4: evaluator.metrics must be a list"),
+    ],
+)
+def test_a_wrong_key_of_a_recipe_is_told_with_its_line(capsys, tmp_path, text, expected):
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_bytes(b"\xef\xbb\xbfmodel: ParaLip\ndata: Grid\n" + text.encode())  # a byte order mark is no fault
+    code, told = said(capsys, "fit", "--config", str(recipe))
+    assert code == 2
+    assert re.search(re.escape(str(recipe)) + ", " + expected, told), told
+
+
+def test_recipes_are_called_by_name(capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    for asked in ("paralip_grid_s1_small", "paralip/table4/base", "experiments/demo/paralip.yaml"):
+        words = _words.prepared("fit", ["--config", asked])
+        assert words[1].endswith(asked.removeprefix("experiments/").removesuffix(".yaml") + ".yaml")
+    code, text = said(capsys, "fit", "--config", "paralip_grid_small")
+    assert code == 2
+    assert "Did you mean 'paralip_grid_s1_small'?" in text
+    lines = text.splitlines()
+    assert lines[1] == "  paralip_grid_s1_small"
+    assert "  papers/paralip/table4/base" in lines
+    assert len(lines) == 1 + len(_names.recipes())
+
+
+def test_a_fit_takes_its_recipe_and_says_so(capsys):
+    names = ["--model", "paralip", "--data", "grid"]
+    first, second, *rest = _words.prepared("fit", [*names, "--model.lr", "1"])
+    assert first == "--config"
+    assert second.endswith("experiments/paralip_grid.yaml")
+    assert rest[-2:] == ["--model.lr", "1"]
+    assert "recipe: experiments/paralip_grid.yaml;" in capsys.readouterr().err
+    assert "--config" not in _words.prepared("fit", [*names, "--config", "none"])
+    assert capsys.readouterr().err == ""
+    assert "--config" not in _words.prepared("fit", ["--model", "paralip", "--data", "rendered"])
+    assert "none is called paralip_rendered" in capsys.readouterr().err
+    assert "--config" not in _words.prepared("test", [*names, "--ckpt_path", "last"])
+
+
+def test_what_options_begin_with_is_what_the_parser_takes(capsys):
+    for command in ("predict", "test", "fit"):
+        assert cli.main([command, "--help-all"]) == 0
+    shown = {name.partition(".")[0] for name in re.findall(r"--([a-z_]+)", capsys.readouterr().out)}
+    assert shown - {"help"} == set(_recipes.OPTIONS)
+
+
+@pytest.mark.parametrize("typed", [["40,80"], ["[40,80]"], ["(40, 80)"], ["40", "80"], ["40 80"]])
+def test_lists_are_taken_with_and_without_brackets(typed):
+    names = ["--model", "paralip", "--data", "grid", "--config", "none"]
+    last = _words.prepared("fit", [*names, "--model.size", *typed])[2:]
+    assert yaml.safe_load("".join(last).removeprefix("--model.size").lstrip("=")) == [40, 80]
+
+
+def test_only_lists_are_taken_apart():
+    words = ["--config", "none", "--data", "grid", "--model", "paralip", "--evaluator.metrics", "lmd,wer"]
+    rest = ["--data.store", "a,b", "--evaluator.name", "x,y", "--evaluator.metrics", "null", "--trainer.devices", "0,1"]
+    assert _words.prepared("fit", [*words, *rest])[2:] == ["--evaluator.metrics=[lmd,wer]", *rest]
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (b"", "it is empty"),
+        (b"<html>not found</html>", "is no checkpoint that can be read"),
+        ([1, 2], "was not written by lipbench"),
+        ({"lipbench": 3}, "was not written by lipbench"),
+    ],
+)
+def test_a_checkpoint_alone_that_cannot_be_read(capsys, tmp_path, content, expected):
+    import torch
+
+    path = tmp_path / "x.ckpt"
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    else:
+        torch.save(content, path)
+    code, text = said(capsys, "test", "--ckpt_path", str(path))
+    assert code == 1
+    assert expected in text
+    assert str(path) in text
+    assert "needs --model" not in text
+    code, text = said(capsys, "test", "--ckpt_path", str(tmp_path / "absent.ckpt"))
+    assert code == 1
+    assert "no checkpoint at" in text
 
 
 def test_a_checkpoint_that_is_not_there(capsys, monkeypatch, tmp_path):
@@ -211,12 +348,22 @@ def test_interrupting_is_no_crash(capsys, monkeypatch):
 def test_words_are_put_in_an_order_that_jsonargparse_takes(tmp_path):
     recipe = tmp_path / "r.yaml"
     recipe.write_text("trainer: {max_steps: 3}\n")
-    words = ["--model.lr", "1", "--data=grid", "--trainer.max_steps=5", "-c", str(recipe), "--model", "paralip", "--x"]
+    words = [
+        "--model.lr",
+        "1",
+        "--data=grid",
+        "--trainer.max_steps=5",
+        "-c",
+        str(recipe),
+        "--model",
+        "paralip",
+        "--verbose",
+    ]
     assert _words.prepared("fit", words) == [
-        *("-c", str(recipe)),
+        *("--config", str(recipe)),
         "--data=lipbench.data.grid.Grid",
         "--model=lipbench.models.paralip.ParaLip",
-        *("--model.lr", "1", "--trainer.max_steps=5", "--x"),
+        *("--model.lr", "1", "--trainer.max_steps=5", "--verbose"),
     ]
 
 

@@ -105,11 +105,22 @@ def _sentence(error: Exception) -> str:
     """An error as the user should read it; errors raised outside lipbench's own code say how to see more."""
     if isinstance(error, ModuleNotFoundError) and error.name and not error.name.startswith("lipbench"):
         return f"this command needs the package {error.name!r}, which is not installed. Type: pip install lipbench"
+    cause: BaseException | None = error
+    while cause is not None:  # an error of ours may be buried in others: jsonargparse wraps those of constructors
+        if _origin(cause).startswith(str(_names.PACKAGE)):
+            return str(cause) or type(cause).__name__
+        cause = cause.__cause__
+    origin = _origin(error)
+    if isinstance(error, OSError) and error.filename and error.strerror:
+        return f"{error.filename}: {error.strerror}"
     text = str(error) or type(error).__name__
-    origin = traceback.extract_tb(error.__traceback__)[-1].filename
-    if origin.startswith(str(_names.PACKAGE)):
-        return text
     return f"{type(error).__name__}: {text}\n(raised in {origin}; --traceback shows the way there)"
+
+
+def _origin(error: BaseException) -> str:
+    """The file in which an error was raised; empty if it never was."""
+    way = traceback.extract_tb(error.__traceback__)
+    return way[-1].filename if way else ""
 
 
 def _run(words: list[str]) -> None:

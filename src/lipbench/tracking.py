@@ -10,7 +10,7 @@ import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Final, Literal, cast
+from typing import Any, Final, Literal, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -22,12 +22,15 @@ from pytorch_lightning.loggers.csv_logs import ExperimentWriter
 from torch import Tensor
 
 from lipbench.evaluation.evaluator import Evaluator
+from lipbench.media import captions
 from lipbench.models._base import GenerativeModel
 from lipbench.nets.weights import written_whole
 from lipbench.types import ClipBatch, Generated
 
 Mode = Literal["off", "offline", "online"]
-_GAP: Final = 2  # white pixels between the pictures of a strip
+ENTRY: Final = "lipbench_data"
+"""Under which a checkpoint says what the model was trained on: name, protocol, and words if they are few."""
+_VOCABULARY: Final = 1000  # words at most: a corpus with more is an open vocabulary
 
 
 def claim(folder: Path, stage: str) -> str:
@@ -115,32 +118,10 @@ class _Rows(ExperimentWriter):
         """The folder is there, and its files stay."""
 
 
-def strip(reference: Tensor, generated: Tensor, frames: Sequence[int]) -> npt.NDArray[np.uint8]:
-    """Reference frames over generated frames of the same times, for the eye.
-
-    Args:
-        reference: (T, 3, h, w) float in [0, 1].
-        generated: (N, 3, h, w) float in [0, 1]; where it is shorter, its last frame is repeated.
-        frames: Which frames, as positions in the reference.
-
-    Returns:
-        (2 h + 2, n (w + 2) - 2, 3) RGB: n columns, white gaps of 2 px.
-
-    Raises:
-        ValueError: The two have different picture sizes, or no frame is asked for.
-    """
-    if reference.shape[1:] != generated.shape[1:]:
-        raise ValueError(f"a strip needs one size: got {tuple(reference.shape[1:])} and {tuple(generated.shape[1:])}")
-    if not frames:
-        raise ValueError("a strip needs at least one frame")
-    rows = []
-    for video in (reference, generated):
-        chosen = video[[min(frame, len(video) - 1) for frame in frames]].detach()  # (n, 3, h, w)
-        pictures = chosen.float().clamp(0, 1).mul(255).round().to(torch.uint8)
-        pictures = torch.nn.functional.pad(pictures, (0, _GAP), value=255)  # (n, 3, h, w + 2)
-        rows.append(pictures.permute(2, 0, 3, 1).flatten(1, 2)[:, :-_GAP].cpu().numpy())  # (h, n (w + 2) - 2, 3)
-    gap = np.full((_GAP, rows[0].shape[1], 3), 255, np.uint8)
-    return np.concatenate([rows[0], gap, rows[1]])
+def _words(batch: ClipBatch, row: int, made: Generated | None = None) -> list[str] | None:
+    """The word of each frame of one clip, as the batch or, if it is given, the model times them; None if unknown."""
+    durations = batch.get("durations") if made is None else made.get("durations", batch.get("durations"))
+    return None if durations is None or "tokens" not in batch else captions.spoken(batch["tokens"][row], durations[row])
 
 
 def spread(first: int, last: int, count: int) -> list[int]:
@@ -176,6 +157,26 @@ class Tracking(_Writer):
         self.strips = strips
         self.frames = frames
         self._shown = 0
+        self._trained_on: dict[str, Any] | None = None
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Remember what the model is trained on."""
+        data = getattr(trainer, "datamodule", None)
+        if data is not None and hasattr(data, "protocol") and hasattr(data, "store"):
+            clips = data.store.manifest["clips"]
+            words = sorted({word for clip in data.split.train if clip in clips for word in clips[clip]["text"].split()})
+            self._trained_on = {
+                "name": data.data,
+                "protocol": data.protocol.name,
+                "words": words if len(words) <= _VOCABULARY else None,
+            }
+
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Write it into the checkpoint, so that the file alone can be tested, and words it never met be named."""
+        if self._trained_on is not None:
+            checkpoint[ENTRY] = self._trained_on
 
     def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Start with the first clip again."""
@@ -208,7 +209,15 @@ class Tracking(_Writer):
             length = int(rows["video_len"][row])
             first, last = rows["speech"][row].tolist() if "speech" in rows else (0, length)
             video = made["video"][row, : int(made["video_len"][row])]
-            picture = strip(rows["video"][row, :length], video, spread(first, min(last, length), self.frames))
+            picture = captions.strip(
+                rows["video"][row, :length],
+                video,
+                spread(first, min(last, length), self.frames),
+                _words(rows, row),
+                _words(rows, row, made),
+                rows["text"][row] if "text" in rows else "",
+                float(rows["fps"][row]) if "fps" in rows else None,
+            )
             self._write(trainer, picture, rows["clip_id"][row])
         self._shown += count
 
@@ -253,7 +262,7 @@ def show(targets: Sequence[Logger], key: str, path: Path, step: int) -> None:
 
 
 class Videos(_Writer):
-    """Writes what `predict` generates as mp4 files, one a clip, in the model's own view."""
+    """Writes what `predict` generates as mp4 files, one a clip, and another one of it beside the reference."""
 
     def on_predict_batch_end(
         self,
@@ -264,12 +273,25 @@ class Videos(_Writer):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """One file a clip: <run folder>/videos/<clip id>.mp4, at the clip's frame rate, without sound."""
+        """Two files a clip, at its frame rate and without audio.
+
+        <run folder>/videos/<clip id>.mp4 holds the frames as the model made them, in its own view and size;
+        <run folder>/side_by_side/<clip id>.mp4 is for the eye: reference and generated, enlarged, with captions.
+        """
         from lipbench.media import video
 
         for row, clip_id in enumerate(batch["clip_id"]):
+            fps = float(batch["fps"][row])
             made = outputs["video"][row, : int(outputs["video_len"][row])].clamp(0, 1)  # (N, 3, h, w)
             frames = made.mul(255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()  # (N, h, w, 3)
-            path = self._folder / "videos" / f"{clip_id}.mp4"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            video.write_video(path, frames, float(batch["fps"][row]))
+            beside = captions.side_by_side(
+                batch["video"][row, : int(batch["video_len"][row])],
+                made,
+                _words(batch, row),
+                _words(batch, row, outputs),
+                batch["text"][row] if "text" in batch else "",
+            )
+            for folder, written in (("videos", frames), ("side_by_side", beside)):
+                path = self._folder / folder / f"{clip_id}.mp4"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                video.write_video(path, written, fps)

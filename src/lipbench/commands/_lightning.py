@@ -20,7 +20,7 @@ from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities import rank_zero_info, rank_zero_only
 
 from lipbench import tracking
-from lipbench.commands import _checkpoints, _load, _names, _runs, _words, weights
+from lipbench.commands import _checkpoints, _load, _messages, _names, _runs, _words, weights
 from lipbench.commands._names import UsageError
 from lipbench.data._datamodule import ClipDataModule
 from lipbench.evaluation.evaluator import Evaluator
@@ -64,7 +64,7 @@ def run(command: str, words: list[str]) -> None:
             args=[command, *words],
         )
     except ArgumentError as error:
-        raise UsageError(_words.readable(str(error))) from error
+        raise UsageError(_messages.readable(str(error), words)) from error
     except MisconfigurationException as error:
         raise UsageError(str(error)) from error
     finally:
@@ -124,6 +124,7 @@ class Cli(LightningCLI):
         self._asked = parser.parse_args(args, defaults=False)
         command = self.config.subcommand
         options = self.config[command]
+        _words.check_finite(options.items())
         if command != "fit" and options.ckpt_path is None:
             raise UsageError(
                 f"{command} needs a trained model: --ckpt_path FILE, or --ckpt_path last (or best) for the newest run "
@@ -162,7 +163,7 @@ class Cli(LightningCLI):
         except ArgumentError as error:
             raise ValueError(
                 f"{options.ckpt_path} is damaged, or of another version: its arguments do not fit "
-                f"{_short(options.model)} ({_words.readable(str(error))})"
+                f"{_short(options.model)} ({_messages.readable(str(error), [])})"
             ) from None
 
     def before_instantiate_classes(self) -> None:

@@ -4,6 +4,7 @@ import ast
 import difflib
 import importlib
 import inspect
+import re
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -55,6 +56,11 @@ def unknown(what: str, name: str, known: Iterable[str]) -> UsageError:
     hint = f" Did you mean {near[0]!r}?" if near else ""
     listed = f" Known: {', '.join(known)}." if known else ""
     return UsageError(f"unknown {what} {name!r}.{hint}{listed}")
+
+
+def listed(text: str) -> list[str]:
+    """Members of a list as people type it: with commas, spaces or both, with or without brackets around it."""
+    return [part.strip("\"'") for part in re.split(r"[,\s]+", text.strip().strip("[]()").strip()) if part.strip("\"'")]
 
 
 def load(kind: str, name: str) -> type:

@@ -1,18 +1,24 @@
 """The words after fit, validate, test and predict: checked and put in order before anything heavy is imported."""
 
 import inspect
+import math
+import os
 import re
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Final
+from types import UnionType
+from typing import Final, get_args, get_origin
 
-import yaml
-
-from lipbench.commands import _names, _runs
+from lipbench.commands import _names, _recipes, _runs
 from lipbench.commands._names import UsageError
 
 _KINDS: Final = ("model", "data")
 _CONFIG: Final = ("-c", "--config")
+_NONE: Final = "none"
+"""As a value of --config: the constructors' defaults."""
+_EXAMPLES: Final = {"--trainer": ".max_steps 1000", "--evaluator": ".metrics psnr", "--tracking": ".wandb offline"}
+_HELP: Final = ("--help", *(f"--{kind}.help" for kind in _KINDS))
 
 
 def prepared(command: str, words: list[str]) -> list[str]:
@@ -24,21 +30,28 @@ def prepared(command: str, words: list[str]) -> list[str]:
 
     Raises:
         UsageError: A name is unknown or missing.
+        FileNotFoundError: The checkpoint is not there.
+        ValueError: The checkpoint that should say what is missing cannot be read.
     """
     words = ["--help" if word == "--help-all" else word for word in words]
-    for flag, value, _ in _options(words):  # all names before anything is imported for the first
+    for flag, value, _ in options(words):  # all names before anything is imported for the first
         kind = flag.removeprefix("--").removesuffix(".help")
         if flag.startswith("--") and kind in _KINDS:
             if value is None:
                 raise UsageError(f"{flag} needs a name: {', '.join(_names.files(kind))}")
             if "." not in value and value not in _names.files(kind):
                 raise _names.unknown(f"--{kind}", value, _names.files(kind))
-    if not {"--help", *(f"--{kind}.help" for kind in _KINDS)} & {word.partition("=")[0] for word in words}:
+        elif flag.startswith("--") and kind.partition(".")[0].removesuffix("+") not in (*_recipes.OPTIONS, "help"):
+            raise _names.unknown("option", flag, (f"--{option}" for option in _recipes.OPTIONS))
+        elif flag in ("--trainer", "--evaluator", "--tracking") and not Path(value or "").is_file():
+            raise UsageError(f"{flag} takes its options one by one, such as {flag}{_EXAMPLES[flag]}")
+    words = _found(words)
+    if not set(_HELP) & {word.partition("=")[0] for word in words}:
         words = _complete(command, words)
     return _ordered(words)
 
 
-def _options(words: list[str]) -> Iterator[tuple[str, str | None, list[str]]]:
+def options(words: list[str]) -> Iterator[tuple[str, str | None, list[str]]]:
     """Split words into options: (flag, value or None, the words themselves). Words without a flag come alone."""
     k = 0
     while k < len(words):
@@ -53,6 +66,18 @@ def _options(words: list[str]) -> Iterator[tuple[str, str | None, list[str]]]:
         k += 1
 
 
+def _found(words: list[str]) -> list[str]:
+    """Names of recipes become files."""
+    found: list[str] = []
+    for flag, value, own in options(words):
+        if flag in _CONFIG:
+            if not value:
+                raise UsageError(f"{flag} needs a file or the name of a recipe (`lipbench list` shows them)")
+            own = ["--config", value if value == _NONE else str(_recipes.find(value))]
+        found += own
+    return found
+
+
 def _ordered(words: list[str]) -> list[str]:
     """Recipes first, then model and corpus, then everything else; short names become class paths.
 
@@ -61,7 +86,8 @@ def _ordered(words: list[str]) -> list[str]:
     recipes: list[str] = []
     names: list[str] = []
     rest: list[str] = []
-    for flag, value, own in _options(words):
+    classes: dict[str, str] = {}
+    for flag, value, own in options(words):
         kind = flag.removeprefix("--").removesuffix(".help").removesuffix(".class_path")
         if flag in _CONFIG:
             recipes += own
@@ -69,6 +95,7 @@ def _ordered(words: list[str]) -> list[str]:
             if "." not in value:  # a short name; otherwise a class path
                 loaded = _names.load(kind, value)
                 value = f"{loaded.__module__}.{loaded.__qualname__}"
+            classes[kind] = value
             (rest if flag.endswith(".help") else names).append(f"{flag}={value}")
         else:
             rest += own
@@ -76,70 +103,207 @@ def _ordered(words: list[str]) -> list[str]:
         for kind in _KINDS:
             for name in _names.files(kind):
                 _names.load(kind, name)
-    return recipes + names + rest
+        stated = [_recipes.read(Path(file)) for file in recipes[1::2] if Path(file).is_file()]
+        classes = {kind: _class(recipe, kind) for recipe in stated for kind in _KINDS if _class(recipe, kind)} | classes
+    return recipes + names + (_with_lists(rest, classes) if any(map(_listable, options(rest))) else rest)
 
 
 def _complete(command: str, words: list[str]) -> list[str]:
-    """Check that model and corpus are named once; a checkpoint alone brings its run's config.yaml.
+    """Say which recipe or configuration holds where none is named, and check that model and corpus are known.
 
     Raises:
-        UsageError: None is named, or a recipe's model or corpus would be swapped for another.
+        UsageError: No model or corpus is named, or a recipe's would be swapped for another.
+        FileNotFoundError: The checkpoint is not there.
+        ValueError: It cannot be read.
     """
     found: dict[str, list[str]] = {}
-    for flag, value, _ in _options(words):
-        found.setdefault("--config" if flag == "-c" else flag, []).append(value or "")
+    for flag, value, _ in options(words):
+        found.setdefault(flag, []).append(value or "")
     named = {kind: found[f"--{kind}"][-1] for kind in _KINDS if f"--{kind}" in found}
-    for file in found.get("--config", []):
-        recipe = _read(Path(file))
-        for kind, name in named.items():
-            stated = recipe.get(kind)
-            stated = stated.get("class_path") if isinstance(stated, dict) else stated
-            if stated and "." not in name and name in _names.files(kind):
-                own = _names.load(kind, name)
-                if str(stated).rpartition(".")[2] != own.__name__:
-                    raise UsageError(
-                        f"{file} is for {stated}, not for --{kind} {name}: shared arguments would silently carry over. "
-                        f"Leave out --{kind} {name}, or the file"
-                    )
-    if "--config" in found or len(named) == len(_KINDS):
-        return words
+    recipes = found.get("--config", [])
     checkpoint = found.get("--ckpt_path", [""])[-1]
-    saved = Path(checkpoint).parent.parent / "config.yaml"
-    if checkpoint not in ("", "last", "best") and not named and saved.is_file():
+    if _NONE in recipes:
+        if set(recipes) != {_NONE}:
+            raise UsageError("--config none means the constructors' defaults: leave out the other --config")
+        words = [word for flag, _, own in options(words) if flag != "--config" for word in own]
+    elif recipes:
+        stated = set(named)
+        for file in recipes:
+            recipe = _recipes.read(Path(file))
+            _check_swap(file, recipe, named)
+            stated |= {kind for kind in _KINDS if recipe.get(kind)}
+        named = dict.fromkeys(stated, "")
+    elif checkpoint:
+        words, named = _of_checkpoint(words, checkpoint, named, found.get("--trainer.default_root_dir", ["runs"])[-1])
+    elif command == "fit" and len(named) == len(_KINDS):
+        own = _recipes.default(named["model"], named["data"])
+        if own is not None:
+            _say(f"recipe: experiments/{_recipes.name(own)}.yaml; flags win over it, --config none leaves it out")
+            words = ["--config", str(own), *words]
+        else:
+            _say(f"recipe: none is called {named['model']}_{named['data']}, so the constructors' defaults")
+    for kind in _KINDS:
+        if kind not in named:
+            newest = f"; --ckpt_path {checkpoint} is that of the newest run of a model and a corpus"
+            raise UsageError(
+                f"{command} needs --{kind} NAME ({', '.join(_names.files(kind))}), or a recipe: --config NAME "
+                f"(`lipbench list` shows them){newest if checkpoint in ('last', 'best') else ''}"
+            )
+    return words
+
+
+def _check_swap(file: str, recipe: Mapping[str, object], named: Mapping[str, str]) -> None:
+    """A model or corpus that is named must be the recipe's own."""
+    for kind, name in named.items():
+        stated = _class(recipe, kind)
+        if stated and not _same(kind, name, stated):
+            raise UsageError(
+                f"{file} is for {stated}, not for --{kind} {name}: shared arguments would silently carry over. "
+                f"Leave out --{kind} {name}, or the file"
+            )
+
+
+def _of_checkpoint(
+    words: list[str], checkpoint: str, named: dict[str, str], root: str
+) -> tuple[list[str], dict[str, str]]:
+    """Arguments of the run that a checkpoint comes from: its config.yaml, or at least the names in the checkpoint.
+
+    Args:
+        words: What was typed.
+        checkpoint: Value of --ckpt_path.
+        named: Model and corpus, where they were typed.
+        root: Folder of all runs.
+
+    Returns:
+        The words, and all names that are known.
+
+    Raises:
+        FileNotFoundError: The checkpoint is not there.
+        ValueError: It cannot be read.
+    """
+    if checkpoint in ("last", "best"):
+        if len(named) < len(_KINDS):
+            return words, named
+        runs = Path(root) / f"{named['model']}_{named['data']}"
+        files = sorted(runs.glob(f"version_*/checkpoints/{checkpoint}.ckpt"), key=lambda path: path.stat().st_mtime)
+        if not files:
+            return words, named
+        checkpoint = str(files[-1])
+    path = Path(checkpoint)
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"no checkpoint at {path}{', which is a folder' if path.is_dir() else ''}; --ckpt_path last takes that of "
+            "the newest run"
+        )
+    saved = path.parent.parent / "config.yaml"
+    if saved.is_file():
         _runs.check_brought(saved)
-        return ["--config", str(saved), *words]
-    lacking = next(kind for kind in _KINDS if kind not in named)
-    raise UsageError(
-        f"{command} needs --{lacking} NAME ({', '.join(_names.files(lacking))}), or a recipe: --config FILE.yaml "
-        f"(`lipbench list` shows them)"
+        config = _recipes.read(saved)
+        stated = {kind: _class(config, kind) for kind in _KINDS}
+        if all(_same(kind, name, stated[kind]) for kind, name in named.items()):
+            _say(f"arguments: {saved}, those of the checkpoint's run; flags win over them")
+            return ["--config", str(saved), *words], stated
+    elif len(named) < len(_KINDS):
+        from lipbench.commands import _origin
+
+        origin = _origin.read(path)
+        stated = {"model": origin.model, "data": origin.data}
+        if origin.protocol and origin.data not in ("", *named.values()):
+            words = ["--data.protocol", origin.protocol, *words]
+    else:
+        return words, named
+    lacking = {kind: name for kind, name in stated.items() if name and kind not in named}
+    added = [word for kind, name in lacking.items() for word in (f"--{kind}", name)]
+    if added:
+        _say(f"from the checkpoint: {' '.join(added)}")
+    return [*added, *words], named | lacking
+
+
+def _class(recipe: Mapping[str, object], kind: str) -> str:
+    """Class of the model or corpus that a recipe states; empty if it states none."""
+    stated = recipe.get(kind)
+    return str((stated.get("class_path") if isinstance(stated, dict) else stated) or "")
+
+
+def _same(kind: str, name: str, stated: str) -> bool:
+    """Whether a name that was typed, short or a class path, means the class that a recipe states."""
+    if "." in name or name not in _names.files(kind):
+        return "." not in stated or name == stated
+    own = _names.load(kind, name)
+    return stated.rpartition(".")[2] == own.__name__
+
+
+def _say(line: str) -> None:
+    """One line for the user; further processes of the same run say nothing."""
+    if os.environ.get("LOCAL_RANK", "0") == "0":
+        print(line, file=sys.stderr)
+
+
+def _listable(option: tuple[str, str | None, list[str]]) -> bool:
+    """Whether a value might be a list that is written without brackets."""
+    flag, value, _ = option
+    return bool(re.match(r"--(model|data|evaluator|tracking)\.\w+$", flag)) and not (value or "[").startswith(
+        ("[", "{")
     )
 
 
-def _read(path: Path) -> dict[str, Any]:
-    """A recipe as it stands in the file."""
-    if not path.is_file():
-        raise _names.unknown("--config", str(path), map(str, _names.recipes()))
-    content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    if not isinstance(content, dict):
-        raise UsageError(f"{path} is no recipe: expected a mapping with model: and data:")
-    return content
+def _with_lists(words: list[str], classes: Mapping[str, str]) -> list[str]:
+    """Lists as YAML writes them: `--model.size 40,80` and `--model.size 40 80` become `--model.size=[40,80]`.
+
+    Args:
+        words: Options, without model and corpus themselves.
+        classes: Those of the model and the corpus.
+    """
+    from lipbench import tracking
+    from lipbench.evaluation import evaluator
+
+    owners = {"evaluator": _takes_lists(evaluator.Evaluator), "tracking": _takes_lists(tracking.Tracking)}
+    for kind in _KINDS:
+        wanted = classes.get(kind, "").rpartition(".")[2]
+        known = (_names.load(kind, name) for name in _names.files(kind))
+        owners[kind] = {argument for own in known if own.__name__ == wanted for argument in _takes_lists(own)}
+    found: list[str] = []
+    open_list: list[str] | None = None
+    for option in options(words):
+        flag, value, own = option
+        if open_list is not None and not flag.startswith("-"):
+            open_list += _names.listed(flag)
+            found[-1] = f"{found[-1].partition('=')[0]}=[{','.join(open_list)}]"
+            continue
+        open_list = None
+        group, _, argument = flag.removeprefix("--").partition(".")
+        if _listable(option) and argument in owners[group] and value not in ("null", "None"):
+            open_list = _names.listed(str(value))
+            own = [f"{flag}=[{','.join(open_list)}]"]
+        found += own
+    return found
 
 
-def readable(message: str) -> str:
-    """An error of jsonargparse without the machinery around it, and with the nearest name for a wrong one."""
-    owner = re.search(r"class_path '(lipbench\.[\w.]+)'", message)
-    wrong = re.search(r"Option '(\w+)' is not accepted", message)
-    if owner and wrong:
-        module, _, name = owner[1].rpartition(".")
-        kind = next(kind for kind in _KINDS if module.startswith(f"lipbench.{_names.FOLDERS[kind]}."))
-        known = list(inspect.signature(_names.load(kind, module.split(".")[2])).parameters)
-        return str(_names.unknown(f"argument of {name}", wrong[1], known))
-    value = re.search(r'key "(\w+)":\s+Expected an? <class \'(\w+)\'>\. Got value: (.*)', message)
-    if owner and value:
-        return f"{owner[1].rpartition('.')[2]}: {value[1]} must be of type {value[2]}, found {value[3]!r}"
-    stray = re.search(r"[Uu]nrecognized arguments: (.*)", message)
-    if stray:
-        return f"unknown option {stray[1]!r}. `lipbench fit --help` shows the common ones, --help-all every one"
-    noise = ("Does not validate", "Subtypes:", "Errors:", "Given value", "- Expected a <class 'NoneType'>")
-    lines = [line for line in message.splitlines() if not line.strip().startswith(noise)]
-    return "\n".join(lines)
+def _takes_lists(owner: type) -> set[str]:
+    """Arguments of a class and of those it is based on that are lists or tuples, and cannot be a plain text instead."""
+    annotations: dict[str, object] = {}
+    for base in reversed(owner.__mro__):
+        parameters = inspect.signature(base.__init__).parameters if "__init__" in vars(base) else {}  # type: ignore[misc]  # of classes that may differ from their base's
+        annotations |= {name: parameter.annotation for name, parameter in parameters.items()}
+    found = set()
+    for name, annotation in annotations.items():
+        kinds = get_args(annotation) if isinstance(annotation, UnionType) else (annotation,)
+        if str not in kinds and any(get_origin(kind) in (list, tuple) for kind in kinds):
+            found.add(name)
+    return found
+
+
+def check_finite(given: Iterable[tuple[str, object]]) -> None:
+    """Refuse numbers that are infinite or none at all, wherever they come from.
+
+    Args:
+        given: Options and their values, such as ("model.init_args.lr", 0.001).
+
+    Raises:
+        UsageError: One is not finite; the message names the option.
+    """
+    for option, value in given:
+        values = value if isinstance(value, list | tuple) else [value]
+        wrong = [number for number in values if isinstance(number, float) and not math.isfinite(number)]
+        if wrong:
+            raise UsageError(f"{_recipes.option(option.split('.'))} is {wrong[0]}; expected a finite number")
