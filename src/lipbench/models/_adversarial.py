@@ -55,13 +55,21 @@ class AdversarialModel(GenerativeModel):
 
     Subclasses set `discriminator` (None without adversarial loss), name their optimisers "generator" and
     "discriminator", and weigh the adversarial terms in `loss_weights` by the names they give them.
+
+    Args:
+        adversarial_from: Training batches without adversarial loss and without steps of the discriminator, before both
+            begin.
+        options: Those of `BenchModule`.
     """
 
     may_be_fresh: ClassVar[tuple[str, ...]] = ("discriminator.",)
     discriminator: nn.Module | None
 
-    def __init__(self, **options: Any) -> None:  # noqa: ANN401 - BenchModule's arguments
+    def __init__(self, *, adversarial_from: int = 0, **options: Any) -> None:  # noqa: ANN401 - BenchModule's arguments
         super().__init__(**options)
+        if adversarial_from < 0:
+            raise ValueError(f"adversarial_from is {adversarial_from}; expected a number of batches, 0 or more")
+        self.adversarial_from = adversarial_from
         self._courses: dict[str, Course] = {}  # by optimiser
 
     def follows_schedule(self, name: str) -> bool:
@@ -88,13 +96,14 @@ class AdversarialModel(GenerativeModel):
         """
         supervised, sample = self.generator_losses(batch)
         judging: dict[str, Tensor] = {}
-        if self.discriminator is not None:
+        adversarial = self.discriminator is not None and self.batches >= self.adversarial_from
+        if self.discriminator is not None and adversarial:
             self.discriminator.requires_grad_(False)
             judging = self.adversarial_losses(sample)
             self.discriminator.requires_grad_(True)
         found = self.optimise("generator", supervised | judging)
         self._follow("generator", sum(self.loss_weights.get(key, 1.0) * found[key] for key in supervised), supervised)
-        if self.discriminator is None:
+        if not adversarial:
             return
         judged = self.discriminator_losses({key: value.detach() for key, value in sample.items()})
         terms = {f"discriminator_{key}": value for key, value in judged.items()}

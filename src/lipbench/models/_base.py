@@ -109,6 +109,7 @@ class BenchModule(pl.LightningModule, ABC):
         self._seed: int | None = None
         self._validated = -1  # batches that were done when a validation last ended
         self._validate_first = False  # the resumed run stopped where a validation was due
+        self._begun: set[str] = set()  # optimisers that have taken a step: the schedule of a later one begins with it
         self._counted = False  # this batch already has its optimiser step that Lightning counts
         self._total_batches = 0.0
         self._batch_end: float | None = None
@@ -172,9 +173,11 @@ class BenchModule(pl.LightningModule, ABC):
         self._seed_batch()
         self._counted = False
         self.train_batch(batch)
-        schedulers = self.lr_schedulers()
-        for scheduler in schedulers if isinstance(schedulers, list) else [schedulers]:
-            cast("LambdaLR", scheduler).step()
+        found = self.lr_schedulers()
+        schedulers = found if isinstance(found, list) else [found]
+        for name, scheduler in zip(self._names, schedulers, strict=True):
+            if name in self._begun:
+                cast("LambdaLR", scheduler).step()
         self.batches += 1
         self._log_throughput(start, _clips(batch))
 
@@ -204,6 +207,7 @@ class BenchModule(pl.LightningModule, ABC):
         else:
             self.manual_backward(total)
         self._current = name, dict(zip((*terms, "total"), values, strict=True))
+        self._begun.add(name)
         if self._counted:  # past the wrapper that counts global_step, with the same precision plugin
             strategy.optimizer_step(optimiser.optimizer, lambda: None)
         else:
