@@ -477,8 +477,7 @@ class BenchModule(pl.LightningModule, ABC):
             age = "a newer" if isinstance(found, int) and found > self.networks else "an older"
             raise ValueError(
                 f"{named} was trained with {age} network: version {found} of {type(self).__name__}'s, and this is "
-                f"{self.networks}. The same weights give other results here; train anew, or use the lipbench that "
-                f"wrote it ({meta.get('version', 'unknown')})"
+                f"{self.networks}. The same weights would give other results here; train anew"
             )
 
 
