@@ -19,7 +19,7 @@ ALLOWED = {
     "metrics": {"types", "media", "nets"},
     "evaluation": {"types", "media", "data", "metrics", "models._base"},
     "leaderboard": {"types", "media", "evaluation"},
-    "tracking": {"types", "media", "evaluation", "models._base"},
+    "tracking": {"types", "media", "nets", "evaluation", "models._base"},
 }
 TOP = {"cli", "commands", "__main__", "__init__"}  # may see all
 

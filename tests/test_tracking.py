@@ -14,6 +14,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
 from lipbench import tracking
+from lipbench.media import captions
 from lipbench.models._base import GenerativeModel
 from lipbench.types import ClipSpec, View
 
@@ -88,38 +89,6 @@ def run(tmp_path_factory):
     return folder / "grey_toy" / version
 
 
-def test_strip_shows_reference_over_generated():
-    reference = torch.arange(4).view(4, 1, 1, 1).expand(4, 3, 5, 7) / 10
-    picture = tracking.strip(reference, 1 - reference, [1, 3])
-    assert picture.shape == (5 + 2 + 5, 7 + 2 + 7, 3)
-    assert picture.dtype == np.uint8
-    assert (picture[:5, :7] == round(0.1 * 255)).all()
-    assert (picture[:5, 9:] == round(0.3 * 255)).all()
-    assert (picture[7:, :7] == round(0.9 * 255)).all()
-    assert (picture[5:7] == 255).all()
-    assert (picture[:, 7:9] == 255).all()
-
-
-def test_strip_keeps_rows_and_columns_apart():
-    video = torch.zeros(1, 3, 4, 6)
-    video[0, 0, 1, 5] = 1  # one red pixel at row 1, column 5
-    picture = tracking.strip(video, video, [0])
-    assert picture[1, 5].tolist() == [255, 0, 0]
-    assert picture[:4].sum() == 255
-
-
-def test_strip_repeats_the_last_frame_of_a_shorter_video():
-    picture = tracking.strip(torch.zeros(4, 3, 2, 2), torch.full((2, 3, 2, 2), 0.2), [0, 3])
-    assert (picture[4:, 4:] == 51).all()
-
-
-def test_strip_refuses_what_cannot_be_shown():
-    with pytest.raises(ValueError, match=r"one size: got \(3, 2, 2\) and \(3, 2, 3\)"):
-        tracking.strip(torch.zeros(1, 3, 2, 2), torch.zeros(1, 3, 2, 3), [0])
-    with pytest.raises(ValueError, match="at least one frame"):
-        tracking.strip(torch.zeros(1, 3, 2, 2), torch.zeros(1, 3, 2, 2), [])
-
-
 def test_frames_are_spread_over_the_span():
     assert tracking.spread(10, 21, 3) == [10, 15, 20]
     assert tracking.spread(4, 6, 10) == [4, 5]
@@ -145,9 +114,12 @@ def test_strips_are_files_of_the_speech_span(run):
         f"toy_s1_clip{k}/000000{step}.png" for k in range(2) for step in (2, 4)
     ]
     picture = np.asarray(Image.open(files[0]))
-    assert picture.shape == (2 * HEIGHT + 2, 3 * WIDTH + 4, 3)
-    assert [int(picture[0, k * (WIDTH + 2), 0]) for k in range(3)] == [51, 76, 102]  # frames 2, 3, 4 of 0.1 each
-    assert (picture[HEIGHT + 2 :, :WIDTH] == 64).all()
+    scale = captions.factor(WIDTH)
+    assert picture.shape[0] > 2 * scale * HEIGHT + 2 * 20  # words above and times below
+    right = [picture.shape[1] - 1 - k * (scale * WIDTH + captions.GAP) for k in (2, 1, 0)]
+    middle = picture.shape[0] // 2
+    assert [int(picture[middle - scale, x, 0]) for x in right] == [51, 76, 102]  # frames 2, 3, 4 of 0.1 each
+    assert {int(picture[middle + scale, x, 0]) for x in right} == {64}
 
 
 def test_tensorboard_has_losses_and_strips(run):

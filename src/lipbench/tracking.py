@@ -5,6 +5,7 @@ account; Weights & Biases is used only when a run asks for it (`--tracking.wandb
 imported otherwise.
 """
 
+import csv
 import json
 import os
 from collections.abc import Sequence
@@ -17,18 +18,19 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
+from pytorch_lightning.loggers.csv_logs import ExperimentWriter
 from torch import Tensor
 
-from lipbench.data._datamodule import ClipDataModule
 from lipbench.evaluation.evaluator import Evaluator
+from lipbench.media import captions
 from lipbench.models._base import GenerativeModel
+from lipbench.nets.weights import written_whole
 from lipbench.types import ClipBatch, Generated
 
 Mode = Literal["off", "offline", "online"]
 ENTRY: Final = "lipbench_data"
 """Under which a checkpoint says what the model was trained on: name, protocol, and words if they are few."""
 _VOCABULARY: Final = 1000  # words at most: a corpus with more is an open vocabulary
-_GAP: Final = 2  # white pixels between the pictures of a strip
 
 
 def claim(folder: Path, stage: str) -> str:
@@ -52,7 +54,7 @@ def claim(folder: Path, stage: str) -> str:
             return name
 
 
-def loggers(root: Path, name: str, version: str, wandb: Mode = "off") -> list[Logger]:
+def loggers(root: Path, name: str, version: str, wandb: Mode = "off", batches: int | None = None) -> list[Logger]:
     """CSV and TensorBoard loggers, and W&B's if asked, all writing to `root/name/version`.
 
     Args:
@@ -61,13 +63,19 @@ def loggers(root: Path, name: str, version: str, wandb: Mode = "off") -> list[Lo
         version: From `claim`.
         wandb: "offline" writes W&B's files below the run's folder without a key, to be sent later by `wandb sync`;
             "online" sends them now.
+        batches: For a run that goes on in its folder: batches that are done. What was logged of later ones, which will
+            be trained again, is dropped.
 
     Raises:
         ValueError: "online" was asked for and this machine knows no W&B key.
     """
     table = CSVLogger(root, name=name, version=version)
-    _ = table.experiment  # made while the folder is still empty: later it would warn of files to be deleted
-    found: list[Logger] = [table, TensorBoardLogger(root, name=name, version=version, default_hp_metric=False)]
+    if batches is None:
+        _ = table.experiment  # made while the folder is still empty: later it would warn of files to be deleted
+    else:
+        table._experiment = _Rows(root / name / version, batches)
+    board = TensorBoardLogger(root, name=name, version=version, default_hp_metric=False, purge_step=batches)
+    found: list[Logger] = [table, board]
     if wandb != "off":
         if wandb == "online":
             import wandb as service
@@ -82,32 +90,38 @@ def loggers(root: Path, name: str, version: str, wandb: Mode = "off") -> list[Lo
     return found
 
 
-def strip(reference: Tensor, generated: Tensor, frames: Sequence[int]) -> npt.NDArray[np.uint8]:
-    """Reference frames over generated frames of the same times, for the eye.
+class _Rows(ExperimentWriter):
+    """A metrics.csv that goes on: the rows up to a batch stay, where Lightning's own would delete the file.
 
     Args:
-        reference: (T, 3, h, w) float in [0, 1].
-        generated: (N, 3, h, w) float in [0, 1]; where it is shorter, its last frame is repeated.
-        frames: Which frames, as positions in the reference.
-
-    Returns:
-        (2 h + 2, n (w + 2) - 2, 3) RGB: n columns, white gaps of 2 px.
-
-    Raises:
-        ValueError: The two have different picture sizes, or no frame is asked for.
+        folder: Of the run.
+        batches: Rows of this batch, counted from 0, and later ones are dropped.
     """
-    if reference.shape[1:] != generated.shape[1:]:
-        raise ValueError(f"a strip needs one size: got {tuple(reference.shape[1:])} and {tuple(generated.shape[1:])}")
-    if not frames:
-        raise ValueError("a strip needs at least one frame")
-    rows = []
-    for video in (reference, generated):
-        chosen = video[[min(frame, len(video) - 1) for frame in frames]].detach()  # (n, 3, h, w)
-        pictures = chosen.float().clamp(0, 1).mul(255).round().to(torch.uint8)
-        pictures = torch.nn.functional.pad(pictures, (0, _GAP), value=255)  # (n, 3, h, w + 2)
-        rows.append(pictures.permute(2, 0, 3, 1).flatten(1, 2)[:, :-_GAP].cpu().numpy())  # (h, n (w + 2) - 2, 3)
-    gap = np.full((_GAP, rows[0].shape[1], 3), 255, np.uint8)
-    return np.concatenate([rows[0], gap, rows[1]])
+
+    def __init__(self, folder: Path, batches: int) -> None:
+        super().__init__(str(folder))
+        path = Path(self.metrics_file_path)
+        if not path.is_file():
+            return
+        with path.open(newline="", encoding="utf-8") as stream:
+            table = csv.DictReader(stream)
+            self.metrics_keys = list(table.fieldnames or [])
+            # A killed run may have left half a row.
+            whole = [row for row in table if None not in row and None not in row.values()]
+        kept = [row for row in whole if row.get("step", "").isdigit() and int(row["step"]) < batches]
+        with written_whole(path) as aside, aside.open("w", newline="", encoding="utf-8") as stream:
+            writer = csv.DictWriter(stream, self.metrics_keys)
+            writer.writeheader()
+            writer.writerows(kept)
+
+    def _check_log_dir_exists(self) -> None:
+        """The folder is there, and its files stay."""
+
+
+def _words(batch: ClipBatch, row: int, made: Generated | None = None) -> list[str] | None:
+    """The word of each frame of one clip, as the batch or, if it is given, the model times them; None if unknown."""
+    durations = batch.get("durations") if made is None else made.get("durations", batch.get("durations"))
+    return None if durations is None or "tokens" not in batch else captions.spoken(batch["tokens"][row], durations[row])
 
 
 def spread(first: int, last: int, count: int) -> list[int]:
@@ -148,7 +162,7 @@ class Tracking(_Writer):
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Remember what the model is trained on."""
         data = getattr(trainer, "datamodule", None)
-        if isinstance(data, ClipDataModule):
+        if data is not None and hasattr(data, "protocol") and hasattr(data, "store"):
             clips = data.store.manifest["clips"]
             words = sorted({word for clip in data.split.train if clip in clips for word in clips[clip]["text"].split()})
             self._trained_on = {
@@ -195,7 +209,15 @@ class Tracking(_Writer):
             length = int(rows["video_len"][row])
             first, last = rows["speech"][row].tolist() if "speech" in rows else (0, length)
             video = made["video"][row, : int(made["video_len"][row])]
-            picture = strip(rows["video"][row, :length], video, spread(first, min(last, length), self.frames))
+            picture = captions.strip(
+                rows["video"][row, :length],
+                video,
+                spread(first, min(last, length), self.frames),
+                _words(rows, row),
+                _words(rows, row, made),
+                rows["text"][row] if "text" in rows else "",
+                float(rows["fps"][row]) if "fps" in rows else None,
+            )
             self._write(trainer, picture, rows["clip_id"][row])
         self._shown += count
 
@@ -240,7 +262,7 @@ def show(targets: Sequence[Logger], key: str, path: Path, step: int) -> None:
 
 
 class Videos(_Writer):
-    """Writes what `predict` generates as mp4 files, one a clip, in the model's own view."""
+    """Writes what `predict` generates as mp4 files, one a clip, and another one of it beside the reference."""
 
     def on_predict_batch_end(
         self,
@@ -251,12 +273,25 @@ class Videos(_Writer):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """One file a clip: <run folder>/videos/<clip id>.mp4, at the clip's frame rate, without sound."""
+        """Two files a clip, at its frame rate and without audio.
+
+        <run folder>/videos/<clip id>.mp4 holds the frames as the model made them, in its own view and size;
+        <run folder>/side_by_side/<clip id>.mp4 is for the eye: reference and generated, enlarged, with captions.
+        """
         from lipbench.media import video
 
         for row, clip_id in enumerate(batch["clip_id"]):
+            fps = float(batch["fps"][row])
             made = outputs["video"][row, : int(outputs["video_len"][row])].clamp(0, 1)  # (N, 3, h, w)
             frames = made.mul(255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()  # (N, h, w, 3)
-            path = self._folder / "videos" / f"{clip_id}.mp4"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            video.write_video(path, frames, float(batch["fps"][row]))
+            beside = captions.side_by_side(
+                batch["video"][row, : int(batch["video_len"][row])],
+                made,
+                _words(batch, row),
+                _words(batch, row, outputs),
+                batch["text"][row] if "text" in batch else "",
+            )
+            for folder, written in (("videos", frames), ("side_by_side", beside)):
+                path = self._folder / folder / f"{clip_id}.mp4"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                video.write_video(path, written, fps)

@@ -36,7 +36,7 @@ def test_the_whole_road_and_again(quick, capsys, tmp_path):
     for line in ("paralip.png", "paralip.mp4", "leaderboards", "results"):
         assert str(demo / line) in shown
     made = video.read_video(demo / "paralip.mp4")
-    assert made.frames[0].shape == (352, 640, 3)
+    assert made.frames[0].shape == (352 + 2 * 24, 2 * 320 + 2, 3)  # captions above and below
     assert len(made.frames) in (74, 75)
     assert (demo / "leaderboards" / "rendered_seen.csv").is_file()
     checkpoints = {path: path.stat().st_mtime_ns for path in demo.rglob("*.ckpt")}

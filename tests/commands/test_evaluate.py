@@ -61,6 +61,23 @@ def test_what_predict_writes_scores_as_test_does(here, capsys):
         assert played["scores"][name]["value"] == pytest.approx(model["scores"][name]["value"], abs=0.3)  # H.264
 
 
+def test_names_of_files_are_but_text(here, corpus, capsys):
+    """Neither the terminal nor a spreadsheet acts on what a clip is called."""
+    clip = next((corpus / "video" / "s1").glob("*.mpg"))
+    for name in ("=cmd()", "@x", "[bold]y", "z\x1b[31m"):
+        for folder in ("true", "made"):
+            Path(folder).mkdir(exist_ok=True)
+            shutil.copy(clip, Path(folder, f"{name}.mpg"))
+    Path("made", "@x.mpg").write_bytes(b"")
+    Path("made", "z\x1b[31m.mpg").write_bytes(b"")
+    assert cli.main(["evaluate", "--generated", "made", "--reference", "true", "--no-calibration", *QUICK]) == 0
+    told = capsys.readouterr().out
+    assert "\x1b" not in told
+    assert "z\\x1b[31m: " in told
+    (path,) = Path("leaderboards/results/evaluate/true/made").glob("*.csv")
+    assert sorted(pd.read_csv(path)["clip_id"]) == ["'=cmd()", "'@x", "[bold]y", "z\\x1b[31m"]
+
+
 def test_missing_and_broken_clips_are_told(here, corpus, capsys):
     clips = sorted((corpus / "video" / "s1").glob("*.mpg"))[:3]
     for folder, kept in (("true", clips), ("made", clips[:1])):

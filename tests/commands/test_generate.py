@@ -220,10 +220,28 @@ def test_several_faces_are_said(here, patient, face, tmp_path, capsys):
     )
 
 
+def test_punctuation_is_left_out_and_unknown_words_are_named(here, patient, face, tmp_path, capsys):
+    said = {"ckpt_path": patient, "image": face, "out": tmp_path / "out.avi"}
+    assert typed(**said, text="Bin, blue; don't -- say HELLO!") == 0
+    told = capsys.readouterr().err
+    assert "left out of the text: , ; ' - !; spoken is 'bin blue dont say hello'" in told
+    assert "trained on rendered/seen, whose" in told
+    assert "do not include 'dont', 'say', 'hello'; expect nonsense" in told
+    assert typed(**said, text="bin") == 0
+    assert capsys.readouterr().err == ""
+    stored = torch.load(patient, weights_only=True)
+    del stored["lipbench_data"]  # as older checkpoints are: nothing is known of its words
+    torch.save(stored, patient)
+    assert typed(**said, text="hello") == 0
+    assert capsys.readouterr().err == ""
+
+
 @pytest.mark.parametrize(
     ("change", "expected"),
     [
-        ({"text": "bin blue 4 now!"}, "holds '!', '4'"),
+        ({"text": "bin blue 4 now!"}, "holds '4'; expected letters and spaces only; write numbers as words"),
+        ({"text": "?!..."}, "the text is empty"),
+        ({"text": "héllo"}, "holds 'é'"),
         ({"text": "  "}, "the text is empty"),
         ({"image": "nobody.png"}, "no image at nobody.png"),
         ({"image": "grey.png"}, "no face found in grey.png"),

@@ -86,6 +86,31 @@ def test_a_checkpoint_alone_brings_its_configuration(here, capsys):
     assert cli.main(["validate", "--ckpt_path", str(here.checkpoint), *words]) == 0
     config = yaml.safe_load(Path("runs/paralip_rendered/validate_0/config.yaml").read_text())
     assert config["model"]["init_args"]["hidden"] == 16
+    shutil.copy(here.checkpoint, "moved.ckpt")  # away from its run: the file itself says model and corpus
+    capsys.readouterr()
+    quick = ["--data.num_workers", "0", "--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false"]
+    assert cli.main(["validate", "--ckpt_path", "moved.ckpt", *words, *quick]) == 0
+    assert "from the checkpoint: --model paralip --data rendered" in capsys.readouterr().err
+    config = yaml.safe_load(Path("runs/paralip_rendered/validate_1/config.yaml").read_text())
+    assert config["model"]["init_args"]["hidden"] == 16
+    assert config["data"]["init_args"]["protocol"] == "rendered/seen"
+
+
+def test_a_checkpoint_brings_the_arguments_of_its_run_beside_names(here, capsys):
+    words = ["--model", "paralip", "--data", "rendered", "--trainer.default_root_dir", str(here.runs)]
+    for command in ("validate", "fit"):
+        printed = [command, *words, "--ckpt_path", "last", "--print_config", "--trainer.max_steps", "5"]
+        assert cli.main(printed) == 0
+        told = capsys.readouterr()
+        config = yaml.safe_load(told.out)
+        assert config["data"]["init_args"]["batch_size"] == 2
+        assert config["model"]["init_args"]["hidden"] == 16
+        assert config["trainer"]["max_steps"] == 5
+        assert "config.yaml, those of the checkpoint's run" in told.err
+    assert cli.main(["validate", "--data", "grid", "--ckpt_path", str(here.checkpoint), "--print_config"]) == 0
+    told = capsys.readouterr()
+    assert yaml.safe_load(told.out)["data"]["class_path"] == "lipbench.data.grid.Grid"
+    assert "from the checkpoint: --model lipbench.models.paralip.ParaLip" in told.err
 
 
 def test_names_and_a_checkpoint_are_enough(here, capsys):
@@ -107,7 +132,11 @@ def test_predict_writes_videos(here, capsys):
     assert len(files) == len(set(files)) >= 1
     shown = video.read_video(files[0])
     assert shown.fps == 25
-    assert shown.frames[0].shape == (16, 32, 3)
+    assert shown.frames[0].shape == (16, 32, 3)  # what the model made, without captions
+    (beside,) = Path("runs").rglob(f"side_by_side/rendered/s1/{files[0].name}")
+    captioned = video.read_video(beside)
+    assert len(captioned.frames) >= len(shown.frames)
+    assert captioned.frames[0].shape == (4 * 16 + 2 * 24, 2 * 4 * 32 + 2, 3)
 
 
 def test_a_checkpoint_cannot_change_the_arguments_that_were_asked_for(here, capsys):

@@ -391,3 +391,21 @@ def test_batches_of_unequal_stores(tmp_path: Path) -> None:
     module = rendered(store, ClipSpec({"video": MOUTH}), protocol="rendered/unseen")
     with pytest.raises(ValueError, match="none of its 0 test clips"):
         module.setup("test")
+
+
+def test_streams_are_converted_on_the_device(rendered_store: Path) -> None:
+    """Batches inside batches: streams by name, lists of streams, `foreign` inside; `face` stays as it is."""
+    spec = ClipSpec({"video": MOUTH}, window=3, keys=frozenset({"identity"}))
+    module = rendered(rendered_store, spec)
+    plain = next(iter(module.train_dataloader()))
+    expected = plain["video"].float() / 255
+    inner = {**plain, "face": plain["video"].clone()}
+    streams: Any = {"paired": {**plain, "foreign": inner}, "lips": [dict(plain), None], "count": 3}
+    found = module.on_after_batch_transfer(streams, 0)
+    for batch in (found["paired"], found["paired"]["foreign"], found["lips"][0]):
+        assert torch.equal(batch["video"], expected)
+        assert batch["identity"].dtype == torch.float32
+        assert batch["index"].dtype == torch.int64
+        assert batch["text"] == plain["text"]
+    assert found["paired"]["foreign"]["face"].dtype == torch.uint8
+    assert (found["lips"][1], found["count"]) == (None, 3)

@@ -1,6 +1,8 @@
 """Finding GRID's clips in every layout."""
 
+import os
 import shutil
+import unicodedata
 from pathlib import Path
 
 import pytest
@@ -19,6 +21,8 @@ LAYOUTS = {
     "tutorial": ("data/s1/bbaf2n.mpg", "data/alignments/s1/bbaf2n.align"),
     "shared": ("video/s1/bbaf2n.mp4", "alignments/s1/bbaf2n.align"),
     "upper case": ("s1/BBAF2N.MPG", "s1/BBAF2N.align"),
+    "speakers in upper case": ("S1/bbaf2n.mpg", "S1/bbaf2n.align"),
+    "speakers in either case": ("video/S1/bbaf2n.mpg", "alignments/s1/bbaf2n.align"),
 }
 
 
@@ -45,6 +49,34 @@ def test_twice_the_same_clip(tmp_path: Path) -> None:
     put(tmp_path, "s1/align/bbaf2n.align", ALIGN)
     (clip,) = Grid.scan(tmp_path)
     assert clip.video == tmp_path / "s1/video/mpg_6000/bbaf2n.mpg"
+
+
+def test_a_speaker_in_both_cases_is_one(tmp_path: Path) -> None:
+    for name in ("video/S1/bbaf2n.mpg", "other/s1/bbaf2n.mpg", "video/s1/bbaf3s.mpg"):
+        put(tmp_path, name)
+    put(tmp_path, "alignments/s1/bbaf2n.align", ALIGN)
+    assert [(clip.clip_id, clip.speaker) for clip in Grid.scan(tmp_path)] == [
+        ("grid/s1/bbaf2n", "s1"),
+        ("grid/s1/bbaf3s", "s1"),
+    ]
+
+
+def test_composed_and_decomposed_names_are_one(tmp_path: Path) -> None:
+    """As in files that went through a Mac; the name spells no sentence, but it is one clip, with its alignment."""
+    composed, decomposed = (unicodedata.normalize(form, "M\u00fcller") for form in ("NFC", "NFD"))
+    put(tmp_path, f"a/s1/{decomposed}.mpg"), put(tmp_path, f"b/s1/{composed}.mpg")
+    put(tmp_path, f"s1/{decomposed}.align", ALIGN)
+    (clip,) = Grid.scan(tmp_path)
+    assert clip.clip_id == f"grid/s1/{composed.lower()}"
+    assert clip.align == tmp_path / f"s1/{decomposed}.align"
+
+
+def test_a_file_wins_over_a_pipe_of_the_same_name(tmp_path: Path) -> None:
+    put(tmp_path, "b/s1/bbaf2n.mp4"), put(tmp_path, "b/s1/bbaf2n.align", ALIGN)
+    (tmp_path / "a/s1").mkdir(parents=True), (tmp_path / "c/s1").mkdir(parents=True)
+    os.mkfifo(tmp_path / "a/s1/bbaf2n.mpg"), os.mkfifo(tmp_path / "c/s1/bbaf2n.align")
+    (clip,) = Grid.scan(tmp_path)
+    assert (clip.video, clip.align) == (tmp_path / "b/s1/bbaf2n.mp4", tmp_path / "b/s1/bbaf2n.align")
 
 
 def test_alignments_under_the_wrong_speaker_are_found_by_name(tmp_path: Path) -> None:

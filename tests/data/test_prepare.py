@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from made_up_store import DEADLY, deadly_shard
 
-from lipbench.data import _prepare
+from lipbench.data import _prepare, _store
 from lipbench.data._prepare import prepare
 from lipbench.data._store import Store
 from lipbench.data.grid import Grid
@@ -177,7 +177,7 @@ def test_limit_takes_the_first_of_every_speaker(corpus: Path, tmp_path: Path) ->
 
 
 def test_one_writer_at_a_time(corpus: Path, prepared: Path) -> None:
-    with _prepare._alone(prepared), pytest.raises(RuntimeError, match="another `lipbench prepare` is writing"):
+    with _store.alone(prepared, "prepare"), pytest.raises(RuntimeError, match="another `lipbench prepare` is writing"):
         exact(corpus, prepared)
 
 

@@ -215,7 +215,11 @@ def test_a_variable_rate_is_compared_by_time(tmp_path):
     reference = videos.read(variable)
     assert (reference.fps, reference.source_fps) == (25, 25)
     assert numbers(reference.frames) == numbers(made.frames)
-    assert len(videos.read(tmp_path / "constant.avi", reference.fps).frames) == 20
+    beside = videos.read(tmp_path / "constant.avi", reference.fps, times=reference.times)
+    assert numbers(beside.frames)[: len(kept)] == kept  # where the reference lacks a frame, none is asked for
+    assert numbers(beside.frames)[len(kept) :] == [19][: 20 - len(kept)]
+    folder = videos.read(pictures(tmp_path / "folder", constant), reference.fps, times=reference.times)
+    assert numbers(folder.frames) == numbers(beside.frames)
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-be"])

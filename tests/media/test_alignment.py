@@ -1,3 +1,5 @@
+import os
+
 import numpy as np
 import pytest
 
@@ -36,6 +38,10 @@ def test_grid_units_are_a_25000th_of_a_second(align, ends):
         ("0 100 sil\n200 150 bin\n", "line 2: the times .* run backwards"),
         ("0 100 sil\n50 150 bin\n", "line 2: the times .* run backwards"),
         ("0 100 sil\nnan 150 bin\n", "run backwards"),
+        ("0 100 sil\n-50 150 bin\n", "run backwards"),
+        ("0 100 sil\n100 inf bin\n", "run backwards"),
+        ("0 100 sil\n100 100 bin\n", "line 2: the word of '100 100 bin' takes no time"),
+        ("0 100 [/red]bin\n50 60 bin", r"line 2: the times of '50 60 bin'"),
         ("0 100 sil\n", "no spoken word"),
         (b"\xff\xfe\x00", "line 1"),
         ("", "no spoken word"),
@@ -46,9 +52,28 @@ def test_bad_files_are_named_with_their_line(align, content, message):
         alignment.read_align(align(content))
 
 
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-32", "utf-16-le", "utf-16-be"])
+def test_byte_order_marks_are_read(align, encoding):
+    mark = "\ufeff" if encoding[-3:] in ("-le", "-be") else ""
+    content = (mark + GRID.replace("\n", "\r\n")).encode(encoding)
+    assert alignment.read_align(align(content)) == alignment.read_align(align(GRID))
+
+
+def test_a_silence_may_take_no_time(align):
+    assert alignment.read_align(align("0 0 sil\n0 150 bin\n150 150 sp\n"))[1] == Word(0.0, 0.006, "bin")
+
+
 def test_absent_file(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"no alignment file: .*x\.align"):
         alignment.read_align(tmp_path / "x.align")
+
+
+def test_pipes_and_folders_are_no_alignments(tmp_path):
+    os.mkfifo(tmp_path / "pipe.align")
+    (tmp_path / "folder.align").mkdir()
+    for name in ("pipe.align", "folder.align"):
+        with pytest.raises(ValueError, match=f"{name} is not a file"):
+            alignment.read_align(tmp_path / name)
 
 
 def test_a_word_is_spread_evenly_over_its_letters():

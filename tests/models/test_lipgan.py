@@ -1,4 +1,5 @@
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -34,11 +35,41 @@ def test_published_size_and_settings() -> None:
     with torch.device("meta"):
         model = LipGAN(front_end="mfcc")
     assert model.discriminator is not None
-    assert sum(p.numel() for p in model.discriminator.parameters()) == 14_388_608
-    assert sum(p.numel() for p in model.parameters()) - 14_388_608 == 71_331_987
+    assert sum(p.numel() for p in model.discriminator.parameters()) == 14_382_742
+    assert sum(p.numel() for p in model.parameters()) - 14_382_742 == 71_331_987
     assert model.clip.frames == {"video": View("face", 96, 96)}
     assert (model.lr, model.discriminator_lr, model.betas) == (1e-4, 1e-4, (0.9, 0.999))
     assert (model.loss_weights, model.lip_weight) == ({"sync": 0.01, "quality": 0.0}, 1.0)
+
+
+@pytest.mark.parametrize(("version", "age"), [(None, "an older"), (1, "an older"), (3, "a newer"), ("2", "an older")])
+def test_checkpoints_of_other_networks_are_refused(
+    version: int | str | None,
+    age: str,
+    tmp_path: Path,
+    fake_data: Callable[..., Any],
+    trainer_for: Callable[..., pl.Trainer],
+) -> None:
+    """Weights of the same shapes that mean something else, in generation, resuming, testing and warm starts."""
+    first = trainer_for(max_steps=1, limit_val_batches=0)
+    first.fit(small(), fake_data(1))
+    path = tmp_path / "first.ckpt"
+    first.save_checkpoint(path)
+    LipGAN.load_from_checkpoint(path, weights_only=True)
+    stored = torch.load(path, weights_only=True)
+    assert stored["lipbench"].pop("networks") == 2
+    if version is not None:
+        stored["lipbench"]["networks"] = version
+    torch.save(stored, path)
+    said = f"was trained with {age} network"
+    with pytest.raises(ValueError, match=said):
+        LipGAN.load_from_checkpoint(path, weights_only=True)
+    with pytest.raises(ValueError, match=said):
+        trainer_for(max_steps=2).fit(small(), fake_data(1), ckpt_path=path, weights_only=True)
+    with pytest.raises(ValueError, match=said):
+        trainer_for().test(small(), fake_data(1), ckpt_path=path, weights_only=True)
+    with pytest.raises(ValueError, match=f"--model.init_from .*first.ckpt {said}"):
+        trainer_for(max_steps=1).fit(small(init_from=str(path)), fake_data(1))
 
 
 @pytest.mark.parametrize("front_end", ["mel", "mfcc"])

@@ -2,6 +2,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+import pytorch_lightning as pl
 import torch
 
 from lipbench.models.paralip import ParaLip
@@ -103,3 +104,37 @@ def test_the_identity_frame_matters(references: int, batch_for: Callable[..., Cl
         batch["identity"] = 1 - batch["identity"]
         after = model.drive(batch, "given")["video"]
     assert (before - after).abs().max() > 1e-3
+
+
+class Watched(pl.Callback):
+    """Weights of the discriminator and the learning rates after every batch."""
+
+    def __init__(self) -> None:
+        self.weights: list[float] = []
+        self.rates: list[list[float]] = []
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: object) -> None:
+        assert isinstance(pl_module, ParaLip)
+        assert pl_module.discriminator is not None
+        self.weights.append(float(sum(p.detach().sum() for p in pl_module.discriminator.parameters())))
+        self.rates.append([optimizer.param_groups[0]["lr"] for optimizer in trainer.optimizers])
+
+
+def test_the_adversarial_stage_begins_at_a_batch_and_its_rate_stays(
+    fake_data: Callable[..., Any], trainer_for: Callable[..., pl.Trainer]
+) -> None:
+    seen = Watched()
+    model = ParaLip(
+        **SMALL, adversarial_weight=0.1, adversarial_from=2, discriminator_width=2, schedule="cosine", lr=1e-3
+    )
+    trainer = trainer_for(max_steps=4, callbacks=[seen], limit_val_batches=0)
+    trainer.fit(model, fake_data(4))
+    assert seen.weights[0] == seen.weights[1] != seen.weights[2] != seen.weights[3]
+    assert [rates[1] for rates in seen.rates] == [1e-4] * 4  # published; the generator's falls
+    assert seen.rates[0][0] > seen.rates[2][0]
+    assert {"train/adversarial", "train/discriminator_real"} <= set(trainer.logged_metrics)
+
+
+def test_an_adversarial_stage_needs_its_loss() -> None:
+    with pytest.raises(ValueError, match="adversarial_from needs an adversarial_weight above 0"):
+        ParaLip(**SMALL, adversarial_from=2)

@@ -3,10 +3,15 @@
 import importlib
 from pathlib import Path
 
-import torch
-
 from lipbench.commands import _names
+from lipbench.models import _checkpoint
 from lipbench.models._base import GenerativeModel
+
+
+def may_be_imported(class_path: str) -> bool:
+    """Whether a file may name this class: a model of lipbench. Plug-ins that are installed belong here, too."""
+    parts = class_path.split(".")
+    return len(parts) > 3 and parts[:2] == ["lipbench", "models"] and parts[2] in _names.files("model")
 
 
 def generative(path: Path) -> GenerativeModel:
@@ -17,32 +22,22 @@ def generative(path: Path) -> GenerativeModel:
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: Not a checkpoint of lipbench, or not of a model that generates.
+        ValueError: Not a checkpoint of lipbench, damaged, or not of a model that generates.
     """
-    if not path.is_file():
-        raise FileNotFoundError(f"no checkpoint at {path}; `lipbench fit` writes them below runs/")
-    if path.suffix == ".safetensors":
-        raise ValueError(f"{path} holds weights of one network, such as a judge; expected a .ckpt file that generates")
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises half a dozen kinds for a file that is no checkpoint
-        raise ValueError(
-            f"{path} is no checkpoint that can be read ({type(error).__name__}); expected a .ckpt file that `lipbench "
-            "fit` wrote"
-        ) from error
-    meta = content.get("lipbench") if isinstance(content, dict) else None
-    if meta is None:
-        raise ValueError(f"{path} was not written by lipbench: it has no entry 'lipbench'")
-    module, _, name = str(meta["class"]).rpartition(".")
-    if not module.startswith("lipbench.models."):
-        raise ValueError(
-            f"{path} holds {meta['class']}, which is no model of lipbench ({', '.join(_names.files('model'))})"
-        )
-    lacking = {"state_dict", "hyper_parameters", "pytorch-lightning_version"} - set(content)
-    if lacking:
-        raise ValueError(f"{path} is not whole as `lipbench fit` writes it: it has no entry {sorted(lacking)[0]!r}")
-    own = getattr(importlib.import_module(module), name)
-    if not issubclass(own, GenerativeModel):
+    content = _checkpoint.read(path)
+    held = content["lipbench"]["class"]
+    if not may_be_imported(held):
+        raise ValueError(f"{path} holds {held}, which is no model of lipbench ({', '.join(_names.files('model'))})")
+    module, _, name = held.rpartition(".")
+    own = getattr(importlib.import_module(module), name, None)
+    if not isinstance(own, type) or not issubclass(own, GenerativeModel) or own.__module__ != module:
         raise ValueError(f"{path} holds {name}, which generates nothing")
-    model: GenerativeModel = own.load_from_checkpoint(path, map_location="cpu", weights_only=True)
+    arguments = {k: v for k, v in content["hyper_parameters"].items() if not str(k).startswith("_")}
+    _checkpoint.check_fits(path, content, own, arguments)
+    try:
+        model = own(**arguments)
+        model.on_load_checkpoint(content)
+    except (TypeError, ValueError, LookupError, RuntimeError) as error:
+        raise ValueError(f"{path}: {error}") from error
+    model.load_state_dict(content["state_dict"])
     return model.eval()

@@ -10,7 +10,7 @@ from pathlib import Path
 from types import UnionType
 from typing import Final, get_args, get_origin
 
-from lipbench.commands import _names, _recipes
+from lipbench.commands import _names, _recipes, _runs
 from lipbench.commands._names import UsageError
 
 _KINDS: Final = ("model", "data")
@@ -197,6 +197,7 @@ def _of_checkpoint(
         )
     saved = path.parent.parent / "config.yaml"
     if saved.is_file():
+        _runs.check_brought(saved)
         config = _recipes.read(saved)
         stated = {kind: _class(config, kind) for kind in _KINDS}
         if all(_same(kind, name, stated[kind]) for kind, name in named.items()):
@@ -207,6 +208,8 @@ def _of_checkpoint(
 
         origin = _origin.read(path)
         stated = {"model": origin.model, "data": origin.data}
+        if origin.protocol and origin.data not in ("", *named.values()):
+            words = ["--data.protocol", origin.protocol, *words]
     else:
         return words, named
     lacking = {kind: name for kind, name in stated.items() if name and kind not in named}

@@ -97,7 +97,7 @@ def _trained(name: str, recipe: Path, folder: Path, store: Path) -> Path:
     Returns:
         The last checkpoint. Its run lies in a folder named after the recipe's content: a changed recipe starts anew.
     """
-    import torch
+    from lipbench.models import _checkpoint
 
     text = recipe.read_text(encoding="utf-8")
     end = yaml.safe_load(text).get("trainer", {}).get("max_steps")
@@ -110,7 +110,7 @@ def _trained(name: str, recipe: Path, folder: Path, store: Path) -> Path:
         return max(found, key=lambda path: path.stat().st_mtime, default=None)
 
     last = newest()
-    done = 0 if last is None else torch.load(last, map_location="cpu", weights_only=True, mmap=True)["global_step"]
+    done = 0 if last is None else _checkpoint.read(last)["lipbench"]["batches"]
     if last is None or done < end:
         words = ["--config", str(recipe), "--data.store", str(store), "--trainer.default_root_dir", str(runs)]
         words += [] if last is None else ["--ckpt_path", str(last)]
@@ -142,7 +142,7 @@ def _pictures(checkpoint: Path, target: Path, store: Path) -> None:
     from lipbench import tracking
     from lipbench.commands import _load
     from lipbench.data import _protocol, _store
-    from lipbench.media import geometry, video
+    from lipbench.media import captions, geometry, text, video
 
     model = _load.generative(checkpoint)
     view = model.clip.frames["video"]
@@ -152,12 +152,14 @@ def _pictures(checkpoint: Path, target: Path, store: Path) -> None:
     real = clip.view(frames, view).float() / 255  # (T, 3, h, w)
     with torch.inference_mode():
         made = model.drive(_batch(clip, real, model.clip.audio_rate), model.timing)["video"][0]  # (T, 3, h, w)
-    Image.fromarray(tracking.strip(real, made, tracking.spread(*clip.speech, 10))).save(target.with_suffix(".png"))
+    ids = torch.tensor(text.encode(clip.symbols))  # (L,)
+    words = captions.spoken(ids, torch.tensor(clip.durations.copy()))
+    picture = captions.strip(real, made, tracking.spread(*clip.speech, 10), words, fps=clip.fps)
+    Image.fromarray(picture).save(target.with_suffix(".png"))
     reference = torch.from_numpy(clip.pictures(frames)).permute(0, 3, 1, 2).float() / 255  # (T, 3, 352, 320)
     mask = geometry.feather(view)  # (1, 352, 320)
     spoken = mask * geometry.paste(reference, made.clamp(0, 1), view) + (1 - mask) * reference  # (T, 3, 352, 320)
-    both = torch.cat([reference, spoken], dim=-1)  # (T, 3, 352, 640)
-    pictures = both.mul(255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
+    pictures = captions.side_by_side(reference, spoken, words)
     sound = clip.audio(clip.sample_rate)
     video.write_video(target.with_suffix(".mp4"), pictures, clip.fps, sound, clip.sample_rate)
 

@@ -7,9 +7,13 @@ import sys
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from lipbench.commands import _names, evaluate
 from lipbench.commands._names import UsageError
+
+if TYPE_CHECKING:
+    from lipbench.data._store import Store
 
 GROUP = "Start here"
 Finding = tuple[str, str]
@@ -22,7 +26,11 @@ _REINSTALL = "pip install --force-reinstall {}"
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Options of `lipbench doctor`."""
-    parser.add_argument("--data", choices=tuple(_names.files("data")), help="look closer at the store of this corpus")
+    parser.add_argument(
+        "--data",
+        choices=tuple(_names.files("data")),
+        help="compare every clip in the stores of this corpus with its hash",
+    )
     parser.add_argument(
         "--metrics", action="store_true", help="check instead that the metrics order rendered clips as they must"
     )
@@ -35,12 +43,12 @@ def run(data: str | None = None, metrics: bool = False, **weights: Path | None) 
     """Print one line a check: ok or MISSING, and what to type.
 
     Args:
-        data: Corpus whose store is opened and counted.
+        data: Corpus of which every clip in its stores, packed ones too, is compared with its hash.
         metrics: Check the metrics instead (`lipbench.evaluation.selfcheck`): ok, FAILED or skipped.
         **weights: Files that metrics need.
 
     Raises:
-        UsageError: Something is missing that every command needs, or a check of the metrics failed.
+        UsageError: Something is missing that every command needs, a store is damaged, or a check of the metrics failed.
         FileNotFoundError: A file of weights is not there.
     """
     files = {name: path for name, path in weights.items() if path is not None}
@@ -67,8 +75,11 @@ def run(data: str | None = None, metrics: bool = False, **weights: Path | None) 
     }
     lacking = _report(needed)
     _report(optional)
+    damaged = _damaged_shards(data) if data else []
     if lacking:
         raise UsageError(f"every command needs: {', '.join(lacking)}")
+    if damaged:
+        raise UsageError(f"{len(damaged)} damaged file{'s' if len(damaged) > 1 else ''}: {', '.join(damaged)}")
 
 
 def _check_metrics(files: dict[str, Path]) -> None:
@@ -239,8 +250,6 @@ def _corpus(name: str, closer: bool) -> Finding:
         name: Short name.
         closer: List the reasons for which clips were left out.
     """
-    import json
-
     from lipbench.data import _store
 
     variable = f"LIPBENCH_{name.upper()}"
@@ -252,10 +261,63 @@ def _corpus(name: str, closer: bool) -> Finding:
     if not (path / _store.MANIFEST).is_file():
         how = "" if name == "rendered" or root else " --root DIR"
         return f"{raw}; no store at {path}", f"lipbench prepare --data {name}{how}"
-    manifest = json.loads((path / _store.MANIFEST).read_text("utf-8"))
+    manifest = _store.read_manifest(path)
     rejected = manifest["rejected"]
     found = f"{len(manifest['clips'])} clips in {path}, {len(rejected)} left out"
     if closer:
-        _store.Store(path)  # raises if this version cannot read it
-        found += "".join(f"\n{'':36}{clip_id}: {entry['reason']}" for clip_id, entry in sorted(rejected.items()))
+        found += "".join(
+            f"\n{'':36}{_store.printable(clip_id)}: {_store.printable(entry['reason'])}"
+            for clip_id, entry in sorted(rejected.items())
+        )
     return found, ""
+
+
+def _damaged_shards(name: str) -> list[str]:
+    """Compare every clip in the stores of a corpus with its hash, print what is damaged and what to type.
+
+    Args:
+        name: The corpus; its store, and packed copies beside it.
+
+    Returns:
+        Files that are damaged.
+    """
+    from rich.progress import track
+
+    from lipbench.data import _store
+
+    whole = _store.default_path(name)
+    files: list[str] = []
+    for path in (whole, *sorted(whole.parent.glob(f"{name}-*"))):
+        if not (path / _store.MANIFEST).is_file():
+            continue
+        try:
+            store = _store.Store(path)
+        except ValueError as error:
+            files.append(str(path / _store.MANIFEST))
+            print(f"DAMAGED  {error}")
+            continue
+        found: dict[str, dict[str, str]] = {}
+        shards = sorted({line["shard"] for line in store.manifest["clips"].values()})
+        for shard in track(shards, f"comparing {path.name} with its hashes", transient=True):
+            if lines := store.damaged(shard):
+                found[shard] = lines
+        print(f"{'DAMAGED' if found else 'ok':8} {len(store)} clips of {path} compared with their hashes")
+        for shard, lines in found.items():
+            files.append(f"{path.name}/shards/{shard}.arrow")
+            print("".join(f"{'':9}{clip_id}: {how}\n" for clip_id, how in lines.items()), end="")
+        if found:
+            print(f"{'':9}-> {_again(name, store)}")
+    return files
+
+
+def _again(name: str, store: "Store") -> str:
+    """What to type so that the damaged shards of a store are made anew."""
+    root = "" if name == "rendered" or os.environ.get(f"LIPBENCH_{name.upper()}") else " --root DIR"
+    settings = store.manifest["settings"]
+    options = "".join(
+        f" --{option} {settings[option]}"
+        for option in ("landmarks", "limit")
+        if settings.get(option) not in (None, "dlib")
+    )
+    packed = f" --pack {store.packed.name} {store.packed.height} {store.packed.width}" if store.packed else ""
+    return f"lipbench prepare --data {name}{root}{options}{packed} --verify"

@@ -1,8 +1,10 @@
 """generate: make the face in a picture or a video say a sentence or follow a sound, as a video."""
 
 import argparse
+import sys
+import unicodedata
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
 from lipbench.commands._names import UsageError
 
@@ -14,6 +16,7 @@ if TYPE_CHECKING:
     from lipbench.types import ClipBatch
 
 GROUP = "Train and score"
+_SHOWN: Final = 60  # words of a vocabulary
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -25,7 +28,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         help="whose face speaks: a picture (png, jpg), frontal; transparent parts are put on white",
     )
     parser.add_argument("--video", type=Path, help="or: a video, of which every frame is dubbed")
-    parser.add_argument("--text", help='for text-driven models: letters and spaces, e.g. "bin blue at f two now"')
+    parser.add_argument(
+        "--text", help='for text-driven models: words, e.g. "bin blue at f two now"; punctuation is left out'
+    )
     parser.add_argument(
         "--audio", type=Path, help="for sound-driven models: a file with sound (default: that of --video)"
     )
@@ -60,7 +65,8 @@ def run(
         ckpt_path: Checkpoint of a model that is driven by text or by sound.
         image: A picture, turned as its camera says; transparent parts are mixed with white. Either this or `video`.
         video: Frames without a face stay as they are, and are counted.
-        text: Letters and spaces; a token table outside of what the model was trained on gives nonsense, not an error.
+        text: Words; punctuation is left out with a notice, and words that the training corpus does not have are named:
+            of those a model makes nonsense.
         audio: Any file with sound; None takes that of the video.
         out: The video; .mp4, .mpg or .avi (lossless).
         face: Number of the face, from left to right; None takes the largest.
@@ -101,7 +107,7 @@ def run(
     if driver == "text":
         import torch
 
-        ids = torch.tensor(tokens.encode(tokens.symbols(tokens.normalise(str(text)).split())))  # (L,)
+        ids = torch.tensor(tokens.encode(tokens.symbols(_words(str(text), ckpt_path))))  # (L,)
 
         def speak(identity: "Tensor") -> "tuple[int, Maker]":
             return _dub.from_text(model, identity, ids, watch)
@@ -122,6 +128,42 @@ def run(
     lost = f", {dubbing.lost} frames without the face left as they were" if dubbing.lost else ""
     height, width = dubbing.size
     print(f"{out}: {dubbing.frames} frames, {dubbing.frames / _dub.FPS:.2f} s, {width}x{height}{lost}")
+
+
+def _words(text: str, ckpt_path: Path) -> list[str]:
+    """The words to be spoken; says what was left out, and which of them the model never met.
+
+    Raises:
+        ValueError: No word is in the text, or a character that is neither letter nor punctuation.
+    """
+    from lipbench.commands import _origin
+    from lipbench.media import text as tokens
+
+    plain, left_out = _without_punctuation(text)
+    words = tokens.normalise(plain).split()
+    if left_out:
+        print(f"left out of the text: {' '.join(left_out)}; spoken is {' '.join(words)!r}", file=sys.stderr)
+    origin = _origin.read(ckpt_path)
+    strange = [word for word in dict.fromkeys(words) if origin.words and word not in origin.words]
+    if strange:
+        known = sorted(origin.words)
+        shown = ", ".join(known) if len(known) <= _SHOWN else f"{', '.join(known[:_SHOWN])}, ..."
+        print(
+            f"warning: the model was trained on {origin.protocol}, whose {len(known)} words do not include "
+            f"{', '.join(map(repr, strange))}; expect nonsense there. It knows: {shown}",
+            file=sys.stderr,
+        )
+    return words
+
+
+def _without_punctuation(text: str) -> tuple[str, list[str]]:
+    """A text without punctuation, and the characters that were left out.
+
+    Apostrophes and full stops join what they stand in ("don't" is "dont", "U.S." is "us"); everything else parts words.
+    """
+    left_out = {c: None for c in text if unicodedata.category(c)[0] == "P" or c in "`´~^|<>=+$"}
+    joined = "".join("" if c in "'’‘`´." else " " if c in left_out else c for c in text)
+    return joined, list(left_out)
 
 
 def _draw(path: Path, model: "GenerativeModel", batch: "ClipBatch") -> None:

@@ -32,6 +32,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--workers", type=int, help="processes (default: one a processor)")
     parser.add_argument("--limit", type=int, help="at most so many clips a speaker")
     parser.add_argument(
+        "--verify", action="store_true", help="compare all that is there with its hashes, make damaged shards anew"
+    )
+    parser.add_argument(
         "--pack",
         nargs=3,
         metavar=("VIEW", "HEIGHT", "WIDTH"),
@@ -48,6 +51,7 @@ def run(
     landmarks: str = "dlib",
     workers: int | None = None,
     limit: int | None = None,
+    verify: bool = False,
     pack: list[str] | None = None,
     speakers: int | None = None,
     clips: int | None = None,
@@ -61,12 +65,14 @@ def run(
         landmarks: Backend.
         workers: Processes.
         limit: At most this many clips a speaker.
+        verify: Compare rows with their hashes first, and make damaged shards anew.
         pack: View, height and width of a packed copy to write as well.
         speakers: Rendered corpus only.
         clips: Rendered corpus only, a speaker.
 
     Raises:
         UsageError: The corpus is unknown, or options do not fit together.
+        ValueError: Every clip was rejected.
     """
     if data not in _names.files("data"):
         raise _names.unknown("--data", data, _names.files("data"))
@@ -86,9 +92,15 @@ def run(
         speakers = _SPEAKERS if speakers is None else speakers
         clips = _CLIPS if clips is None else clips
         write_corpus(root, speakers=speakers, clips=clips, workers=workers)
-    summary = _prepare.prepare(corpus, root, store, landmarks=landmarks, workers=workers, limit=limit)
+    summary = _prepare.prepare(corpus, root, store, landmarks=landmarks, workers=workers, limit=limit, verify=verify)
+    if not summary.kept:
+        clip_id, reason = next(iter(summary.rejected.items()))
+        raise ValueError(
+            f"none of {len(summary.rejected)} clips could be used, the store {summary.store} is empty; "
+            f"{_store.printable(clip_id)}, for one: {reason}. {_store.MANIFEST} in it gives the reason for each"
+        )
     if view is not None:
-        print(f"packed: {_prepare.pack(summary.store, view)}")
+        print(f"packed: {_prepare.pack(summary.store, view, verify=verify)}")
 
 
 def _view(pack: list[str] | None) -> "View | None":

@@ -16,12 +16,12 @@ import time
 import urllib.error
 import urllib.request
 import zipfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, Final
 
-from lipbench.data._store import home, write_text
+from lipbench.data._store import alone, home, write_text
 
 GRID_URL: Final = "https://zenodo.org/records/3625687/files"
 _GRID_SPEAKERS: Final = tuple(f"s{k}" for k in range(1, 35) if k != 21)
@@ -52,7 +52,8 @@ def download(
 
     Raises:
         ValueError: Unknown corpus or speaker, or a file that differs from its pinned hash or is no safe archive.
-        RuntimeError: The server cannot be reached or breaks off again and again; a second call continues.
+        RuntimeError: The server cannot be reached or breaks off again and again (a second call continues), or another
+            download into the same folder is going on.
     """
     if data != "grid":
         raise ValueError(f"{data!r} cannot be downloaded, only grid can; other corpora are under licences to be signed")
@@ -63,28 +64,40 @@ def download(
     base = (url_base or GRID_URL).rstrip("/")
     suffix = "" if url_base else "?download=1"
     folder.mkdir(parents=True, exist_ok=True)
-    for name in ("alignments.zip", *(f"{speaker}.zip" for speaker in chosen)):
-        target = folder / ("alignments" if name == "alignments.zip" else f"video/{name.removesuffix('.zip')}")
-        pinned = _pins(folder).get(name)
-        if pinned and target.is_dir():
-            continue
-        archive = folder / ".archives" / name
-        archive.parent.mkdir(exist_ok=True)
-        with bar(progress, name) as advance:
-            fetch(f"{base}/{name}{suffix}", archive, advance)
-        digest = _sha256(archive)
-        if pinned and pinned["sha256"] != digest:
-            raise ValueError(
-                f"{archive} has the sha256 {digest}, but {pinned['sha256']} is pinned in {folder / _PINS}: "
-                "another file than before. Delete the file to fetch it again, or the pin to trust it"
-            )
-        unpack(archive, target)
-        pins = {**_pins(folder), name: {"sha256": digest, "bytes": archive.stat().st_size}}
-        write_text(folder / _PINS, json.dumps(pins, indent=1, sort_keys=True) + "\n")
-        archive.unlink()
-        if progress:
-            print(f"{name}: sha256 {digest}, pinned in {folder / _PINS}")
+    with alone(folder, "download"):
+        for name in ("alignments.zip", *(f"{speaker}.zip" for speaker in chosen)):
+            _one(folder, name, f"{base}/{name}{suffix}", progress)
     return folder
+
+
+def _one(folder: Path, name: str, url: str, progress: bool) -> None:
+    """Fetch, check and unpack an archive of a corpus, unless that was done before."""
+    target = folder / ("alignments" if name == "alignments.zip" else f"video/{name.removesuffix('.zip')}")
+    pinned = _pins(folder).get(name)
+    if pinned and target.is_dir():
+        return
+    archive = folder / ".archives" / name
+    archive.parent.mkdir(exist_ok=True)
+    with bar(progress, name) as advance:
+        fetch(url, archive, advance)
+    digest = _sha256(archive)
+    if pinned and pinned["sha256"] != digest:
+        raise ValueError(
+            f"{archive} has the sha256 {digest}, but {pinned['sha256']} is pinned in {folder / _PINS}: "
+            "another file than before. Delete the file to fetch it again, or the pin to trust it"
+        )
+    try:
+        unpack(archive, target)
+    except ValueError as error:
+        aside = archive.with_name(f"{name}.damaged")
+        archive.replace(aside)
+        raise ValueError(f"{error}. It lies in {aside} now; the same command fetches it anew") from error
+    pins = {**_pins(folder), name: {"sha256": digest, "bytes": archive.stat().st_size}}
+    write_text(folder / _PINS, json.dumps(pins, indent=1, sort_keys=True) + "\n")
+    archive.unlink()
+    archive.with_name(f"{name}.damaged").unlink(missing_ok=True)
+    if progress:
+        print(f"{name}: sha256 {digest}, pinned in {folder / _PINS}")
 
 
 def fetch(url: str, path: Path, advance: Callable[[int, int | None], None] = lambda have, total: None) -> None:
@@ -156,47 +169,72 @@ def unpack(archive: Path, target: Path) -> None:
     Raises:
         ValueError: It is no such archive, is damaged, or holds a link, a device or a path that leads outside.
     """
+    for left in target.parent.glob(f".{target.name}.*.part"):  # of a run that was killed
+        shutil.rmtree(left, ignore_errors=True)
     aside = target.with_name(f".{target.name}.{os.getpid()}.part")
-    shutil.rmtree(aside, ignore_errors=True)
     try:
-        if zipfile.is_zipfile(archive):
-            with zipfile.ZipFile(archive) as pack:
-                files = [entry for entry in pack.infolist() if not entry.is_dir()]
-                links = [entry.filename for entry in files if stat.S_ISLNK(entry.external_attr >> 16)]
-                _judge(archive, (entry.filename for entry in files), links)
-                for entry in files:
-                    with pack.open(entry) as source:
-                        _write(aside, entry.filename, source)
-        elif tarfile.is_tarfile(archive):
-            with tarfile.open(archive) as tape:
-                members = [member for member in tape.getmembers() if not member.isdir()]
-                _judge(archive, (m.name for m in members), [m.name for m in members if not m.isreg()])
-                for member in members:
-                    content = tape.extractfile(member)
-                    if content is not None:
-                        _write(aside, member.name, content)
-        else:
-            size = archive.stat().st_size
-            raise ValueError(f"{archive.name} is no zip or tar archive ({size:,} bytes); delete it and try again")
-    except (zipfile.BadZipFile, tarfile.TarError, EOFError) as error:
+        _unpack_aside(archive, aside)
+        for path in sorted(aside.rglob("*")):
+            if path.is_file():
+                place = target / path.relative_to(aside)
+                place.parent.mkdir(parents=True, exist_ok=True)
+                path.replace(place)
+    finally:
         shutil.rmtree(aside, ignore_errors=True)
-        raise ValueError(f"{archive.name} is damaged ({error}); delete it and try again") from error
-    for path in sorted(aside.rglob("*")):
-        if path.is_file():
-            place = target / path.relative_to(aside)
-            place.parent.mkdir(parents=True, exist_ok=True)
-            path.replace(place)
-    shutil.rmtree(aside, ignore_errors=True)
 
 
-def _judge(archive: Path, names: Iterable[str], others: Sequence[str]) -> None:
-    """Refuse an archive with anything but plain files inside its own folder."""
+def _unpack_aside(archive: Path, aside: Path) -> None:
+    if zipfile.is_zipfile(archive):
+        with _named(archive), zipfile.ZipFile(archive) as pack:
+            files = [entry for entry in pack.infolist() if not entry.is_dir()]
+            links = [entry.filename for entry in files if stat.S_ISLNK(entry.external_attr >> 16)]
+            _judge(archive, [entry.filename for entry in files], links)
+            for entry in files:
+                with pack.open(entry) as source:
+                    _write(aside, entry.filename, source)
+    elif tarfile.is_tarfile(archive):
+        with _named(archive), tarfile.open(archive) as tape:
+            members = [member for member in tape.getmembers() if not member.isdir()]
+            _judge(archive, [m.name for m in members], [m.name for m in members if not m.isreg()])
+            for member in members:
+                content = tape.extractfile(member)
+                if content is not None:
+                    _write(aside, member.name, content)
+    else:
+        size = archive.stat().st_size
+        raise ValueError(f"{archive.name} is no zip or tar archive ({size:,} bytes); delete it and try again")
+
+
+@contextmanager
+def _named(archive: Path) -> Iterator[None]:
+    """Whatever the readers of archives raise over damaged ones becomes one error; those of the disk pass through."""
+    try:
+        yield
+    except _Unsafe:
+        raise
+    except Exception as error:  # zlib, lzma, bz2, struct, zipfile and tarfile each have several
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ValueError(f"{archive.name} is damaged ({reason}); delete it and try again") from error
+
+
+class _Unsafe(ValueError):
+    """An archive that would write where it must not."""
+
+
+def _judge(archive: Path, names: Sequence[str], others: Sequence[str]) -> None:
+    """Refuse an archive with anything but plain files inside its own folder, each under a name of its own."""
     if others:
-        raise ValueError(f"{archive.name} holds a link or device ({others[0]!r}); nothing was unpacked")
+        raise _Unsafe(f"{archive.name} holds a link or device ({others[0]!r}); nothing was unpacked")
     for name in names:
         parts = PurePosixPath(name.replace("\\", "/")).parts
         if not parts or parts[0] == "/" or ".." in parts or ":" in parts[0]:
-            raise ValueError(f"{archive.name} holds a path that leads outside ({name!r}); nothing was unpacked")
+            raise _Unsafe(f"{archive.name} holds a path that leads outside ({name!r}); nothing was unpacked")
+    plain = {str(PurePosixPath(name.replace("\\", "/"))) for name in names}
+    for name in plain:
+        if inside := next((str(p) for p in PurePosixPath(name).parents if str(p) in plain), None):
+            raise _Unsafe(f"{archive.name} holds {inside!r} as a file and as a folder; nothing was unpacked")
 
 
 def _write(folder: Path, name: str, source: IO[bytes]) -> None:
@@ -226,5 +264,20 @@ def _sha256(path: Path) -> str:
 
 
 def _pins(folder: Path) -> dict[str, Any]:
+    """Name of an archive -> its hash and size.
+
+    Raises:
+        ValueError: The file is not what was written.
+    """
     file = folder / _PINS
-    return dict(json.loads(file.read_text("utf-8"))) if file.is_file() else {}
+    if not file.is_file():
+        return {}
+    try:
+        pins = dict(json.loads(file.read_bytes()))
+        if not all(isinstance(pin, dict) and isinstance(pin.get("sha256"), str) for pin in pins.values()):
+            raise TypeError("an entry has no sha256")
+    except (ValueError, TypeError, RecursionError) as error:
+        raise ValueError(
+            f"{file} cannot be read ({error}); delete it, and the archives are fetched again and pinned anew"
+        ) from error
+    return pins

@@ -211,12 +211,24 @@ def collate(items: Sequence[dict[str, Any]]) -> ClipBatch:
 
 
 def to_float(batch: ClipBatch) -> ClipBatch:
-    """Pictures but `face` from uint8 to float in [0, 1], in place. Done on the device: bytes travel, not floats."""
-    values: dict[str, Any] = batch  # type: ignore[assignment]
-    for key, value in values.items():
-        if isinstance(value, Tensor) and value.dtype == torch.uint8 and key != "face":
-            values[key] = value.float().div_(255)
-    return batch
+    """Pictures but `face` from uint8 to float in [0, 1], in place. Done on the device: bytes travel, not floats.
+
+    Args:
+        batch: One batch, or several streams by name; batches inside it (`foreign`) are converted too.
+    """
+    return _in_float(batch)  # type: ignore[no-any-return]
+
+
+def _in_float(values: Any) -> Any:  # noqa: ANN401 - batches hold tensors, texts and batches
+    if isinstance(values, dict):
+        for key, value in values.items():
+            if key != "face":
+                values[key] = _in_float(value)
+    elif isinstance(values, list | tuple):
+        return type(values)(_in_float(value) for value in values)
+    elif isinstance(values, Tensor) and values.dtype == torch.uint8:
+        return values.float().div_(255)
+    return values
 
 
 class ShuffledSampler(DistributedSampler[Key]):

@@ -9,8 +9,10 @@ import hashlib
 import json
 import math
 import time
+import zipfile
+import zlib
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from importlib.metadata import version
@@ -20,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from lipbench.data import _jpeg, _pool, _quality, _store
+from lipbench.data import _jpeg, _pool, _quality, _speech, _store
 from lipbench.media import alignment, audio, geometry, text, video
 from lipbench.media import landmarks as backends
 from lipbench.types import View
@@ -35,7 +37,6 @@ _EVERY: Final = 15  # frames between two looks of the face detector
 _FEWEST_FRAMES: Final = 25
 _LONGEST_GAP: Final = 0.1  # s between the ends of alignment and picture; up to 0.02 s on whole GRID clips
 _LEAST_COVERAGE: Final = 0.9  # share of frames with a face
-_SILENT: Final = 1e-3  # peak of the sound, full scale 1
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,8 @@ class Summary:
         kept: Clips in the store.
         rejected: Clip id -> reason.
         done: Clips that this run looked at; 0 if everything was there already.
+        added: Those of them that are in the store now.
+        repaired: Clip id -> how its row was damaged; these were read anew (only with `verify`).
         seconds: Time this run took.
     """
 
@@ -74,6 +77,8 @@ class Summary:
     kept: int
     rejected: dict[str, str] = field(default_factory=dict)
     done: int = 0
+    added: int = 0
+    repaired: dict[str, str] = field(default_factory=dict)
     seconds: float = 0.0
 
 
@@ -85,9 +90,13 @@ def prepare(
     landmarks: str = "dlib",
     workers: int | None = None,
     limit: int | None = None,
+    verify: bool = False,
     progress: bool = True,
 ) -> Summary:
     """Read a corpus into a store, or bring a store up to date with its corpus.
+
+    A shard that cannot be opened is made anew. Damage inside a shard shows only when every row is compared with its
+    hash, which reads the whole store (`verify`).
 
     Clips that are broken are left out, each with a reason, and never stop the run. A clip is rejected if its files do
     not open, its alignment does not say what its name says, its picture is broken (`_quality`), it has fewer than 25
@@ -101,6 +110,7 @@ def prepare(
         landmarks: "dlib", "face-alignment", or "exact" (rendered corpus only).
         workers: Processes; by default one a processor.
         limit: At most this many clips a speaker, the first by name.
+        verify: Compare every row that is there with its hash first, and make damaged shards anew.
         progress: Show a bar and a table.
 
     Returns:
@@ -108,7 +118,8 @@ def prepare(
 
     Raises:
         FileNotFoundError: No corpus there.
-        ValueError: Unknown landmarks, or the store was made with other settings.
+        ValueError: Unknown landmarks, or the store was made with other settings, or a damaged shard holds a speaker
+            that the corpus folder does not hold.
         RuntimeError: Another run is writing the same store, or a worker failed for a reason that lies in no clip.
     """
     started = time.monotonic()
@@ -131,16 +142,18 @@ def prepare(
     }
     shards_folder = folder / "shards"
     shards_folder.mkdir(parents=True, exist_ok=True)
-    with _alone(folder):
+    with _store.alone(folder, "prepare"):
         for part in [*folder.glob("*.part"), *shards_folder.glob("*.part")]:
             part.unlink()
         _check_settings(folder, settings)
         shards = _assign(clips)
+        damaged = _damaged(folder, settings, None, progress) if verify else _unreadable(folder, settings)
+        _keep_what_cannot_be_made(damaged, shards)
         seen = _read_seen(folder)
         pending: dict[str, list[RawClip]] = {}
         for name, members in shards.items():
             stamps = _stamps(members)
-            if not _up_to_date(shards_folder / f"{name}.arrow", members, stamps, seen.get(name)):
+            if name in damaged or not _up_to_date(shards_folder / f"{name}.arrow", members, stamps, seen.get(name)):
                 pending[name] = members
             elif seen.get(name) != stamps:
                 _append_seen(folder, name, stamps)
@@ -167,6 +180,8 @@ def prepare(
         kept=len(manifest["clips"]),
         rejected={clip_id: line["reason"] for clip_id, line in manifest["rejected"].items()},
         done=done,
+        added=sum(clip.clip_id in manifest["clips"] for members in pending.values() for clip in members),
+        repaired={clip_id: how for lines in damaged.values() for clip_id, how in lines.items()},
         seconds=time.monotonic() - started,
     )
     if progress:
@@ -174,13 +189,16 @@ def prepare(
     return summary
 
 
-def pack(store: str | Path, view: View, out: str | Path | None = None, *, progress: bool = True) -> Path:
+def pack(
+    store: str | Path, view: View, out: str | Path | None = None, *, verify: bool = False, progress: bool = True
+) -> Path:
     """Write a small copy of a store with one view only, for transport; scores from it are those of that view alone.
 
     Args:
         store: A whole store.
         view: What to keep, at which size.
         out: Folder to write; by default beside the store, such as `grid-mouth-80x160`.
+        verify: Compare every row that is there with its hash first, and make damaged shards anew.
         progress: Show a bar.
 
     Returns:
@@ -200,8 +218,9 @@ def pack(store: str | Path, view: View, out: str | Path | None = None, *, progre
     clips: dict[str, list[str]] = {}
     for clip_id, line in source.manifest["clips"].items():
         clips.setdefault(line["shard"], []).append(clip_id)
-    with _alone(folder), _bar(progress, len(source), 0) as advance:
+    with _store.alone(folder, "prepare"), _bar(progress, len(source), 0) as advance:
         _check_settings(folder, settings)
+        damaged = _damaged(folder, settings, view, False) if verify else _unreadable(folder, settings)
         for path in (folder / "shards").glob("*.arrow"):
             if not (source.path / "shards" / path.name).is_file():
                 path.unlink()
@@ -209,7 +228,8 @@ def pack(store: str | Path, view: View, out: str | Path | None = None, *, progre
             metadata = _store.shard_metadata(original)
             path = folder / "shards" / original.name
             hashes = {clip_id: line["hash"] for clip_id, line in metadata["clips"].items()}
-            if not (path.is_file() and _store.shard_metadata(path)["sources"] == hashes):
+            whole = path.is_file() and original.stem not in damaged
+            if not (whole and _store.shard_metadata(path)["sources"] == hashes):
                 rows = [_packed_row(source[clip_id], view) for clip_id in clips.get(original.stem, [])]
                 for row in rows:
                     metadata["clips"][row["clip_id"]]["hash"] = row["hash"]
@@ -252,9 +272,11 @@ def _row(clip: RawClip, settings: dict[str, Any]) -> dict[str, Any]:
     samples, rate = audio.read_audio(clip.video, start=pictures.start)
     if rate > _HIGHEST_RATE:
         samples, rate = audio.resample(samples, rate, _HIGHEST_RATE), _HIGHEST_RATE
-    if np.abs(samples).max() < _SILENT:
-        raise ValueError("the sound is silent throughout")
+    if broken := _speech.problem(samples, rate, words, seconds):
+        raise ValueError(broken)
     points = _points(clip, frames, settings)
+    if broken := _quality.face_problem(frames, points, alignment.speech_frames(words, len(frames), fps), fps):
+        raise ValueError(broken)
     transforms = geometry.similarity(points)
     said = [w.word for w in alignment.spoken(words)]
     symbols = text.symbols(said)
@@ -286,6 +308,8 @@ def _words(clip: RawClip) -> list[alignment.Word]:
     said = " ".join(w.word for w in alignment.spoken(words))
     if clip.sentence is not None and said != clip.sentence:
         raise ValueError(f"the alignment says {said!r}, the file name {clip.sentence!r}")
+    if broken := _speech.words_problem(words):
+        raise ValueError(broken)
     return words
 
 
@@ -293,8 +317,13 @@ def _points(clip: RawClip, frames: Sequence[video.Frame], settings: dict[str, An
     if settings["landmarks"] == "exact":
         if clip.exact is None:
             raise ValueError("no file with exact landmarks")
-        with np.load(clip.exact) as file:
-            points = np.asarray(file["landmarks"], np.float32)
+        if not clip.exact.is_file():  # opening a pipe would wait for a writer
+            raise ValueError(f"{clip.exact.name} is not a file")
+        try:
+            with np.load(clip.exact) as file:
+                points = np.asarray(file["landmarks"], np.float32)
+        except (ValueError, KeyError, EOFError, AttributeError, TypeError, zipfile.BadZipFile, zlib.error) as error:
+            raise ValueError(f"{clip.exact.name} holds no exact landmarks ({error})") from error
         if points.shape != (len(frames), 68, 2):
             raise ValueError(f"exact landmarks of shape {points.shape} for {len(frames)} frames")
         return points
@@ -331,14 +360,10 @@ def _make_shard(
             row = _row(clip, settings)
         except Exception as error:  # whatever a broken file sets off becomes its reason; it must not stop the others
             known = isinstance(error, ValueError | OSError)
-            reason = str(error) if known else f"unexpected {type(error).__name__}: {error}"
+            reason = _store.printable(str(error) if known else f"unexpected {type(error).__name__}: {error}")
             rejected[clip.clip_id] = {"reason": reason, "again": clip.clip_id in fatal or not known}
         else:
-            lines[clip.clip_id] = {
-                "row": len(rows),
-                "samples": len(row["sound"]),
-                **{k: row[k] for k in ("hash", "n_frames", "fps", "sample_rate", "speaker", "text", "source_sha256")},
-            }
+            lines[clip.clip_id] = _store.summary(row, len(rows))
             rows.append(row)
     made_with = {package: version(package) for package in ("lipbench", "av", "opencv-python", "numpy")}
     metadata = {"settings": settings, "made_with": made_with, "clips": lines, "rejected": rejected, "sources": sources}
@@ -400,22 +425,64 @@ def _up_to_date(
     if not path.is_file():
         return False
     metadata = _store.shard_metadata(path)
-    if any(line["again"] for line in metadata["rejected"].values()):
+    if any(line.get("again") for line in metadata["rejected"].values()):
         return False
     if seen == stamps:
         return True
     return bool(metadata["sources"] == {clip.clip_id: _identity(clip) for clip in clips})
 
 
+def _unreadable(folder: Path, settings: dict[str, Any]) -> dict[str, dict[str, str]]:
+    """Shards whose head or end is damaged: name -> {its name -> reason}, since the clips in it are not known."""
+    found: dict[str, dict[str, str]] = {}
+    for path in sorted((folder / "shards").glob("*.arrow")):
+        try:
+            if _store.shard_metadata(path)["settings"] != settings:  # one shard alone: see `_check_settings`
+                found[path.stem] = {path.stem: "its settings are not those of the store"}
+        except _store.DamagedStore as error:
+            found[path.stem] = {path.stem: str(error)}
+    return found
+
+
+def _damaged(folder: Path, settings: dict[str, Any], packed: View | None, progress: bool) -> dict[str, dict[str, str]]:
+    """Shards with rows that are not as they were written: name -> clip id -> what is wrong."""
+    found = _unreadable(folder, settings)
+    whole = [path for path in sorted((folder / "shards").glob("*.arrow")) if path.stem not in found]
+    total = sum(len(_store.shard_metadata(path)["clips"]) for path in whole)
+    with _bar(progress, total, 0, "comparing with hashes") as advance:
+        for path in whole:
+            if lines := _store.damaged(path, packed, advance):
+                found[path.stem] = lines
+    return found
+
+
+def _keep_what_cannot_be_made(damaged: dict[str, dict[str, str]], shards: dict[str, list[RawClip]]) -> None:
+    """Stop before anything is written if a damaged shard has no source: its whole clips would be lost.
+
+    Raises:
+        ValueError: The message names the shard.
+    """
+    speakers = {clip.speaker for members in shards.values() for clip in members}
+    for name, lines in damaged.items():
+        if name.rsplit("-", 1)[0] not in speakers:
+            clip, how = next(iter(lines.items()))
+            raise ValueError(
+                f"the shard {name} is damaged ({clip}: {how}), and its speaker is not in the corpus folder: give a "
+                "folder that holds it with --root, or delete the shard"
+            )
+
+
 def _read_seen(folder: Path) -> dict[str, dict[str, list[Any]]]:
+    """Notes of earlier runs; lines that are none are passed over, which costs nothing but hashing."""
     seen = {}
     file = folder / "seen.jsonl"
-    for line in file.read_text("utf-8").splitlines() if file.is_file() else []:
+    for line in file.read_bytes().splitlines() if file.is_file() else []:
         try:
             entry = json.loads(line)
-        except ValueError:
-            continue  # the last line of a run that was killed
-        seen[entry["shard"]] = entry["stamps"]
+        except (ValueError, RecursionError):
+            continue  # the last line of a run that was killed, or damage
+        if isinstance(entry, dict) and isinstance(entry.get("shard"), str) and isinstance(entry.get("stamps"), dict):
+            seen[entry["shard"]] = entry["stamps"]
     return seen
 
 
@@ -428,15 +495,23 @@ def _write_seen(folder: Path, now: dict[str, dict[str, list[Any]]], before: dict
     lines = {name: stamps for name, stamps in before.items() if (folder / "shards" / f"{name}.arrow").is_file()} | now
     text = "".join(json.dumps({"shard": name, "stamps": stamps}) + "\n" for name, stamps in sorted(lines.items()))
     file = folder / "seen.jsonl"
-    if not file.is_file() or file.read_text("utf-8") != text:
+    if not file.is_file() or file.read_bytes() != text.encode():
         _store.write_text(file, text)
 
 
 def _check_settings(folder: Path, settings: dict[str, Any]) -> None:
-    first = next(iter(sorted((folder / "shards").glob("*.arrow"))), None)
-    if first is None:
+    """Stop if the store was made otherwise, by what most of its shards say: one shard alone may be damaged.
+
+    Raises:
+        ValueError: The message says which settings differ.
+    """
+    found: list[dict[str, Any]] = []
+    for path in sorted((folder / "shards").glob("*.arrow")):
+        with suppress(_store.DamagedStore):
+            found.append(_store.shard_metadata(path)["settings"])
+    if not found:
         return
-    have = _store.shard_metadata(first)["settings"]
+    have = max(found, key=found.count)
     differing = [
         f"{k} {have.get(k)!r}, now {settings.get(k)!r}"
         for k in sorted({*have, *settings})
@@ -477,29 +552,16 @@ def _write_manifest(folder: Path, settings: dict[str, Any], packed: View | None)
     }
     text = json.dumps(manifest, sort_keys=True, indent=1) + "\n"
     file = folder / _store.MANIFEST
-    if not file.is_file() or file.read_text("utf-8") != text:
+    if not file.is_file() or file.read_bytes() != text.encode():
         _store.write_text(file, text)
     return manifest
-
-
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Hold the store's lock; the system releases it when the process ends in whatever way."""
-    import fcntl
-
-    with (folder / ".lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise RuntimeError(f"another `lipbench prepare` is writing {folder}; wait for it to end") from None
-        yield
 
 
 # ----------------------------------------------------------------------------------------------- what one sees
 
 
 @contextmanager
-def _bar(show: bool, total: int, before: int) -> Iterator[Any]:
+def _bar(show: bool, total: int, before: int, what: str = "preparing") -> Iterator[Any]:
     """A progress bar; yields a function that moves it on."""
     if not show:
         yield lambda steps: None
@@ -507,7 +569,7 @@ def _bar(show: bool, total: int, before: int) -> Iterator[Any]:
     from rich import progress as bars
 
     columns = [
-        bars.TextColumn("preparing"),
+        bars.TextColumn(what),
         bars.BarColumn(),
         bars.MofNCompleteColumn(),
         bars.TextColumn("clips, {task.fields[rate]}"),
@@ -529,11 +591,15 @@ def _bar(show: bool, total: int, before: int) -> Iterator[Any]:
 
 def _print_table(manifest: dict[str, Any], summary: Summary) -> None:
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
+
+    def shown(text: object) -> str:  # names and reasons come from files: brackets in them are no markup
+        return escape(_store.printable(str(text)))
 
     console = Console()
     counts = manifest["counts"]
-    table = Table(title=f"store {summary.store}", title_justify="left")
+    table = Table(title=shown(f"store {summary.store}"), title_justify="left")
     for heading in ("speaker", "clips", "minutes", "rejected"):
         table.add_column(heading, justify="left" if heading == "speaker" else "right")
     speakers: dict[str, list[float]] = {}
@@ -544,7 +610,7 @@ def _print_table(manifest: dict[str, Any], summary: Summary) -> None:
     for clip_id in manifest["rejected"]:
         speakers.setdefault(clip_id.split("/")[1], [0, 0, 0])[2] += 1
     for name, (clips, minutes, bad) in sorted(speakers.items(), key=lambda item: (len(item[0]), item[0])):
-        table.add_row(name, f"{clips:.0f}", f"{minutes:.1f}", f"{bad:.0f}" if bad else "")
+        table.add_row(shown(name), f"{clips:.0f}", f"{minutes:.1f}", f"{bad:.0f}" if bad else "")
     table.add_section()
     table.add_row("all", str(counts["clips"]), f"{counts['seconds'] / 60:.1f}", str(counts["rejected"] or ""))
     console.print(table)
@@ -553,9 +619,11 @@ def _print_table(manifest: dict[str, Any], summary: Summary) -> None:
         reasons.add_column("clip", no_wrap=True)
         reasons.add_column("reason")
         for clip_id, reason in list(summary.rejected.items())[:20]:
-            reasons.add_row(clip_id, reason)
+            reasons.add_row(shown(clip_id), shown(reason))
         console.print(reasons)
         if len(summary.rejected) > 20:
-            console.print(f"... and {len(summary.rejected) - 20} more in {summary.store / _store.MANIFEST}")
-    looked = f"{summary.done} clips prepared" if summary.done else "nothing to do"
+            console.print(f"... and {len(summary.rejected) - 20} more in {shown(summary.store / _store.MANIFEST)}")
+    for clip_id, how in summary.repaired.items():
+        console.print(f"made anew: {shown(clip_id)} ({shown(how)})")
+    looked = f"{summary.done} clips read, {summary.added} of them kept" if summary.done else "nothing to do"
     console.print(f"{looked}, {summary.seconds:.0f} s")

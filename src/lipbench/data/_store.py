@@ -13,7 +13,8 @@ import hashlib
 import json
 import os
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -32,8 +33,24 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 FORMAT: Final = "lipbench-store/1"
+SUMMARY: Final = ("hash", "n_frames", "fps", "sample_rate", "speaker", "text", "source_sha256")
+"""Columns that the line of a clip in manifest and shard repeats."""
+
 MANIFEST: Final = "manifest.json"
+_REMEDY: Final = "`lipbench prepare --verify` makes damaged shards anew"
 _OPEN_SHARDS: Final = 64  # memory maps held open a process: GRID has about 1,000, a process may often hold 1,024
+
+
+class DamagedStore(ValueError):
+    """A file of a store is not as it was written; the message names it and says what to type.
+
+    Args:
+        text: The sentence. Loader processes hand errors over as printed tracebacks: of these only the last line, which
+            is the sentence, is kept.
+    """
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text.rpartition(f"{type(self).__name__}: ")[2].strip())
 
 
 def home() -> Path:
@@ -129,22 +146,205 @@ def write_text(path: Path, text: str) -> None:
     replace(aside, path)
 
 
+def printable(text: str) -> str:
+    """A text from files as it may be shown in a line: control characters and broken ones become escapes."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+@contextmanager
+def alone(folder: Path, command: str) -> Iterator[None]:
+    """Hold the lock of a folder that a command writes; the system releases it when the process ends in whatever way.
+
+    Args:
+        folder: It is there.
+        command: Such as "prepare".
+
+    Raises:
+        RuntimeError: Another process holds it.
+    """
+    import fcntl
+
+    with (folder / ".lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise RuntimeError(f"another `lipbench {command}` is writing {folder}; wait for it to end") from None
+        yield
+
+
+def open_shard(path: Path) -> "pa.RecordBatchFileReader":
+    """Map a shard into memory.
+
+    Raises:
+        DamagedStore: The file is no shard, or its head or end is damaged.
+    """
+    import pyarrow as pa
+
+    # One thread: readers are forked into workers, where a thread pool made before would hang.
+    options = pa.ipc.IpcReadOptions(use_threads=False)
+    try:
+        reader = pa.ipc.open_file(pa.memory_map(str(path)), options=options)
+        if not reader.schema.equals(schema({})):
+            raise ValueError("other columns than a shard has")
+    except (pa.ArrowException, OSError, ValueError, MemoryError) as error:
+        raise DamagedStore(
+            f"{path} is damaged, or no shard of a lipbench store ({_short(error)}); {_REMEDY}"
+        ) from error
+    return reader
+
+
 def shard_metadata(path: Path) -> dict[str, Any]:
     """Settings, summaries and rejected clips of a shard, without reading its clips.
 
     Raises:
-        ValueError: The file is no shard of a store.
+        DamagedStore: The file is no shard of a store, or damaged.
+    """
+    metadata = open_shard(path).schema.metadata
+    try:
+        content = json.loads((metadata or {})[b"lipbench"])
+        known = {key: content[key] for key in ("settings", "made_with", "clips", "rejected", "sources")}
+        lines = [*known["clips"].values(), *known["rejected"].values()]
+        whole = all(isinstance(value, dict) for value in (*known.values(), *lines))
+        whole = whole and all(
+            isinstance(line["row"], int) and set(SUMMARY) < set(line) for line in known["clips"].values()
+        )
+        if not (whole and all(isinstance(line["reason"], str) for line in known["rejected"].values())):
+            raise TypeError("not the contents of a shard")
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise DamagedStore(f"{path} is damaged: its summary cannot be read ({_short(error)}); {_REMEDY}") from error
+    return dict(content)
+
+
+def read_clip(
+    path: Path, reader: "pa.RecordBatchFileReader", row: int, clip_id: str, packed: View | None
+) -> "StoredClip":
+    """A clip of an opened shard, its structure checked: damaged offsets would make Arrow read outside the file.
+
+    Args:
+        path: The shard.
+        reader: The same, opened.
+        row: Place of the clip in it.
+        clip_id: Which clip it is.
+        packed: The view that its pictures show; None where they are canonical pictures.
+
+    Raises:
+        DamagedStore: It is another clip, or damaged.
     """
     import pyarrow as pa
 
     try:
-        with pa.memory_map(str(path)) as source:
-            metadata = pa.ipc.open_file(source).schema.metadata
-            return dict(json.loads(metadata[b"lipbench"]))
-    except (pa.ArrowInvalid, KeyError, TypeError) as error:
+        if not 0 <= row < reader.num_record_batches:
+            raise ValueError(f"it has no row {row}")
+        batch = reader.get_batch(row)
+        batch.validate(full=True)
+        if batch.num_rows != 1 or any(column.null_count for column in batch.columns):
+            raise ValueError("its row is not whole")
+        clip = StoredClip(batch, packed, path)
+        if clip.clip_id != clip_id:
+            raise ValueError(f"its row {row} is the clip {printable(clip.clip_id)!r}")
+    except (pa.ArrowException, OSError, ValueError, MemoryError) as error:
+        raise DamagedStore(f"{path} is damaged at the clip {clip_id} ({_short(error)}); {_REMEDY}") from error
+    return clip
+
+
+def damaged(path: Path, packed: View | None, advance: Callable[[int], None] = lambda steps: None) -> dict[str, str]:
+    """Compare every row of a shard with its hash.
+
+    Args:
+        path: The shard.
+        packed: The view that its pictures show; None where they are canonical pictures.
+        advance: Called with 1 after each clip.
+
+    Returns:
+        Clip id -> what is wrong with it; empty if the shard is as it was written.
+
+    Raises:
+        DamagedStore: The shard cannot be opened at all.
+    """
+    lines, reader = shard_metadata(path)["clips"], open_shard(path)
+    found: dict[str, str] = {}
+    for clip_id, line in lines.items():
+        try:
+            row = read_clip(path, reader, line["row"], clip_id, packed).row()
+            if row_hash(row) != row["hash"]:
+                found[clip_id] = "its content has another hash than when it was written"
+            elif line != summary(row, line["row"]):
+                found[clip_id] = "the summary in its shard does not belong to it"
+        except ValueError as error:  # UnicodeDecodeError is one
+            found[clip_id] = _short(error)
+        advance(1)
+    return found
+
+
+def summary(row: dict[str, Any], place: int) -> dict[str, Any]:
+    """The line of a clip in its shard, and, with the shard's name, in the manifest.
+
+    Args:
+        row: All columns.
+        place: Its row in the shard.
+    """
+    return {"row": place, "samples": len(row["sound"]), **{name: row[name] for name in SUMMARY}}
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """The manifest of a finished store.
+
+    Raises:
+        FileNotFoundError: There is no finished store.
+        ValueError: The store has another format.
+        DamagedStore: The manifest is not what `lipbench prepare` wrote.
+    """
+    file = folder / MANIFEST
+    if not file.is_file():
+        unfinished = (folder / "shards").is_dir()
+        raise FileNotFoundError(f"{'an unfinished store' if unfinished else 'no prepared store'} in {folder}")
+    advice = "run `lipbench prepare` again, which writes it anew from the shards and loses nothing"
+    try:
+        content = json.loads(file.read_bytes())
+        if not isinstance(content, dict):
+            raise TypeError(f"it holds a {type(content).__name__}, not an object")
+    except (ValueError, TypeError, RecursionError) as error:
+        raise DamagedStore(f"{file} is damaged ({_short(error)}); {advice}") from error
+    if content.get("format") != FORMAT:
         raise ValueError(
-            f"{path} is no shard of a lipbench store; delete it and run `lipbench prepare` again"
-        ) from error
+            f"the store in {folder} has format {content.get('format')!r}; this version reads {FORMAT!r}. "
+            "Prepare it again with --store in another folder, or delete it first"
+        )
+    if wrong := _odd_entry(content):
+        raise DamagedStore(f"{file} is damaged ({wrong}); {advice}")
+    return content
+
+
+def _odd_entry(manifest: dict[str, Any]) -> str | None:
+    """What in a manifest is not of the kind that it must be; None if nothing is."""
+    for name in ("settings", "counts", "clips", "rejected"):
+        if not isinstance(manifest.get(name), dict):
+            return f"its entry {name!r} is no object"
+    if not isinstance(manifest["settings"].get("data"), str):
+        return "its settings do not name the corpus"
+    packed = manifest.get("packed")
+    kinds: dict[str, type | tuple[type, ...]] = {"name": str, "height": int, "width": int}
+    if packed is not None and not (isinstance(packed, dict) and _is_of(packed, kinds) and len(packed) == len(kinds)):
+        return "its entry 'packed' is no view"
+    numbers: dict[str, type | tuple[type, ...]] = {"row": int, "samples": int, "n_frames": int, "sample_rate": int}
+    texts: dict[str, type | tuple[type, ...]] = dict.fromkeys(("shard", "hash", "speaker", "text"), str)
+    for clip_id, line in manifest["clips"].items():
+        if not (isinstance(line, dict) and _is_of(line, {**numbers, **texts, "fps": (int, float)})):
+            return f"the line of {clip_id} is not whole"
+    for clip_id, line in manifest["rejected"].items():
+        if not (isinstance(line, dict) and isinstance(line.get("reason"), str)):
+            return f"{clip_id} is rejected without a reason"
+    return None
+
+
+def _is_of(values: dict[str, Any], kinds: Mapping[str, type | tuple[type, ...]]) -> bool:
+    return all(isinstance(values.get(name), kind) and values[name] is not True for name, kind in kinds.items())
+
+
+def _short(error: BaseException) -> str:
+    """First line of a message, without the advice that an inner error may carry already."""
+    text = str(error).partition("\n")[0].removesuffix(f"; {_REMEDY}")
+    return printable(text) or type(error).__name__
 
 
 class StoredClip:
@@ -153,11 +353,13 @@ class StoredClip:
     Args:
         batch: The record batch of the clip.
         packed: The view that its pictures show, in a packed store; None where they are canonical pictures.
+        shard: The file that it lies in, for messages.
     """
 
-    def __init__(self, batch: "pa.RecordBatch", packed: View | None) -> None:
+    def __init__(self, batch: "pa.RecordBatch", packed: View | None, shard: Path) -> None:
         self._batch = batch
         self.packed = packed
+        self.shard = shard
 
     def _value(self, name: str) -> Any:  # noqa: ANN401 - whatever type the column has
         return self._batch.column(name)[0].as_py()
@@ -170,6 +372,11 @@ class StoredClip:
         arrays = ("durations", "sound", "transforms", "landmarks")
         names = [name for name in self._batch.schema.names if name != "pictures"]
         return {name: self._array(name) if name in arrays else self._value(name) for name in names}
+
+    def row(self) -> dict[str, Any]:
+        """Everything, as it was hashed: in a packed store the arrays are flat."""
+        shaped = {} if self.packed else {"transforms": self.transforms, "landmarks": self.landmarks}
+        return {**self.columns(), **shaped, "pictures": self._value("pictures")}
 
     @cached_property
     def clip_id(self) -> str:
@@ -299,7 +506,12 @@ class StoredClip:
         out = np.empty((len(frames), *size, 3), np.uint8)
         for k, frame in enumerate(frames):
             data = memoryview(column[int(frame)].as_buffer()).cast("B")  # Arrow hands out signed bytes
-            _jpeg.decode(data, out[k], top, bottom)
+            try:
+                _jpeg.decode(data, out[k], top, bottom)
+            except (ValueError, IndexError) as error:
+                raise DamagedStore(
+                    f"{self.shard} is damaged at frame {frame} of {self.clip_id} ({_short(error)}); {_REMEDY}"
+                ) from error
         return out
 
 
@@ -311,22 +523,12 @@ class Store:
 
     Raises:
         FileNotFoundError: There is no finished store.
-        ValueError: It was written in another format.
+        ValueError: It was written in another format, or its manifest is damaged.
     """
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
-        file = self.path / MANIFEST
-        if not file.is_file():
-            unfinished = (self.path / "shards").is_dir()
-            found = "an unfinished store" if unfinished else "no prepared store"
-            raise FileNotFoundError(f"{found} in {self.path}")
-        self.manifest: dict[str, Any] = json.loads(file.read_text("utf-8"))
-        if self.manifest.get("format") != FORMAT:
-            raise ValueError(
-                f"the store in {self.path} has format {self.manifest.get('format')!r}; this version reads {FORMAT!r}. "
-                "Prepare it again with --store in another folder, or delete it first"
-            )
+        self.manifest: dict[str, Any] = read_manifest(self.path)
         packed = self.manifest["packed"]
         self.packed = View(**packed) if packed else None
         self.clip_ids: list[str] = sorted(self.manifest["clips"])
@@ -349,27 +551,51 @@ class Store:
 
         Raises:
             KeyError: It is not in the store; the message gives the reason if it was rejected.
+            DamagedStore: Its shard is damaged; the message names it.
         """
         line = self.manifest["clips"].get(clip_id)
         if line is None:
             reason = self.manifest["rejected"].get(clip_id, {}).get("reason")
             raise KeyError(f"{clip_id} is not in the store {self.path}" + (f": rejected, {reason}" if reason else ""))
-        return StoredClip(self._open(line["shard"]).get_batch(line["row"]), self.packed)
+        reader = self._open(line["shard"])
+        return read_clip(self._shard(line["shard"]), reader, line["row"], clip_id, self.packed)
+
+    def damaged(self, name: str) -> dict[str, str]:
+        """Compare the rows of a shard with their hashes and with the manifest.
+
+        Args:
+            name: The shard.
+
+        Returns:
+            Clip id -> what is wrong with it; empty if the shard is as it was written.
+        """
+        mine = {clip_id: line for clip_id, line in self.manifest["clips"].items() if line["shard"] == name}
+        path = self._shard(name)
+        if not path.is_file():
+            return dict.fromkeys(mine, f"{path.name} is lost")
+        try:
+            found = damaged(path, self.packed)
+            lines = shard_metadata(path)["clips"]
+        except DamagedStore as error:
+            return dict.fromkeys(mine, _short(error))
+        for clip_id, line in mine.items():
+            if {"shard": name, **lines.get(clip_id, {})} != line:
+                found.setdefault(clip_id, "the manifest says something else of it than its shard")
+        return found
+
+    def _shard(self, name: str) -> Path:
+        return self.path / "shards" / f"{name}.arrow"
 
     def _open(self, name: str) -> "pa.RecordBatchFileReader":
-        import pyarrow as pa
-
         if name in self._shards:
             self._shards.move_to_end(name)
             return self._shards[name]
-        path = self.path / "shards" / f"{name}.arrow"
+        path = self._shard(name)
         if not path.is_file():
             raise FileNotFoundError(
                 f"the store {self.path} has lost its file shards/{path.name}; run `lipbench prepare` again"
             )
-        # One thread: readers are forked into workers, where a thread pool made before would hang.
-        reader = pa.ipc.open_file(pa.memory_map(str(path)), options=pa.ipc.IpcReadOptions(use_threads=False))
-        self._shards[name] = reader
+        reader = self._shards[name] = open_shard(path)
         if len(self._shards) > _OPEN_SHARDS:
             self._shards.popitem(last=False)
         return reader

@@ -2,6 +2,7 @@
 
 import os
 import re
+import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
 from typing import ClassVar, Final
@@ -20,7 +21,7 @@ _WORDS: Final[tuple[dict[str, str], ...]] = (
     ),
     {"a": "again", "n": "now", "p": "please", "s": "soon"},
 )
-_SPEAKER: Final = re.compile(r"s\d+")
+_SPEAKER: Final = re.compile(r"s\d+", re.ASCII | re.IGNORECASE)
 _VIDEOS: Final = (".mpg", ".mp4", ".mpeg", ".avi", ".mov")  # in the order of preference
 
 
@@ -35,9 +36,10 @@ def scan(root: Path, data: str) -> list[RawClip]:
     """Every clip below a folder in any of GRID's layouts.
 
     A clip's speaker is the innermost folder named like `s12` around it; videos, alignments and exact landmarks belong
-    together by speaker and file name. No sentence belongs to two speakers, so an alignment that lies under the wrong
-    speaker (one distribution has such) is found by its file name alone. A name that occurs twice as a video is taken
-    once: as .mpg before .mp4, from `mpg_6000` before `mpg_vcd`.
+    together by speaker and file name, in upper or lower case, with accents written as one character or as two. No
+    sentence belongs to two speakers, so an alignment that lies under the wrong speaker (one distribution has such) is
+    found by its file name alone. A name that occurs twice as a video is taken once: as .mpg before .mp4, from
+    `mpg_6000` before `mpg_vcd`.
 
     Args:
         root: Sheffield's layout (`s1/video/mpg_6000/*.mpg`, `s1/align/*.align`), Zenodo's (`s1/*.mpg`,
@@ -57,12 +59,13 @@ def scan(root: Path, data: str) -> list[RawClip]:
     aligns: dict[tuple[str, str], Path] = {}
     exacts: dict[tuple[str, str], Path] = {}
     for path, speaker in _files(root):
-        key, suffix = (speaker, path.stem.lower()), path.suffix.lower()
+        key, suffix = (speaker, unicodedata.normalize("NFC", path.stem).lower()), path.suffix.lower()
         if suffix in _VIDEOS:
             if key not in videos or _preference(path) < _preference(videos[key]):
                 videos[key] = path
         elif suffix == ".align":
-            aligns[key] = path
+            if key not in aligns or path.is_file():
+                aligns[key] = path
         elif suffix == ".npz" and "exact" in path.parts:
             exacts[key] = path
     if not videos:
@@ -102,7 +105,10 @@ def scan(root: Path, data: str) -> list[RawClip]:
 
 
 def _files(root: Path) -> Iterator[tuple[Path, str]]:
-    """Every file inside a speaker's folder, and the speaker; links are followed, each folder is entered once."""
+    """Every file inside a speaker's folder, and the speaker in lower case.
+
+    Links are followed, each folder is entered once.
+    """
     entered: set[str] = set()
     for folder, folders, names in os.walk(root, followlinks=True):
         real = os.path.realpath(folder)
@@ -116,11 +122,11 @@ def _files(root: Path) -> Iterator[tuple[Path, str]]:
         if speakers:
             for name in sorted(names):
                 if not name.startswith("."):
-                    yield Path(folder, name), speakers[-1]
+                    yield Path(folder, name), speakers[-1].lower()
 
 
-def _preference(path: Path) -> tuple[bool, int, str]:
-    return "mpg_vcd" in path.parts, _VIDEOS.index(path.suffix.lower()), str(path)
+def _preference(path: Path) -> tuple[bool, bool, int, str]:
+    return not path.is_file(), "mpg_vcd" in path.parts, _VIDEOS.index(path.suffix.lower()), str(path)
 
 
 class Grid(ClipDataModule):

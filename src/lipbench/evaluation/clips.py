@@ -159,7 +159,7 @@ class Reader:
     def _look(self, path: Path, item: _Item, truth: Truth) -> None:
         """Read a generated video."""
         given = self.given
-        clip = videos.read(path, truth.fps, given.fps)
+        clip = videos.read(path, truth.fps, given.fps, truth.times)
         item.facts |= {
             "generated_frames": clip.source_frames,
             "generated_fps": round(clip.source_fps or truth.fps, 4),

@@ -1,10 +1,11 @@
 """Videos that any system made, beside their references: read, and brought to the same rate, frame and length.
 
-Another frame rate than the reference's is resampled to it by nearest time. Whole frames must have the reference's shape
-(width to height, within 2 %); its own transforms, scaled to their size, bring them to the canonical picture. Up to
-`SLACK` frames of difference in length are cut off at the end; beyond that no frame is compared with a frame, and the
-video is brought to the canonical picture by its own landmarks. That a video is a crop and not a whole frame is never
-guessed.
+Another frame rate than the reference's is resampled to it by nearest time; where the reference lacks frames (variable
+rate), both show its own instants, so that nothing is compared with a frame that is not there. Whole frames must have
+the reference's shape (width to height, within 2 %); its own transforms, scaled to their size, bring them to the
+canonical picture. Up to `SLACK` frames of difference in length are cut off at the end; beyond that no frame is compared
+with a frame, and the video is brought to the canonical picture by its own landmarks. That a video is a crop and not a
+whole frame is never guessed.
 """
 
 import hashlib
@@ -22,8 +23,9 @@ from torch import Tensor
 from lipbench.data import _jpeg
 from lipbench.data._store import StoredClip
 from lipbench.evaluation.pairing import PICTURES, SOUNDS, read_words
-from lipbench.media import alignment, audio, decoding, geometry, images, text, video
+from lipbench.media import alignment, audio, decoding, geometry, images, text, timeline, video
 from lipbench.media import landmarks as backends
+from lipbench.media.timeline import Clock
 from lipbench.media.video import Frame
 from lipbench.types import View
 
@@ -68,6 +70,7 @@ class Clip:
         source_fps: Frames a second of the file; None for pictures, which have none of their own.
         source_frames: Frames of the file.
         start: Seconds at which the first frame is shown, on the clock of the file's sound.
+        times: See `video.Video`.
     """
 
     frames: list[Frame]
@@ -75,6 +78,7 @@ class Clip:
     source_fps: float | None
     source_frames: int
     start: float = 0.0
+    times: Clock | None = None
 
     @property
     def size(self) -> tuple[int, int]:
@@ -83,7 +87,7 @@ class Clip:
         return height, width
 
 
-def read(path: Path, fps: float | None = None, pictures_fps: float | None = None) -> Clip:
+def read(path: Path, fps: float | None = None, pictures_fps: float | None = None, times: Clock | None = None) -> Clip:
     """Decode a video file or a folder of pictures.
 
     Args:
@@ -91,6 +95,7 @@ def read(path: Path, fps: float | None = None, pictures_fps: float | None = None
         fps: Frames a second wanted: frame k is the one nearest in time to k / fps. None takes the source's, constant
             also where the source's varies (`video.read_video`).
         pictures_fps: Frames a second of pictures; default: `fps`.
+        times: With `fps`: when the reference shows its frames, if not at a constant rate (`video.Video.times`).
 
     Raises:
         FileNotFoundError, ValueError: It cannot be used; the message is the reason, on one line.
@@ -101,19 +106,18 @@ def read(path: Path, fps: float | None = None, pictures_fps: float | None = None
             raise ValueError(f"{path.name} is a folder of pictures, which has no frame rate; --fps gives it")
         frames = _pictures(path)
         count = len(frames)
-        if fps is not None and _other(rate, fps):
-            wanted = np.arange(max(1, round(count * fps / rate))) / fps
-            between = (np.arange(count - 1) + 0.5) / rate  # the earlier of two equally near, as for files
-            frames = [frames[k] for k in np.searchsorted(between + 1e-6, wanted)]
+        if fps is not None and (times is not None or _other(rate, fps)):
+            chosen = timeline.nearest(np.arange(count) / rate, 1 / rate, fps, times)
+            frames = [frames[k] for k in chosen]
         return Clip(frames, fps or rate, pictures_fps, count)
     _refuse_large(path)
     made = video.read_video(path)
-    count, start, own = len(made.frames), made.start, made.fps
-    if fps is not None and _other(own, fps):
-        made = video.read_video(path, fps)
+    count, own = len(made.frames), made.fps
+    if fps is not None and (times is not None or _other(own, fps)):
+        made = video.read_video(path, fps, times)
     if len(made.frames) > _LONGEST:
         raise ValueError(_too_long(len(made.frames)))
-    return Clip(made.frames, fps or own, own, count, start)
+    return Clip(made.frames, fps or own, own, count, made.start, made.times)
 
 
 def _other(rate: float, fps: float) -> bool:
@@ -246,6 +250,7 @@ class Truth:
         sha256: Of the file, or of the clip in its store.
         stored: Its pictures went through the JPEG coder of a prepared store.
         missing: "sound" or "text" -> why it is None.
+        times: When its file shows its frames, if not at a constant rate (`video.Video.times`).
     """
 
     face: Tensor
@@ -259,6 +264,7 @@ class Truth:
     sha256: str
     stored: bool
     missing: dict[str, str]
+    times: Clock | None = None
 
     def __len__(self) -> int:
         """Frames."""
@@ -318,7 +324,9 @@ def from_video(
         speech = alignment.speech_frames(timed, total, clip.fps)
     face = torch.from_numpy(geometry.warp(clip.frames, transforms)).permute(0, 3, 1, 2)  # (T, 3, 352, 320)
     canonical = torch.from_numpy(geometry.transform_points(points, transforms).astype(np.float32))
-    return Truth(face, canonical, transforms, clip.size, clip.fps, speech, heard, what, _sha256(path), False, missing)
+    return Truth(
+        face, canonical, transforms, clip.size, clip.fps, speech, heard, what, _sha256(path), False, missing, clip.times
+    )
 
 
 def view_of(clip: Clip, truth: Truth, view: View | None, backend: str) -> tuple[Tensor, int]:

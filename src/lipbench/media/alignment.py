@@ -1,5 +1,6 @@
 """When things are said: word times from corpus files, and frames a token."""
 
+import codecs
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -16,6 +17,16 @@ GRID_UNITS: Final = 25_000
 """GRID's time units a second: 1000 units are one frame at 25 frames a second."""
 
 
+# Longest first: that of UTF-32 begins like that of UTF-16. A file without a mark is UTF-8.
+_MARKS: Final = (
+    (codecs.BOM_UTF32_LE, "utf-32"),
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF8, "utf-8-sig"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
+
+
 class Word(NamedTuple):
     """A word or a silence with its time in seconds from the start of the clip."""
 
@@ -25,7 +36,9 @@ class Word(NamedTuple):
 
 
 def read_align(path: str | Path) -> list[Word]:
-    """Read a GRID `.align` file: a line `start end word` each, in units of 1/25000 s; any line ends.
+    """Read a GRID `.align` file: a line `start end word` each, in units of 1/25000 s.
+
+    Any line ends; UTF-8, or UTF-16 and UTF-32 with a byte order mark.
 
     Args:
         path: The file.
@@ -33,14 +46,20 @@ def read_align(path: str | Path) -> list[Word]:
     Returns:
         Every line in order, silences (`sil`, `sp`) included; words in lower case.
 
-    Raises: FileNotFoundError: There is no such file. ValueError: A line has another form, times run backwards, or
-        there is no spoken word; the message names the line.
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It is a folder, a pipe or a device; a line has another form, times run backwards, a word takes no
+            time, or there is no spoken word; the message names the line.
     """
     path = Path(path)
-    if not path.is_file():
+    if not path.exists():
         raise FileNotFoundError(f"no alignment file: {path}")
+    if not path.is_file():  # opening a pipe would wait for a writer
+        raise ValueError(f"{path} is not a file")
+    content = path.read_bytes()
+    encoding = next((name for mark, name in _MARKS if content.startswith(mark)), "utf-8")
     words: list[Word] = []
-    for number, line in enumerate(path.read_text("utf-8", errors="replace").splitlines(), 1):
+    for number, line in enumerate(content.decode(encoding, errors="replace").splitlines(), 1):
         if not line.strip():
             continue
         fields = line.split()
@@ -51,6 +70,8 @@ def read_align(path: str | Path) -> list[Word]:
             raise ValueError(f"{path.name}, line {number}: found {line.strip()!r}; expected start, end, word") from None
         if not 0 <= start <= end < np.inf or (words and start < words[-1].end):
             raise ValueError(f"{path.name}, line {number}: the times of {line.strip()!r} run backwards")
+        if start == end and word.lower() not in SILENCES:
+            raise ValueError(f"{path.name}, line {number}: the word of {line.strip()!r} takes no time")
         words.append(Word(start, end, word.lower()))
     if not spoken(words):
         raise ValueError(f"{path.name} holds no spoken word")

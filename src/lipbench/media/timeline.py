@@ -95,14 +95,18 @@ def is_constant(clock: Clock, rate: float) -> bool:
     return bool(np.abs(clock * rate - np.arange(len(clock))).max() < 0.5)
 
 
-def nearest(clock: Clock, tail: float, fps: float) -> npt.NDArray[np.int64]:
+def nearest(clock: Clock, tail: float, fps: float, times: Clock | None = None) -> npt.NDArray[np.int64]:
     """Index of the frame nearest in time to each k / fps; the earlier one of two equally near.
 
     Args:
         clock: Seconds of the frames.
         tail: Seconds for which the last one is shown.
         fps: Frames a second wanted.
+        times: Seconds that stand for the first k / fps.
     """
     count = max(1, round((float(clock[-1]) + tail) * fps))
+    wanted = np.arange(count) / fps
+    if times is not None:
+        wanted[: len(times)] = times[:count]
     between = (clock[1:] + clock[:-1]) / 2
-    return np.searchsorted(between + 1e-6, np.arange(count) / fps).astype(np.int64)
+    return np.searchsorted(between + 1e-6, wanted).astype(np.int64)

@@ -45,12 +45,15 @@ class Video:
         fps: Frames a second of `frames`.
         source_fps: Frames a second of the file, measured from its timestamps.
         start: Seconds at which the first frame is shown, on the file's clock, which its sound shares.
+        times: (T,) seconds from the first frame at which the file shows `frames`, where they do not lie at a constant
+            rate: repeated frames have one time. None where frame k simply is the file's k-th.
     """
 
     frames: list[Frame]
     fps: float
     source_fps: float
     start: float
+    times: timeline.Clock | None = None
 
 
 @dataclass(frozen=True)
@@ -71,7 +74,7 @@ _BY_SUFFIX: Final = {
 }
 
 
-def read_video(path: str | Path, fps: float | None = None) -> Video:
+def read_video(path: str | Path, fps: float | None = None, times: timeline.Clock | None = None) -> Video:
     """Decode all frames of a file onto a constant time line.
 
     Frame k of the result is the source frame whose timestamp is nearest to k / fps, so variable and mislabelled rates
@@ -89,6 +92,8 @@ def read_video(path: str | Path, fps: float | None = None) -> Video:
     Args:
         path: Any file that FFmpeg reads.
         fps: Frames a second wanted; None takes the source's.
+        times: With `fps`: `Video.times` of another file. Frame k then is the one nearest to its time k, so that two
+            files show the same instants where one of them lacks frames.
 
     Returns:
         The frames with their rate.
@@ -111,8 +116,8 @@ def read_video(path: str | Path, fps: float | None = None) -> Video:
         return Video(frames, source_fps, source_fps, start)
     shortest = float(np.diff(clock).min()) if len(clock) > 1 else 1 / labelled
     tail = max(timed[-1][1].seconds, shortest)
-    chosen = timeline.nearest(clock, tail, fps or source_fps)
-    return Video([frames[k] for k in chosen], float(fps or source_fps), source_fps, start)
+    chosen = timeline.nearest(clock, tail, fps or source_fps, times)
+    return Video([frames[k] for k in chosen], float(fps or source_fps), source_fps, start, clock[chosen])
 
 
 def head(path: Path) -> tuple[float, float | None]:

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Final
 from pytorch_lightning.callbacks import ModelCheckpoint
 from torch import Tensor, nn
 
-from lipbench.models._base import GenerativeModel
+from lipbench.models._base import GenerativeModel, TrainingFailed
 
 # When training counts as diverged: own choices, since publications name no numbers (TalkLip's README warns that
 # the discriminator's losses sometimes diverge towards 100; one should stop and go on from a good checkpoint then).
@@ -55,14 +55,26 @@ class AdversarialModel(GenerativeModel):
 
     Subclasses set `discriminator` (None without adversarial loss), name their optimisers "generator" and
     "discriminator", and weigh the adversarial terms in `loss_weights` by the names they give them.
+
+    Args:
+        adversarial_from: Training batches without adversarial loss and without steps of the discriminator, before both
+            begin.
+        options: Those of `BenchModule`.
     """
 
     may_be_fresh: ClassVar[tuple[str, ...]] = ("discriminator.",)
     discriminator: nn.Module | None
 
-    def __init__(self, **options: Any) -> None:  # noqa: ANN401 - BenchModule's arguments
+    def __init__(self, *, adversarial_from: int = 0, **options: Any) -> None:  # noqa: ANN401 - BenchModule's arguments
         super().__init__(**options)
+        if adversarial_from < 0:
+            raise ValueError(f"adversarial_from is {adversarial_from}; expected a number of batches, 0 or more")
+        self.adversarial_from = adversarial_from
         self._courses: dict[str, Course] = {}  # by optimiser
+
+    def follows_schedule(self, name: str) -> bool:
+        """The generator's does; the discriminator's stays what it is, as every publication here has it."""
+        return name != "discriminator"
 
     @abstractmethod
     def generator_losses(self, batch: Any) -> tuple[dict[str, Tensor], dict[str, Tensor]]:  # noqa: ANN401 - see train_batch
@@ -80,17 +92,18 @@ class AdversarialModel(GenerativeModel):
         """The generator's step, then the discriminator's if there is one.
 
         Raises:
-            RuntimeError: Training has diverged.
+            TrainingFailed: Training has diverged.
         """
         supervised, sample = self.generator_losses(batch)
         judging: dict[str, Tensor] = {}
-        if self.discriminator is not None:
+        adversarial = self.discriminator is not None and self.batches >= self.adversarial_from
+        if self.discriminator is not None and adversarial:
             self.discriminator.requires_grad_(False)
             judging = self.adversarial_losses(sample)
             self.discriminator.requires_grad_(True)
         found = self.optimise("generator", supervised | judging)
         self._follow("generator", sum(self.loss_weights.get(key, 1.0) * found[key] for key in supervised), supervised)
-        if self.discriminator is None:
+        if not adversarial:
             return
         judged = self.discriminator_losses({key: value.detach() for key, value in sample.items()})
         terms = {f"discriminator_{key}": value for key, value in judged.items()}
@@ -105,9 +118,10 @@ class AdversarialModel(GenerativeModel):
         course.add(min(value, 2 * bound))  # a spike that passes, as at the beginning, is no divergence
         if course.batches < _SPAN or course.mean <= bound:
             return
-        raise RuntimeError(
+        raise TrainingFailed(
             f"training has diverged at batch {self.batches}: the mean of {' + '.join(terms)} over {_SPAN} batches rose "
-            f"from {course.lowest:.4g} to {course.mean:.4g}, and more than {bound:.4g} is no noise. {self._way_back()}"
+            f"from {course.lowest:.4g} to {course.mean:.4g}, and more than {bound:.4g} is no noise. {self._way_back()}",
+            spoiled=True,
         )
 
     def _way_back(self) -> str:
@@ -135,4 +149,9 @@ class AdversarialModel(GenerativeModel):
         """Read it back."""
         super().on_load_checkpoint(checkpoint)
         courses = checkpoint["lipbench"].get("courses", {})  # absent before they were followed
-        self._courses = {name: Course(**course) for name, course in courses.items()}
+        try:
+            self._courses = {name: Course(**course) for name, course in courses.items()}
+            for course in self._courses.values():
+                dict(course.weights), course.batches + 1, float(course.mean), float(course.lowest)
+        except (TypeError, AttributeError, ValueError) as error:
+            raise ValueError(f"this checkpoint is damaged: the means of its losses are none ({error})") from None

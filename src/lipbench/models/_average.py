@@ -32,6 +32,7 @@ class MovingAverage(WeightAveraging):
                 torch._foreach_copy_(list(averaged), list(current))
 
         super().__init__(multi_avg_fn=update)
+        self._swapped = False  # during validation the model holds the average, and the average the running weights
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Follow the model to its device: the average was made before the model was moved there."""
@@ -47,4 +48,19 @@ class MovingAverage(WeightAveraging):
         method would replace it by the running weights there.
         """
         if trainer.state.fn == TrainerFn.FITTING:
+            if "current_model_state" not in checkpoint or not isinstance(checkpoint.get("averaging_state"), dict):
+                raise ValueError("it has no averaged weights beside the running ones, which ema_decay needs to go on")
             super().on_load_checkpoint(trainer, pl_module, checkpoint)
+
+    def _swap_models(self, pl_module: pl.LightningModule) -> None:
+        super()._swap_models(pl_module)
+        self._swapped = not self._swapped
+
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Write both sets of weights under their names, also in the middle of a validation that is broken off."""
+        super().on_save_checkpoint(trainer, pl_module, checkpoint)
+        if self._swapped:
+            running, averaged = checkpoint["state_dict"], checkpoint["current_model_state"]
+            checkpoint["state_dict"], checkpoint["current_model_state"] = averaged, running

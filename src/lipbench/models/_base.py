@@ -12,6 +12,8 @@ from typing import Any, ClassVar, Final, Literal, cast
 import numpy as np
 import pytorch_lightning as pl
 import torch
+from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
+from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.strategies import DDPStrategy, ParallelStrategy, SingleDeviceStrategy
 from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor, nn
@@ -21,19 +23,32 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from lipbench import __version__, losses
 from lipbench.media import geometry
+from lipbench.models import _checkpoint, _position
 from lipbench.models._average import MovingAverage
+from lipbench.models._checkpoint import SCHEMA
 from lipbench.nets.weights import Card
 from lipbench.types import ClipBatch, ClipSpec, Generated, Timing
 
 Schedule = Literal["constant", "inverse_sqrt", "cosine"]
-SCHEMA: Final = 1
-"""Version of what lipbench adds to a checkpoint, under the key "lipbench"."""
 _TIMINGS: Final[tuple[Timing, ...]] = ("given", "length", "free")
 _UNKNOWN: Final[dict[Timing, frozenset[str]]] = {
     "given": frozenset(),
     "length": frozenset({"durations"}),
     "free": frozenset({"durations", "n_frames"}),
 }
+
+
+class TrainingFailed(RuntimeError):
+    """Training cannot go on: from here it would meet the same end again.
+
+    Args:
+        message: What happened and what to type.
+        spoiled: Whether the weights are no good any more.
+    """
+
+    def __init__(self, message: str, *, spoiled: bool = False) -> None:
+        super().__init__(message)
+        self.spoiled = spoiled
 
 
 class BenchModule(pl.LightningModule, ABC):
@@ -61,8 +76,12 @@ class BenchModule(pl.LightningModule, ABC):
 
     monitor: ClassVar[tuple[str, Literal["min", "max"]]] = ("val/l1", "min")
     """What decides which checkpoint is the best, and in which direction."""
+    networks: ClassVar[int] = 1
+    """Version of the networks, kept in checkpoints: raised when the same weights come to mean something else."""
     may_be_fresh: ClassVar[tuple[str, ...]] = ()
     """Names of submodules that `init_from` need not hold."""
+    files: ClassVar[tuple[str, ...]] = ()
+    """Arguments that name a file of a frozen network: on resuming it may lie elsewhere, but must be the same."""
 
     def __init__(
         self,
@@ -88,6 +107,9 @@ class BenchModule(pl.LightningModule, ABC):
         self.loss_weights: dict[str, float] = {}
         """Name of a loss -> its weight in the sum; 1 where not named."""
         self._seed: int | None = None
+        self._validated = -1  # batches that were done when a validation last ended
+        self._validate_first = False  # the resumed run stopped where a validation was due
+        self._begun: set[str] = set()  # optimisers that have taken a step: the schedule of a later one begins with it
         self._counted = False  # this batch already has its optimiser step that Lightning counts
         self._total_batches = 0.0
         self._batch_end: float | None = None
@@ -108,6 +130,10 @@ class BenchModule(pl.LightningModule, ABC):
     def train_batch(self, batch: Any) -> None:  # noqa: ANN401 - a ClipBatch, or a dict of them if there are several streams
         """Compute losses and call `optimise` once for each optimiser."""
 
+    def follows_schedule(self, name: str) -> bool:
+        """Whether the learning rate of the named optimiser follows `schedule`; otherwise it stays at its peak."""
+        return True
+
     # Optimisation
 
     def configure_optimizers(self) -> Any:  # noqa: ANN401 - Lightning's own union of shapes
@@ -120,7 +146,13 @@ class BenchModule(pl.LightningModule, ABC):
                 raise ValueError(
                     "schedule cosine must know when training ends; add --trainer.max_steps N or --trainer.max_epochs N"
                 )
-        return list(optimisers.values()), [LambdaLR(optimiser, self.rate) for optimiser in optimisers.values()]
+        rates = [self.rate if self.follows_schedule(name) else self.peak for name in optimisers]
+        pairs = zip(optimisers.values(), rates, strict=True)
+        return list(optimisers.values()), [LambdaLR(optimiser, rate) for optimiser, rate in pairs]
+
+    def peak(self, batch: int) -> float:
+        """Factor of a learning rate that does not change."""
+        return 1.0
 
     def rate(self, batch: int) -> float:
         """Factor of the learning rate, 0 to 1, at a number of batches already done."""
@@ -141,9 +173,11 @@ class BenchModule(pl.LightningModule, ABC):
         self._seed_batch()
         self._counted = False
         self.train_batch(batch)
-        schedulers = self.lr_schedulers()
-        for scheduler in schedulers if isinstance(schedulers, list) else [schedulers]:
-            cast("LambdaLR", scheduler).step()
+        found = self.lr_schedulers()
+        schedulers = found if isinstance(found, list) else [found]
+        for name, scheduler in zip(self._names, schedulers, strict=True):
+            if name in self._begun:
+                cast("LambdaLR", scheduler).step()
         self.batches += 1
         self._log_throughput(start, _clips(batch))
 
@@ -158,7 +192,7 @@ class BenchModule(pl.LightningModule, ABC):
             Name of a loss -> its value, unweighted, and "total", their weighted sum: means over processes.
 
         Raises:
-            RuntimeError: A loss or the gradient is not finite. The weights are still those of the last good step.
+            TrainingFailed: A loss or the gradient is not finite. The weights are still those of the last good step.
         """
         found = self.optimizers()
         optimiser = (found if isinstance(found, list) else [found])[self._names.index(name)]
@@ -173,6 +207,7 @@ class BenchModule(pl.LightningModule, ABC):
         else:
             self.manual_backward(total)
         self._current = name, dict(zip((*terms, "total"), values, strict=True))
+        self._begun.add(name)
         if self._counted:  # past the wrapper that counts global_step, with the same precision plugin
             strategy.optimizer_step(optimiser.optimizer, lambda: None)
         else:
@@ -193,7 +228,7 @@ class BenchModule(pl.LightningModule, ABC):
         # In half precision the loss scaler skips steps whose gradient overflows; that is no error.
         scaled = getattr(self.trainer.precision_plugin, "scaler", None) is not None
         if not all(map(math.isfinite, values[1:])) or not (math.isfinite(values[0]) or scaled):
-            raise RuntimeError(self._not_finite(name, dict(zip(("the gradient", *terms), values, strict=True))))
+            raise TrainingFailed(self._not_finite(name, dict(zip(("the gradient", *terms), values, strict=True))))
         if self.clip_norm > 0:
             factor = (self.clip_norm / (norm + 1e-6)).clamp(max=1.0)
             torch._foreach_mul_(gradients, factor)
@@ -205,9 +240,9 @@ class BenchModule(pl.LightningModule, ABC):
         named = [key for key in bad if key not in ("the gradient", "total")]
         what = " and ".join(f"the loss {key!r} is {bad[key]}" for key in named)
         what = what or f"{' and '.join(bad)} is not finite"
-        kept = getattr(self.trainer.checkpoint_callback, "last_model_path", "") or getattr(
-            self.trainer.checkpoint_callback, "best_model_path", ""
-        )
+        paths = [getattr(c, "last_model_path", "") for c in reversed(self.trainer.checkpoint_callbacks)]
+        paths += [getattr(c, "best_model_path", "") for c in self.trainer.checkpoint_callbacks]
+        kept = next(filter(None, paths), "")
         return (
             f"training stopped at batch {self.batches} before the step of optimiser {name!r}: {what}. The weights were "
             f"not changed; the last good checkpoint is {kept or 'not written yet'}. "
@@ -252,9 +287,14 @@ class BenchModule(pl.LightningModule, ABC):
             self.log("throughput/wait_share", (start - self._batch_end) / (end - self._batch_end))
         self._batch_end = end
 
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:  # noqa: ANN401 - see train_batch
+        """What this batch logs stands at its number. Lightning's own count differs by one after a resume."""
+        self.trainer.fit_loop.epoch_loop._batches_that_stepped = self.batches
+
     def on_validation_end(self) -> None:
         """Validation is not waiting."""
         self._batch_end = None
+        self._validated = self.batches
 
     # Starting, saving and resuming
 
@@ -265,16 +305,19 @@ class BenchModule(pl.LightningModule, ABC):
         return []
 
     def setup(self, stage: str) -> None:
-        """Check the trainer, and take over the weights of `init_from` in a fresh fit.
+        """Check the trainer, and have it write and read checkpoints in lipbench's way.
 
         Raises:
-            ValueError: The strategy shards the model, checkpoints are asked for by time, or the weights do not fit.
+            ValueError: The strategy shards the model, or checkpoints are asked for by time.
         """
         if not isinstance(self.trainer.strategy, SingleDeviceStrategy | DDPStrategy):
             raise ValueError(
                 "lipbench runs on one device or with --trainer.strategy ddp, "
                 f"found {type(self.trainer.strategy).__name__}"
             )
+        strategy = self.trainer.strategy
+        if type(strategy.checkpoint_io) is TorchCheckpointIO:  # not one that the user has asked for
+            strategy.checkpoint_io = _checkpoint.CheckpointFiles()
         if stage != "fit":
             return
         for callback in self.trainer.checkpoint_callbacks:
@@ -285,8 +328,6 @@ class BenchModule(pl.LightningModule, ABC):
                 )
         # Lightning warns that checkpoints hold the weights after the step, which is what they should hold.
         warnings.filterwarnings("ignore", "Using ModelCheckpoint with manual optimization")
-        if self.init_from and not self.trainer.ckpt_path:
-            self._take_weights(Path(self.init_from))
 
     def keep_frozen(self, name: str, network: nn.Module, card: Card) -> None:
         """Take a network of an earlier stage along.
@@ -299,9 +340,48 @@ class BenchModule(pl.LightningModule, ABC):
         self.frozen[name], self.frozen_sha256[name] = network, card.sha256
 
     def on_fit_start(self) -> None:
-        """Frozen networks go where the model went."""
+        """Take over the weights of `init_from` in a fresh fit; frozen networks go where the model went.
+
+        Raises:
+            FileNotFoundError: There is no such checkpoint.
+            ValueError: It is damaged, or its weights do not fit.
+        """
+        if self.init_from and not self.trainer.ckpt_path:  # a resumed run has them in its own checkpoint
+            self._take_weights(Path(self.init_from))
         for network in self.frozen.values():
             network.to(self.device)
+
+    def on_train_start(self) -> None:
+        """Check what was restored for the optimisers, and make up for a validation that was due.
+
+        Raises:
+            ValueError: A checkpoint holds the state of other optimisers.
+        """
+        self._check_optimisers()
+        if self._validate_first:
+            self._validate_first = False
+            _position.validate(self.trainer)
+
+    def _check_optimisers(self) -> None:
+        """The state of every optimiser must have the kinds and shapes of its parameters; torch does not look."""
+        for name, optimiser in zip(self._names, self.trainer.optimizers, strict=True):
+            odd = [
+                key
+                for group in optimiser.param_groups
+                for key, own in optimiser.defaults.items()
+                if not _alike(group.get(key), own)
+            ]
+            for parameter, state in optimiser.state.items():
+                odd += [
+                    key
+                    for key, value in state.items()
+                    if not isinstance(value, Tensor) or (value.dim() and value.shape != parameter.shape)
+                ]
+            if odd:
+                raise ValueError(
+                    f"{self.trainer.ckpt_path} is damaged: {odd[0]!r} of the optimiser {name!r} does not fit its "
+                    "parameters. Start a new run from its weights with --model.init_from in place of --ckpt_path"
+                )
 
     def _take_weights(self, path: Path) -> None:
         """Load what a checkpoint holds; everything outside `may_be_fresh` must be there with the right shape."""
@@ -309,7 +389,9 @@ class BenchModule(pl.LightningModule, ABC):
             raise FileNotFoundError(
                 f"--model.init_from: no checkpoint at {path}; give the .ckpt file of the earlier stage"
             )
-        stored = torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
+        content = _checkpoint.read(path)
+        self._check_networks(content["lipbench"], f"--model.init_from {path}")
+        stored = content["state_dict"]
         own = self.state_dict()
         fits = {key: stored[key] for key in own if key in stored and stored[key].shape == own[key].shape}
         lacking = [key for key in own if key not in fits and not key.startswith(self.may_be_fresh or ("\0",))]
@@ -327,28 +409,29 @@ class BenchModule(pl.LightningModule, ABC):
             "version": __version__,
             "model": type(self).__module__.rpartition(".")[2],
             "class": f"{type(self).__module__}.{type(self).__qualname__}",
+            "networks": self.networks,
             "batches": self.batches,
             "seed": self._seed,
             "frozen": self.frozen_sha256,
+            "validate": self.trainer.state.fn == TrainerFn.FITTING
+            and self._validated != self.batches
+            and _position.validation_is_due(self.trainer),
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Read it back.
 
         Raises:
-            ValueError: Not a lipbench checkpoint, a newer one, another model's, or one that was trained with other
-                frozen networks than those this run has taken along.
+            ValueError: Not a lipbench checkpoint, a newer one, another model's, one of older networks, or one that was
+                trained with other frozen networks than those this run has taken along.
         """
         meta = checkpoint.get("lipbench")
         if meta is None:
             raise ValueError("this checkpoint was not written by lipbench: it has no entry 'lipbench'")
-        if meta["schema"] > SCHEMA:
-            raise ValueError(
-                f"this checkpoint was written by lipbench {meta['version']} (schema {meta['schema']}); this is "
-                f"{__version__} (schema {SCHEMA}): upgrade lipbench"
-            )
+        _checkpoint.check_meta(meta, "this checkpoint")
         if meta["class"] != f"{type(self).__module__}.{type(self).__qualname__}":
             raise ValueError(f"this checkpoint holds a {meta['model']!r}, not a {type(self).__qualname__}")
+        self._check_networks(meta, "this checkpoint")
         self.batches, self._seed = meta["batches"], meta["seed"]
         for name, sha256 in meta.get("frozen", {}).items():  # absent before there were such models
             own = self.frozen_sha256.setdefault(name, sha256)
@@ -357,6 +440,45 @@ class BenchModule(pl.LightningModule, ABC):
                     f"--model.{name} has SHA-256 {own[:12]}..., and the run that is resumed was trained with "
                     f"{sha256[:12]}...; give that file, or start a new run"
                 )
+        if self._trainer is not None:
+            self._restore_trainer(checkpoint, meta)
+
+    def _callback_states(self, stored: dict[str, Any]) -> dict[str, Any]:
+        """The states of callbacks that a resumed run takes over.
+
+        A limit of time is one of this run: Lightning's would count all resumed ones. What was best so far counts where
+        its checkpoints lie; names from the file are only followed there, since what is no longer best is removed.
+        """
+        states = {key: state for key, state in stored.items() if not key.startswith(("Timer", "ModelCheckpoint"))}
+        resumed = Path(self.trainer.ckpt_path or "").resolve().parent
+        for callback in self.trainer.checkpoint_callbacks:
+            if not isinstance(callback, ModelCheckpoint) or callback.state_key not in stored:
+                continue
+            folder = Path(callback.dirpath or "")
+            if folder.resolve() == resumed:
+                states[callback.state_key] = _checkpoint.moved(stored[callback.state_key], folder)
+        return states
+
+    def _restore_trainer(self, checkpoint: dict[str, Any], meta: dict[str, Any]) -> None:
+        """Leave in the checkpoint what the trainer shall restore, in the form in which it goes on exactly."""
+        if self.trainer.state.fn != TrainerFn.FITTING:
+            checkpoint.pop("loops", None)
+            checkpoint.pop("callbacks", None)
+            return
+        _checkpoint.check_resumable(checkpoint)
+        checkpoint["loops"] = _position.written(self.trainer, _position.read(checkpoint["loops"]), self.batches)
+        checkpoint["callbacks"] = self._callback_states(checkpoint["callbacks"])
+        self._validate_first = meta.get("validate") is True
+
+    def _check_networks(self, meta: Mapping[str, Any], named: str) -> None:
+        """Refuse weights of the same shapes that would compute something else here."""
+        found = meta.get("networks", 1)  # absent before any network had changed
+        if found != self.networks:
+            age = "a newer" if isinstance(found, int) and found > self.networks else "an older"
+            raise ValueError(
+                f"{named} was trained with {age} network: version {found} of {type(self).__name__}'s, and this is "
+                f"{self.networks}. The same weights would give other results here; train anew"
+            )
 
 
 class GenerativeModel(BenchModule):
@@ -441,3 +563,14 @@ class GenerativeModel(BenchModule):
 def _clips(batch: Any) -> int:  # noqa: ANN401 - see BenchModule.train_batch
     """Clips in a batch, or in all streams of a dict of batches."""
     return len(batch["index"]) if "index" in batch else sum(_clips(stream) for stream in batch.values())
+
+
+def _alike(value: object, own: object) -> bool:
+    """Whether a setting of an optimiser is of the kind of its default."""
+    if isinstance(own, tuple | list):
+        return isinstance(value, tuple | list) and len(value) == len(own) and all(map(_alike, value, own))
+    if isinstance(own, bool) or own is None:
+        return isinstance(value, bool) or value is None
+    if isinstance(own, int | float):
+        return isinstance(value, int | float) and math.isfinite(value)
+    return isinstance(value, type(own))

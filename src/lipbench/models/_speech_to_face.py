@@ -52,6 +52,10 @@ class SpeechToFace(AdversarialModel):
         """The sound, the identity frame, and the pose frames that `drive` makes."""
         return frozenset({"audio", "audio_len", "fps", "identity", "pose", "pose_len", "n_frames"})
 
+    def follows_schedule(self, name: str) -> bool:
+        """All do: the published rates are constant, and the small recipes' cosine was run for both sides."""
+        return True
+
     def make_optimisers(self) -> dict[str, Optimizer]:
         """Adam for the generator, and for the discriminator if there is one."""
         optimisers: dict[str, Optimizer] = {

@@ -74,6 +74,7 @@ class LipGAN(SpeechToFace):
     """
 
     paper: ClassVar[str] = "Prajwal K R et al., Towards Automatic Face-to-Face Translation, ACM MM 2019"
+    networks: ClassVar[int] = 2  # 1 padded otherwise than published; its mel encoder had one residual block too many
     discriminator: nn.ModuleDict | None
 
     def __init__(

@@ -54,11 +54,12 @@ class ParaLip(AdversarialModel):
             scoring too (own choice for small models).
         ssim_weight: Of 1 - SSIM (window 11); 0 leaves it out.
         adversarial_weight: Of the LSGAN loss; 0 trains without a discriminator.
+        adversarial_from: Training batches before the adversarial loss begins: the paper's two stages in one fit.
         duration_weight: Of the error of each token's duration.
         sentence_weight: Of the error of each sentence's duration.
         discriminator_width: First width of the discriminator, 32 as published.
         lr: Peak learning rate (Adam, paper).
-        discriminator_lr: That of the discriminator (Adam, paper).
+        discriminator_lr: That of the discriminator (Adam, paper); it does not follow `schedule`.
         betas: Of both; the published code has (0.9, 0.98).
         schedule: See `BenchModule`; the published code has "inverse_sqrt" with warmup 2000 and lr 7e-4.
         warmup: See `BenchModule`.
@@ -86,6 +87,7 @@ class ParaLip(AdversarialModel):
         identity: Literal["random", "first"] = "random",
         ssim_weight: float = 1.0,
         adversarial_weight: float = 0.0,
+        adversarial_from: int = 0,
         duration_weight: float = 1.0,
         sentence_weight: float = 1.0,
         discriminator_width: int = 32,
@@ -99,8 +101,15 @@ class ParaLip(AdversarialModel):
         init_from: str | None = None,
     ) -> None:
         super().__init__(
-            clip_norm=clip_norm, schedule=schedule, warmup=warmup, ema_decay=ema_decay, init_from=init_from
+            adversarial_from=adversarial_from,
+            clip_norm=clip_norm,
+            schedule=schedule,
+            warmup=warmup,
+            ema_decay=ema_decay,
+            init_from=init_from,
         )
+        if adversarial_from and not adversarial_weight:
+            raise ValueError("adversarial_from needs an adversarial_weight above 0: without it nothing begins there")
         self.save_hyperparameters()
         self.size, self.window, self.identity = (size[0], size[1]), window, identity
         self.lr, self.discriminator_lr, self.betas = lr, discriminator_lr, betas

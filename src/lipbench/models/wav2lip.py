@@ -77,6 +77,7 @@ class Wav2Lip(SpeechToFace):
         "Prajwal K R et al., A Lip Sync Expert Is All You Need for Speech to Lip Generation in the Wild, ACM MM 2020"
     )
     discriminator: FrameDiscriminator | None
+    files: ClassVar[tuple[str, ...]] = ("expert",)
 
     def __init__(
         self,
@@ -246,4 +247,4 @@ class Wav2Lip(SpeechToFace):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Read it back."""
         super().on_load_checkpoint(checkpoint)
-        self.sync_on = checkpoint["lipbench"]["sync_on"]
+        self.sync_on = checkpoint["lipbench"].get("sync_on") is True

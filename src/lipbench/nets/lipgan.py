@@ -1,23 +1,20 @@
 """LipGAN's networks: the residual generator of faces, and the discriminator that measures how far sound and face are.
 
 Layer for layer after the published Keras code: generator and discriminator of the master branch (Rudrabha/LipGAN
-`generator.py: create_model_residual` and `discriminator.py`, commit 7489174) for MFCC, the generator of the branch
-`fully_pythonic` (commit d8ef8ef) for mel spectrograms. How that branch's discriminator hears is known here from copies
-in other repositories only: unverified. "conv" below is convolution, BatchNorm, ReLU in the generator (Keras' settings:
-epsilon 1e-3, momentum 0.8, weights drawn by Glorot's uniform rule, biases 0).
-
-Two things differ without changing a count of the generator's. Where Keras' padding "same" is odd, its extra row and
-column lie below and to the right, here above and to the left. And pictures are RGB, the published ones BGR.
+`generator.py: create_model_residual` and `discriminator.py`, commit 7489174) for MFCC, those of the branch
+`fully_pythonic` (commit d8ef8ef) for mel spectrograms. "conv" below is convolution, BatchNorm, ReLU in the generator
+(Keras' settings: epsilon 1e-3, momentum 0.8, weights drawn by Glorot's uniform rule, biases 0). Padding is
+TensorFlow's. One thing differs: pictures are RGB, the published ones BGR.
 
 The discriminator's normalisation is called instance normalisation, but as published (keras_contrib's layer without an
-axis, commit b20aa1a) it takes one mean and deviation over all values of a sample, with one scale and one shift. Here it
-is the same, with a scale and a shift a channel: 14,388,608 parameters for MFCC (14.39 M) instead of 14,382,742. A true
+axis, commit b20aa1a) it takes one mean and deviation over all values of a sample, with one scale and one shift. A true
 instance normalisation would turn the 1x1 maps of the mel tower into zeros.
 
 Widths and numbers of blocks are arguments, and the size may be 3, 6, 12, 24, 48, 96, ... pixels a side: one halving
 less or more.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -62,7 +59,7 @@ HEARING: Final[dict[FrontEnd, Hearing]] = {
     "mel": Hearing(
         shape=(80, 27),
         widths=(32, 64, 128, 256),
-        blocks=(2, 2, 3, 2),
+        blocks=(2, 2, 2, 2),
         strides=((1, 1), (3, 3), (3, 1), (3, 3)),
         kernel=(3, 3),
         judge_widths=(1, 2, 4, 8),
@@ -86,23 +83,67 @@ _JUDGE_KERNELS = (7, 5, 3, 3, 3)
 _JUDGE_WIDTHS = (1, 2, 4, 8, 8)  # in units of the first width; further halvings repeat the last
 
 
+class SameConv2d(nn.Conv2d):
+    """A convolution with TensorFlow's padding "same": ceil(side / stride) values a side are left.
+
+    No more zeros are added than its kernel reaches, half of them on either side; an odd one comes below or to the
+    right. A stride of 3 over 27 values adds none, where a padding of 1 adds one above and never reads the last value.
+
+    Args:
+        before: Channels of the input.
+        after: Channels of the output.
+        kernel: One number for a square, or (height, width).
+        stride: One number, or (vertical, horizontal).
+    """
+
+    def __init__(
+        self, before: int, after: int, kernel: int | tuple[int, int], stride: int | tuple[int, int] = 1
+    ) -> None:
+        super().__init__(before, after, kernel, stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(M, before, h, w) -> (M, after, ceil(h / vertical), ceil(w / horizontal))."""
+        edges: list[int] = []
+        for axis in (1, 0):  # as `pad` wants it: left, right, top, bottom
+            side, kernel, stride = x.shape[2 + axis], self.kernel_size[axis], self.stride[axis]
+            added = max((math.ceil(side / stride) - 1) * stride + kernel - side, 0)
+            edges += [added // 2, added - added // 2]
+        if edges[0] == edges[1] and edges[2] == edges[3]:  # without a copy of the input
+            return F.conv2d(x, self.weight, self.bias, self.stride, (edges[2], edges[0]))
+        return super().forward(F.pad(x, edges))
+
+
+class SameDoubling2d(nn.ConvTranspose2d):
+    """A 3x3 transposed convolution of stride 2 with TensorFlow's padding "same": the reverse of its convolution.
+
+    That one adds a row below and a column to the right of maps with even sides; here they are cut off.
+
+    Args:
+        before: Channels of the input.
+        after: Channels of the output.
+    """
+
+    def __init__(self, before: int, after: int) -> None:
+        super().__init__(before, after, 3, stride=2)
+
+    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]  # its size is always the same
+        """(M, before, h, w) -> (M, after, 2 h, 2 w)."""
+        return super().forward(x)[:, :, :-1, :-1]
+
+
 def _normalised(layer: nn.Module, channels: int) -> nn.Sequential:
     """A layer, BatchNorm and ReLU."""
     return nn.Sequential(layer, nn.BatchNorm2d(channels, eps=1e-3, momentum=0.2), nn.ReLU(inplace=True))
 
 
-def _conv(
-    before: int,
-    after: int,
-    kernel: int | tuple[int, int] = 3,
-    stride: int | tuple[int, int] = 1,
-    padding: int | None = None,
-) -> nn.Sequential:
-    """Convolution, BatchNorm, ReLU; padding keeps the size (divided by the stride, rounded up) unless it is given."""
-    if padding is None:
-        assert isinstance(kernel, int)
-        padding = kernel // 2
-    return _normalised(nn.Conv2d(before, after, kernel, stride, padding), after)
+def _conv(before: int, after: int, kernel: int = 3, stride: int | tuple[int, int] = 1) -> nn.Sequential:
+    """Convolution, BatchNorm, ReLU; the size is divided by the stride and rounded up."""
+    return _normalised(SameConv2d(before, after, kernel, stride), after)
+
+
+def _embed(before: int, after: int, kernel: int | tuple[int, int]) -> nn.Sequential:
+    """Convolution without padding over all that is left of a map, then one of size 1, each with BatchNorm, ReLU."""
+    return nn.Sequential(_normalised(nn.Conv2d(before, after, kernel), after), _conv(after, after, 1))
 
 
 class _Residual(nn.Module):
@@ -174,22 +215,20 @@ class Generator(nn.Module):
         for place, (before, after) in enumerate(pairwise(widths)):
             first = _conv(before, after, 5 if place == 0 else 3, stride=2)
             self.face.append(nn.Sequential(first, *_residuals(after, blocks[place])))
-        self.face_embedding = nn.Sequential(_conv(widths[-1], hidden, padding=0), _conv(hidden, hidden, 1))
+        self.face_embedding = _embed(widths[-1], hidden, 3)
 
         sound: list[nn.Module] = []
         for place, (before, after) in enumerate(pairwise((1, *audio_widths))):
             if front_end == "mfcc" and place == 1:
                 sound.append(nn.ZeroPad2d((0, 0, 1, 0)))  # 12 bands to 13
             sound += [_conv(before, after, 3, hearing.strides[place]), *_residuals(after, audio_blocks[place])]
-        self.sound = nn.Sequential(
-            *sound, _conv(audio_widths[-1], hidden, hearing.kernel, padding=0), _conv(hidden, hidden, 1)
-        )
+        self.sound = nn.Sequential(*sound, *_embed(audio_widths[-1], hidden, hearing.kernel))
 
         self.decoder = nn.ModuleList([_normalised(nn.ConvTranspose2d(2 * hidden, widths[-1], 3, 3), widths[-1])])
         for place, (before, after) in enumerate(pairwise(reversed(widths))):
-            doubled = nn.ConvTranspose2d(2 * before, after, 3, stride=2, padding=1, output_padding=1)
             count = decoder_blocks if place < times - 1 else 0
-            self.decoder.append(nn.Sequential(_normalised(doubled, after), *_residuals(after, count)))
+            doubled = _normalised(SameDoubling2d(2 * before, after), after)
+            self.decoder.append(nn.Sequential(doubled, *_residuals(after, count)))
         last = max(widths[0] // 2, 1)
         self.to_rgb = nn.Sequential(_conv(2 * widths[0], last), _conv(last, last), nn.Conv2d(last, 3, 1))
         _by_glorot(self)
@@ -216,20 +255,28 @@ class Generator(nn.Module):
         return torch.sigmoid(self.to_rgb(x).float())
 
 
-def _judging(
-    before: int,
-    after: int,
-    kernel: int | tuple[int, int],
-    stride: int | tuple[int, int],
-    padding: int,
-) -> list[nn.Module]:
-    """Convolution, normalisation over all values of a sample, LeakyReLU."""
-    # Published is a division by (deviation + 1e-3); the root of the variance + 1e-6 is the same to 0.1 %.
-    return [
-        nn.Conv2d(before, after, kernel, stride, padding),
-        nn.GroupNorm(1, after, eps=1e-6),
-        nn.LeakyReLU(0.2),
-    ]
+class _SampleNorm(nn.Module):
+    """Normalisation over all values of a sample, with one scale and one shift: keras_contrib's layer without an axis.
+
+    As published, 1e-3 is added to the deviation, not to the variance.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(()))
+        self.shift = nn.Parameter(torch.zeros(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Any (M, channels, h, w) -> the same shape, float32."""
+        x = x.float()
+        variance, mean = torch.var_mean(x, dim=(1, 2, 3), correction=0, keepdim=True)  # (M, 1, 1, 1)
+        # The root's gradient is infinite at 0; cut, it is 0 there.
+        return (x - mean) * (self.scale / (variance.clamp(min=1e-12).sqrt() + 1e-3)) + self.shift
+
+
+def _judging(layer: nn.Conv2d) -> list[nn.Module]:
+    """A convolution, normalisation over all values of a sample, LeakyReLU."""
+    return [layer, _SampleNorm(), nn.LeakyReLU(0.2)]
 
 
 class SyncDiscriminator(nn.Module):
@@ -257,7 +304,7 @@ class SyncDiscriminator(nn.Module):
         for place in range(times):
             kernel = _JUDGE_KERNELS[min(place, len(_JUDGE_KERNELS) - 1)]
             after = width * _JUDGE_WIDTHS[min(place, len(_JUDGE_WIDTHS) - 1)]
-            face += _judging(before, after, kernel, 2, kernel // 2)
+            face += _judging(SameConv2d(before, after, kernel, 2))
             before = after
         self.face = nn.Sequential(*face, nn.Conv2d(before, embedding, 3), nn.Flatten())
 
@@ -267,13 +314,13 @@ class SyncDiscriminator(nn.Module):
             if front_end == "mfcc" and place == 2:
                 sound.append(nn.ZeroPad2d((0, 0, 1, 0)))  # 12 bands to 13
             after = units * width // 2
-            sound += _judging(before, after, 3, stride, 1)
+            sound += _judging(SameConv2d(before, after, 3, stride))
             before = after
         if hearing.judge_bare:
             sound.append(nn.Conv2d(before, embedding, hearing.kernel))
         else:
-            sound += _judging(before, embedding, hearing.kernel, 1, 0)
-            sound += _judging(embedding, embedding, 1, 1, 0)
+            sound += _judging(nn.Conv2d(before, embedding, hearing.kernel))
+            sound += _judging(nn.Conv2d(embedding, embedding, 1))
         self.sound = nn.Sequential(*sound, nn.Flatten())
         _by_glorot(self)
 

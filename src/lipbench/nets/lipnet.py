@@ -28,8 +28,10 @@ _NEVER: Final = -1e4  # logit of a symbol that the published vocabulary lacks; f
 def convolve(conv: nn.Conv3d, frames: Tensor, valid: Tensor) -> Tensor:
     """Convolve clips over time and space, each as if it stood alone between black frames.
 
-    Computed as a convolution over space of every valid frame with its neighbours as further channels: the same sums,
-    nothing for padding, and on processors about ten times faster than torch's convolution over three dimensions.
+    Computed as a convolution over space of every valid frame with its neighbours as further channels: the same sums
+    and nothing for padding. Measured with torch 2.15 on one core, forward and backward at the published sizes: within
+    5 % of `torch.nn.functional.conv3d` where four clips are of one length, and 1.2 to 1.4 times as fast where they have
+    37, 50, 62 and 75 frames.
 
     Args:
         conv: Of stride 1 in time, its padding there as far as it reaches.

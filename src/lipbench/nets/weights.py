@@ -4,30 +4,31 @@ The format is safetensors, which holds tensors and text and can run nothing. The
 reading it does not read the weights. A network is named by its class in `lipbench.nets`; nothing else can be named.
 """
 
+import glob
 import hashlib
 import importlib
 import json
 import os
-import pickle
-from collections.abc import Mapping, Sequence
+import struct
+import time
+import zipfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from lipbench import __version__
+from lipbench.media import geometry
 from lipbench.types import View
 
 FORMAT: Final = 1
 _KEY: Final = "lipbench"  # under which the card lies in the header
-
-# What torch's reader raises for files that are torn, of another kind, or hold more than tensors.
-_UNREADABLE: Final = (
-    *(pickle.UnpicklingError, RuntimeError, EOFError, ValueError, LookupError),
-    *(TypeError, AssertionError),
-)
+_STALE: Final = 600.0  # seconds after which an unfinished file beside the target is that of a killed process
+_MOST: Final = 8 << 30  # bytes of tensors in a published file; the largest that is known has 0.3 GB
 
 Net = TypeVar("Net", bound=nn.Module)
 
@@ -55,6 +56,42 @@ class Card:
     sha256: str
 
 
+@contextmanager
+def written_whole(path: Path) -> Iterator[Path]:
+    """Write a file that is whole or absent under its name, whatever happens; the previous one stays until then.
+
+    The block writes to the name that it is given, in the same folder, so on the same file system. After it the content
+    is flushed to the disk and renamed. Unfinished files that a killed process left beside the target are removed.
+
+    Args:
+        path: The target; its folder is made.
+
+    Raises:
+        RuntimeError: It cannot be written, for example because the disk is full.
+    """
+    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")  # with the permissions of any new file, unlike tempfile's
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        for left in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+            if time.time() - left.stat().st_mtime > _STALE:
+                left.unlink(missing_ok=True)
+        yield aside
+        with aside.open("rb") as written:
+            os.fsync(written.fileno())
+        aside.replace(path)
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)  # the new name, too, is on the disk
+        finally:
+            os.close(folder)
+    except OSError as error:
+        kept = "; the previous one is still there" if path.is_file() else ""
+        raise RuntimeError(f"{path} cannot be written ({error.strerror or error}){kept}") from error
+    finally:
+        with suppress(OSError):
+            aside.unlink(missing_ok=True)
+
+
 def save(
     path: str | Path,
     net: nn.Module,
@@ -66,7 +103,7 @@ def save(
 ) -> Card:
     """Write a network to a file: parameters in half precision, buffers (BatchNorm statistics) as they are.
 
-    The file is written aside and renamed, so that it is whole or absent.
+    The file is whole or absent (`written_whole`).
 
     Args:
         path: Ends in ".safetensors".
@@ -82,7 +119,9 @@ def save(
     Raises:
         ValueError: The class is not in `lipbench.nets`, the arguments are not plain values, or a weight is not finite
             in half precision.
+        RuntimeError: The file cannot be written.
     """
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     path = Path(path)
@@ -109,13 +148,11 @@ def save(
         if not bool(stored.isfinite().all()):
             raise ValueError(f"{key} of {name} is not finite in half precision; such weights are not worth keeping")
         tensors[key] = stored
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f"{path.name}.{os.getpid()}.tmp")  # with the permissions of any new file, unlike tempfile's
-    try:
-        save_file(tensors, aside, {_KEY: text})
-        aside.replace(path)
-    finally:
-        aside.unlink(missing_ok=True)
+    with written_whole(path) as aside:
+        try:
+            save_file(tensors, aside, {_KEY: text})
+        except SafetensorError as error:  # what it makes of a full disk
+            raise OSError(str(error)) from error
     return read_card(path)
 
 
@@ -140,18 +177,85 @@ def read_published(path: Path) -> dict[str, Tensor]:
     """A state dict that somebody else's code wrote. Only tensors and plain containers are read, nothing is executed.
 
     Raises:
-        ValueError: It is torn, of another kind, or holds more than tensors.
+        ValueError: It is empty, torn, of another kind, holds more than tensors, or values that are not finite.
     """
+    if kind_of(path) == "zip":  # older files are plain pickles
+        check_archive(path)
     try:
         stored: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except _UNREADABLE as error:
+    except Exception as error:  # torch's reader raises a dozen kinds for files that are torn or of another kind
         raise ValueError(
             # Not torch's own words, which advise to read the file with its code run.
             f"{path} is no plain dictionary of tensors, and nothing in it was run ({type(error).__name__})"
         ) from error
     if not isinstance(stored, dict) or not all(isinstance(value, Tensor) for value in stored.values()):
         raise ValueError(f"{path} holds {type(stored).__name__}; expected a plain dictionary of tensors")
+    if not stored or not all(isinstance(key, str) for key in stored):
+        raise ValueError(f"{path} holds a dictionary of {len(stored)} entries; expected tensors by their names")
+    # A tensor of a few bytes may claim any shape: it is a view.
+    if sum(value.numel() * value.element_size() for value in stored.values()) > _MOST:
+        raise ValueError(f"{path} claims tensors of more than {_MOST >> 30} GB; no published file has so many")
+    check_finite(stored, path)
     return stored
+
+
+def kind_of(path: Path) -> Literal["zip", "other"]:
+    """Whether a file is an archive, as torch writes it; by its first bytes.
+
+    Raises:
+        ValueError: It is empty or a web page.
+    """
+    with path.open("rb") as stream:
+        head = stream.read(64)
+    if not head:
+        raise ValueError(f"{path} is empty (0 bytes): a download or a copy that broke off")
+    if head.lstrip().startswith(b"<"):
+        raise ValueError(f"{path} is a web page: a server sent it in place of the file. Download the file again")
+    return "zip" if head.startswith(b"PK") else "other"
+
+
+def check_archive(path: Path) -> None:
+    """Refuse a zip archive that is no whole one of torch's; torch itself reads damaged bytes without a word.
+
+    Raises:
+        ValueError: It is cut, a byte of it has changed, or it holds something else. Compressed parts, which torch never
+            writes, can be a thousand times as large as the file.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            parts = archive.infolist()
+            if not any(part.filename.endswith("/data.pkl") for part in parts):
+                raise ValueError(
+                    f"{path} is a zip archive of other things, such as {parts[0].filename!r}"
+                    if parts
+                    else f"{path} is an empty zip archive"
+                )
+            packed = any(part.compress_type != zipfile.ZIP_STORED or part.flag_bits & 1 for part in parts)
+            if packed or sum(part.file_size for part in parts) > path.stat().st_size:
+                raise ValueError(f"{path} holds compressed parts, which no file of PyTorch has")
+            bad = archive.testzip()
+    except (zipfile.BadZipFile, NotImplementedError, EOFError, OverflowError, struct.error, OSError) as error:
+        raise ValueError(f"{path} is cut short or damaged ({error})") from None
+    if bad is not None:
+        raise ValueError(f"{path} is damaged: the checksum of its part {bad!r} is wrong")
+
+
+def check_finite(tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Refuse weights that are spoiled: a network makes nothing of them, or NaN.
+
+    Args:
+        tensors: By name; integers are always fine.
+        path: Where they were read, for the message.
+
+    Raises:
+        ValueError: A tensor is no plain one, or holds a value that is not finite.
+    """
+    for key, value in tensors.items():
+        if value.layout != torch.strided or value.device.type != "cpu" or value.is_quantized:
+            raise ValueError(f"{path}: {key} is no plain tensor ({value.layout}, {value.device.type}, {value.dtype})")
+        if value.is_floating_point() and not bool(value.isfinite().all()):
+            bad = int((~value.isfinite()).sum())
+            raise ValueError(f"{path} is spoiled: {bad} of {value.numel()} values of {key} are not finite")
 
 
 def fill_published(network: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
@@ -200,22 +304,26 @@ def read_card(path: str | Path) -> Card:
         )
     try:
         card = json.loads(header[_KEY])
-        if card["format"] > FORMAT:
-            raise ValueError(
-                f"{path} was written by lipbench {card['version']} (format {card['format']}); this is {__version__} "
-                f"(format {FORMAT}): upgrade lipbench"
-            )
-        return Card(
+        newer = card["format"] > FORMAT
+        read = Card(
             architecture=str(card["architecture"]),
             arguments=dict(card["arguments"]),
-            view=View(**card["view"]),
+            view=View(str(card["view"]["name"]), int(card["view"]["height"]), int(card["view"]["width"])),
             trained_on=str(card["trained_on"]),
             vocabulary=tuple(map(str, card["vocabulary"])),
             version=str(card["version"]),
             sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
         )
-    except (KeyError, TypeError, json.JSONDecodeError) as error:
+    except (ValueError, LookupError, TypeError, RecursionError, OverflowError) as error:
         raise ValueError(f"the card of {path} is not in lipbench's form ({type(error).__name__}: {error})") from None
+    if newer:
+        raise ValueError(
+            f"{path} was written by lipbench {read.version} (format {card['format']}); this is {__version__} "
+            f"(format {FORMAT}): upgrade lipbench"
+        )
+    if read.view.name not in geometry.BOXES or min(read.view.size) < 1:
+        raise ValueError(f"the card of {path} is not in lipbench's form: it looks at {read.view}, which is no view")
+    return read
 
 
 def load(path: str | Path, kind: type[Net]) -> tuple[Net, Card]:
@@ -230,6 +338,7 @@ def load(path: str | Path, kind: type[Net]) -> tuple[Net, Card]:
         ValueError: As `read_card`; or it holds another kind of network, or its tensors do not fit the network that the
             card describes.
     """
+    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     path = Path(path)
@@ -238,10 +347,19 @@ def load(path: str | Path, kind: type[Net]) -> tuple[Net, Card]:
     if not issubclass(own, kind):
         raise ValueError(f"{path} holds a {card.architecture}, where a {kind.__name__} is wanted")
     try:
-        net = own(**card.arguments)
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise ValueError(f"{path}: {card.architecture} cannot be made with {card.arguments} ({error})") from None
-    _fill(net, load_file(path), path)
+        with torch.device("meta"):  # shapes without memory: the card may ask for any size
+            outline = own(**card.arguments)
+    except Exception as error:  # the arguments are anything
+        raise ValueError(
+            f"{path}: {card.architecture} cannot be made with {card.arguments} ({type(error).__name__}: {error})"
+        ) from None
+    try:
+        tensors = load_file(path)
+    except SafetensorError as error:
+        raise ValueError(f"{path} is no safetensors file, or it is torn ({error})") from None
+    _check(outline, tensors, path)
+    net = own(**card.arguments)
+    net.load_state_dict(tensors)
     return net.requires_grad_(False).eval(), card
 
 
@@ -258,8 +376,8 @@ def _class_of(architecture: str, path: Path) -> type[nn.Module]:
     return found
 
 
-def _fill(net: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
-    """Put tensors into a network; every name, shape and value must be right."""
+def _check(net: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Every name, shape and value must be right."""
     own = net.state_dict()
     lacking, strange = sorted(own.keys() - tensors.keys()), sorted(tensors.keys() - own.keys())
     if lacking or strange:
@@ -268,9 +386,10 @@ def _fill(net: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
             f"{len(strange)} are unknown, such as {strange[:3]}"
         )
     for key, value in tensors.items():
-        if value.shape != own[key].shape:
+        if value.shape != own[key].shape or value.is_floating_point() != own[key].is_floating_point():
             found, wanted = tuple(value.shape), tuple(own[key].shape)
-            raise ValueError(f"{path} does not fit its own card: {key} has shape {found}, expected {wanted}")
-        if not bool(value.isfinite().all()):
-            raise ValueError(f"{path} is damaged: {key} holds values that are not finite")
-    net.load_state_dict(tensors)
+            raise ValueError(
+                f"{path} does not fit its own card: {key} has shape {found} ({value.dtype}), expected {wanted} "
+                f"({own[key].dtype})"
+            )
+    check_finite(tensors, path)
