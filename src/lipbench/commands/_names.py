@@ -60,7 +60,11 @@ def unknown(what: str, name: str, known: Iterable[str]) -> UsageError:
 
 def listed(text: str) -> list[str]:
     """Members of a list as people type it: with commas, spaces or both, with or without brackets around it."""
-    return [part.strip("\"'") for part in re.split(r"[,\s]+", text.strip().strip("[]()").strip()) if part.strip("\"'")]
+    text = text.strip()
+    for opening, closing in ("[]", "()"):  # brackets inside belong to names, such as "lmd[dtw]"
+        text = text.removeprefix(opening)
+        text = text.removesuffix(closing) if text.count(closing) > text.count(opening) else text
+    return [part.strip("\"'") for part in re.split(r"[,\s]+", text) if part.strip("\"'")]
 
 
 def load(kind: str, name: str) -> type:

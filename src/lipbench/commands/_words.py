@@ -268,15 +268,20 @@ def _with_lists(words: list[str], classes: Mapping[str, str]) -> list[str]:
         flag, value, own = option
         if open_list is not None and not flag.startswith("-"):
             open_list += _names.listed(flag)
-            found[-1] = f"{found[-1].partition('=')[0]}=[{','.join(open_list)}]"
+            found[-1] = f"{found[-1].partition('=')[0]}={_yaml(open_list)}"
             continue
         open_list = None
         group, _, argument = flag.removeprefix("--").partition(".")
         if _listable(option) and argument in owners[group] and value not in ("null", "None"):
             open_list = _names.listed(str(value))
-            own = [f"{flag}=[{','.join(open_list)}]"]
+            own = [f"{flag}={_yaml(open_list)}"]
         found += own
     return found
+
+
+def _yaml(members: list[str]) -> str:
+    """A list as YAML reads it; members with brackets of their own in quotes."""
+    return f"[{','.join(repr(member) if set(member) & set('[]') else member for member in members)}]"
 
 
 def _takes_lists(owner: type) -> set[str]:

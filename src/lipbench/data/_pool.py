@@ -84,18 +84,18 @@ def run(
             worker.process.join()
 
 
-def start(module: str) -> Any:  # noqa: ANN401 - multiprocessing's contexts have no common type
-    """What starts worker processes: a fork server that has a module imported; where there is none, they are spawned.
+def start(*modules: str) -> Any:  # noqa: ANN401 - multiprocessing's contexts have no common type
+    """What starts worker processes: a fork server that has imported what they need, or spawning where there is none.
 
     Forking a process that has used OpenCV or OpenMP before may hang in their thread pools.
 
     Args:
-        module: Dotted name.
+        *modules: Dotted names of what is imported once for all of them.
     """
     methods = multiprocessing.get_all_start_methods()
     context: Any = multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")
     if "forkserver" in methods:
-        context.set_forkserver_preload([module])
+        context.set_forkserver_preload(list(modules))
         with _huge_pages():
             forkserver.ensure_running()
     return context

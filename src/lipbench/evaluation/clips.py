@@ -283,6 +283,10 @@ class Scorer:
             self._lacking[row][key] += key not in batch
         try:
             self.rows[row].update(take, scene)
+            if row == MODEL and "landmarks" in self.bank.observers:
+                lost = take.observe("landmarks")[0, : int(take.length[0])].isnan().flatten(1).any(1)  # (N,)
+                if lost.any():
+                    item.notes.append(f"no face in {int(lost.sum())} of {len(lost)} generated frames")
         except (ValueError, RuntimeError) as error:  # a clip that no metric foresaw must not end the others' scoring
             item.notes.append(f"{'' if row == MODEL else f'{row}: '}not scored: {_why(error)}")
 

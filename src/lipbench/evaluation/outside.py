@@ -100,7 +100,8 @@ def evaluate(
         Unavailable: A metric asked for by its own name cannot be computed here.
     """
     generated = Path(generated).expanduser()
-    name = _plain(generated.resolve().name) if name is None else _named(name)
+    # As folders are named after; a path stays what it is, and is refused.
+    name = _plain(generated.resolve().name) if name is None else re.sub(r"[^\w.+/\\-]+", "-", name).strip("-")
     _check(name, fps, timing)
     reference, store = _reference(reference, protocol)
     made = pairing.find(generated)
@@ -165,17 +166,6 @@ def evaluate(
 def _plain(name: str) -> str:
     """A name as part of a record's path: "a b" becomes "a-b"."""
     return re.sub(r"[^\w.+-]+", "-", name)[:80].strip("-.") or "videos"
-
-
-def _named(name: str) -> str:
-    """A row's name that the user gave, as `_plain` writes it; no path.
-
-    Raises:
-        ValueError: It is one, or nothing is left of it.
-    """
-    if not re.search(r"\w", name) or set(name) & set("/\\"):
-        raise ValueError(f"{name!r} cannot be the name of a row: expected letters or digits, and no path")
-    return _plain(name)
 
 
 def _check(name: str, fps: float | None, timing: str) -> None:

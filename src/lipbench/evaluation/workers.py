@@ -93,7 +93,7 @@ class Pool:
         self._workers: list[_Worker] = []
         self._function = make() if count == 0 else None
         if count:
-            context = _pool.start(make.func.__module__ if hasattr(make, "func") else make.__module__)
+            context = _pool.start(__name__, getattr(make, "func", make).__module__)
             try:
                 for _ in range(count):
                     self._workers.append(_Worker(context, make, self._tasks, self._answers, self._room))
