@@ -322,7 +322,7 @@ def test_no_column_at_all_is_an_error_before_the_work(tmp_path):
 
 def test_a_table_of_empty_columns_is_no_success(tmp_path):
     """Written all the same: the corpus has no sound, which nobody could know before."""
-    with pytest.raises(ValueError, match="every column that was asked for is empty. lse_d: the batch has no sound"):
+    with pytest.raises(ValueError, match=r"every column that was asked for is empty\. lse_d: the batch has no sound"):
         fake_run.run(tmp_path, tmp_path, metrics=["lse_d"], files={"syncnet": "syncnet-small[rendered]"})
     assert (tmp_path / "fake" / "seen" / "blinker" / "one.json").is_file()
 
