@@ -5,7 +5,7 @@ from typing import Final
 from lipbench.commands import _names
 
 _COMMON: Final = """\
-  --config NAME|FILE.yaml     a recipe (`lipbench list`; several are stacked); flags win over them, in any order{default}
+  --config NAME|FILE.yaml     a recipe (`lipbench list`; several are stacked); flags win over it, in any order{default}
   --print_config              print everything that would be used, as YAML, and stop
   --model.ARG X, --data.ARG X arguments of the model and the corpus, e.g. --model.lr 5e-4 --data.batch_size 8;
                               lists with or without brackets: --model.size 40,80
