@@ -261,6 +261,10 @@ def test_only_lists_are_taken_apart():
     words = ["--config", "none", "--data", "grid", "--model", "paralip", "--evaluator.metrics", "lmd,wer"]
     rest = ["--data.store", "a,b", "--evaluator.name", "x,y", "--evaluator.metrics", "null", "--trainer.devices", "0,1"]
     assert _words.prepared("fit", [*words, *rest])[2:] == ["--evaluator.metrics=[lmd,wer]", *rest]
+    for typed in ("lmd,psnr[uint8-wrap]", "[lmd, psnr[uint8-wrap]]", "(lmd psnr[uint8-wrap])"):
+        assert _names.listed(typed) == ["lmd", "psnr[uint8-wrap]"]
+        (last,) = _words.prepared("fit", [*words[:-1], typed])[2:]
+        assert yaml.safe_load(last.partition("=")[2]) == ["lmd", "psnr[uint8-wrap]"]
 
 
 @pytest.mark.parametrize(

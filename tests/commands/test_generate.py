@@ -241,6 +241,7 @@ def test_punctuation_is_left_out_and_unknown_words_are_named(here, patient, face
     [
         ({"text": "bin blue 4 now!"}, "holds '4'; expected letters and spaces only; write numbers as words"),
         ({"text": "?!..."}, "the text is empty"),
+        ({"text": "bin & blue"}, "holds '&'"),
         ({"text": "héllo"}, "holds 'é'"),
         ({"text": "  "}, "the text is empty"),
         ({"image": "nobody.png"}, "no image at nobody.png"),

@@ -59,8 +59,14 @@ def unknown(what: str, name: str, known: Iterable[str]) -> UsageError:
 
 
 def listed(text: str) -> list[str]:
-    """Members of a list as people type it: with commas, spaces or both, with or without brackets around it."""
-    return [part.strip("\"'") for part in re.split(r"[,\s]+", text.strip().strip("[]()").strip()) if part.strip("\"'")]
+    """Members of a list as people type it: with commas, spaces or both, with or without brackets around it.
+
+    Brackets inside stay: "[lmd, psnr[uint8-wrap]]" has the members lmd and psnr[uint8-wrap].
+    """
+    text = text.strip()
+    if text[:1] + text[-1:] in ("[]", "()"):
+        text = text[1:-1]
+    return [part.strip("\"'") for part in re.split(r"[,\s]+", text) if part.strip("\"'")]
 
 
 def load(kind: str, name: str) -> type:

@@ -1,6 +1,7 @@
 """The words after fit, validate, test and predict: checked and put in order before anything heavy is imported."""
 
 import inspect
+import json
 import math
 import os
 import re
@@ -9,6 +10,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from types import UnionType
 from typing import Final, get_args, get_origin
+
+import yaml
 
 from lipbench.commands import _names, _recipes, _runs
 from lipbench.commands._names import UsageError
@@ -242,9 +245,23 @@ def _say(line: str) -> None:
 def _listable(option: tuple[str, str | None, list[str]]) -> bool:
     """Whether a value might be a list that is written without brackets."""
     flag, value, _ = option
-    return bool(re.match(r"--(model|data|evaluator|tracking)\.\w+$", flag)) and not (value or "[").startswith(
-        ("[", "{")
-    )
+    value = value or "[]"
+    bare = not value.startswith("{") and (not value.startswith("[") or _broken(value))
+    return bare and bool(re.match(r"--(model|data|evaluator|tracking)\.\w+$", flag))
+
+
+def _broken(value: str) -> bool:
+    """Whether a list is none to YAML: that of names with brackets, such as [lmd,psnr[uint8-wrap]]."""
+    try:
+        yaml.safe_load(value)
+    except yaml.YAMLError:
+        return True
+    return False
+
+
+def _flow(members: Iterable[str]) -> str:
+    """A list as YAML writes it, with quotes around names that have brackets."""
+    return f"[{','.join(json.dumps(member) if set(member) & set('[]{}:#&*!|>%@') else member for member in members)}]"
 
 
 def _with_lists(words: list[str], classes: Mapping[str, str]) -> list[str]:
@@ -268,13 +285,13 @@ def _with_lists(words: list[str], classes: Mapping[str, str]) -> list[str]:
         flag, value, own = option
         if open_list is not None and not flag.startswith("-"):
             open_list += _names.listed(flag)
-            found[-1] = f"{found[-1].partition('=')[0]}=[{','.join(open_list)}]"
+            found[-1] = f"{found[-1].partition('=')[0]}={_flow(open_list)}"
             continue
         open_list = None
         group, _, argument = flag.removeprefix("--").partition(".")
         if _listable(option) and argument in owners[group] and value not in ("null", "None"):
             open_list = _names.listed(str(value))
-            own = [f"{flag}=[{','.join(open_list)}]"]
+            own = [f"{flag}={_flow(open_list)}"]
         found += own
     return found
 

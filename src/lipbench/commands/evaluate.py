@@ -61,7 +61,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--landmarks", choices=("dlib", "face-alignment"), default="dlib", help="who finds the face (default: dlib)"
     )
-    parser.add_argument("--metrics", metavar="A,B", help="metrics or groups, e.g. quality,sync (default: most of them)")
+    parser.add_argument(
+        "--metrics", nargs="+", metavar="A,B", help="metrics or groups, e.g. quality,sync (default: most of them)"
+    )
     for name in WEIGHTS:
         options = f"--files.{name}", f"--evaluator.files.{name}"  # the latter as `test` spells it, and as errors say
         parser.add_argument(*options, dest=name, type=Path, metavar="FILE", help=f"weights of {name}")
@@ -88,7 +90,7 @@ def run(
     text: Path | None = None,
     fps: float | None = None,
     landmarks: str = "dlib",
-    metrics: str | None = None,
+    metrics: list[str] | None = None,
     no_calibration: bool = False,
     out: Path = Path("leaderboards/results"),
     workers: int | None = None,
@@ -129,7 +131,7 @@ def run(
         text=text,
         fps=fps,
         landmarks=landmarks,
-        metrics=None if metrics is None else [part.strip() for part in metrics.split(",")],
+        metrics=None if metrics is None else _names.listed(" ".join(metrics)),
         files={what: str(path) for what, path in weights.items() if path is not None},
         calibration=not no_calibration,
         workers=min(4, _pool.processors() - 1) if workers is None else workers,

@@ -159,10 +159,11 @@ def _words(text: str, ckpt_path: Path) -> list[str]:
 def _without_punctuation(text: str) -> tuple[str, list[str]]:
     """A text without punctuation, and the characters that were left out.
 
-    Apostrophes and full stops join what they stand in ("don't" is "dont", "U.S." is "us"); everything else parts words.
+    Apostrophes join what they stand in ("don't" is "dont"), everything else parts words. Signs that are spoken stay, to
+    be refused with digits: somebody must write them as words.
     """
-    left_out = {c: None for c in text if unicodedata.category(c)[0] == "P" or c in "`´~^|<>=+$"}
-    joined = "".join("" if c in "'’‘`´." else " " if c in left_out else c for c in text)
+    left_out = {c: None for c in text if (unicodedata.category(c)[0] == "P" and c not in "&%@#") or c in "`´"}
+    joined = "".join("" if c in "'’‘`´" else " " if c in left_out else c for c in text)
     return joined, list(left_out)
 
 
