@@ -1,6 +1,5 @@
 """FID and KID: distances between the sets of generated and true frames, by Inception features."""
 
-import pickle
 from abc import ABC, abstractmethod
 from itertools import pairwise
 from pathlib import Path
@@ -14,6 +13,7 @@ from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
 from lipbench.metrics._base import Unavailable, digest
+from lipbench.nets.weights import read_published
 
 WEIGHTS: Final = "weights-inception-2015-12-05-6726825d.pth"
 """torch-fidelity's copy of the TensorFlow network that FID was defined with."""
@@ -59,11 +59,11 @@ class Inception(nn.Module):
         sha256 = digest(path)
         try:
             # torch-fidelity unpickles the file without limits: only what holds nothing but tensors may come that far.
-            torch.load(path, map_location="cpu", weights_only=True)
+            read_published(path)
             self.network = published.NoTrainInceptionV3("inception-v3-compat", ["2048"], str(path), antialias=False)
         except ModuleNotFoundError as error:
             raise Unavailable("FID and KID need torch-fidelity: pip install torch-fidelity") from error
-        except (RuntimeError, pickle.UnpicklingError, EOFError, TypeError, AttributeError) as error:
+        except (ValueError, RuntimeError, LookupError, TypeError, AttributeError) as error:
             raise Unavailable(f"{path.name} is not torch-fidelity's Inception: {error}") from error
         self.requires_grad_(False)
         self.judge: str = f"Inception sha256 {sha256[:16]}"

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from lipbench.metrics._base import ClipMetric, Unavailable, digest, over_frames, same_shape
+from lipbench.nets.weights import read_published
 
 BACKBONE: Final = "alexnet-owt-7be5be79.pth"
 """torchvision's AlexNet; the eight digits begin its SHA-256 (torch hub's convention for file names)."""
@@ -48,7 +49,10 @@ def load(path: Path) -> tuple[nn.Module, str]:
     except ImportError as error:
         raise Unavailable(f"LPIPS needs the lpips package: pip install lpips ({error})") from error
     sha256 = digest(path)
-    weights = torch.load(path, map_location="cpu", weights_only=True)
+    try:
+        weights = read_published(path)
+    except ValueError as error:
+        raise Unavailable(str(error)) from error
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the package uses arguments that torchvision has renamed
         # pnet_rand builds the backbone without fetching weights; the linear layers come with the package.
