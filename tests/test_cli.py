@@ -302,7 +302,7 @@ def test_a_checkpoint_alone_that_cannot_be_read(capsys, tmp_path, content, expec
         "model: lipbench.models.paralip.ParaLip\ndata: intruder.Data\n",
         "model: other/model.yaml\ndata: lipbench.data.grid.Grid\n",
         "trainer: {logger: {class_path: intruder.Logger}}\n",
-        "trainer: {callbacks: {class_path: pytorch_lightning.callbacks.LambdaCallback, init_args: {setup: intruder.f}}}",
+        "trainer: {callbacks: {class_path: pytorch_lightning.callbacks.LambdaCallback, init_args: {setup: intruder.f}}}",  # noqa: E501 - as it stands in a file
     ],
 )
 def test_what_lies_beside_a_checkpoint_imports_nothing_foreign(capsys, monkeypatch, tmp_path, text):
