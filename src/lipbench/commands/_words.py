@@ -203,6 +203,7 @@ def _of_checkpoint(
         _runs.check_brought(saved)
         config = _recipes.read(saved)
         stated = {kind: _class(config, kind) for kind in _KINDS}
+        _check_own(saved, config, {*named.values()})
         if all(_same(kind, name, stated[kind]) for kind, name in named.items()):
             _say(f"arguments: {saved}, those of the checkpoint's run; flags win over them")
             return ["--config", str(saved), *words], stated
@@ -220,6 +221,33 @@ def _of_checkpoint(
     if added:
         _say(f"from the checkpoint: {' '.join(added)}")
     return [*added, *words], named | lacking
+
+
+def _check_own(saved: Path, config: Mapping[str, object], typed: set[str]) -> None:
+    """What lies beside a checkpoint may name classes of lipbench and of Lightning: whatever is named is imported.
+
+    Raises:
+        UsageError: It names another one, which was not typed either.
+    """
+
+    def texts(value: object) -> Iterator[str]:
+        if isinstance(value, str):
+            yield value
+        elif isinstance(value, Mapping):
+            for key, member in value.items():
+                if key != "default_root_dir":
+                    yield from texts(member)
+        elif isinstance(value, list):
+            for member in value:
+                yield from texts(member)
+
+    classes = [_class(config, kind) for kind in _KINDS]
+    for name in (*classes, *(text for text in texts(config.get("trainer")) if {".", "/"} & set(text))):
+        if {".", "/"} & set(name) and not name.startswith(("lipbench.", "pytorch_lightning.")) and name not in typed:
+            raise UsageError(
+                f"{saved}, beside the checkpoint, names {name!r}, which belongs neither to lipbench nor to "
+                f"Lightning and would be imported. If you trust it, ask for it: --config {saved}"
+            )
 
 
 def _class(recipe: Mapping[str, object], kind: str) -> str:
