@@ -196,7 +196,9 @@ class Cli(LightningCLI):
         """Write each clip as a video into the run's folder instead of holding all of them in memory."""
         self.trainer.callbacks.append(tracking.Videos())  # type: ignore[attr-defined]  # a plain list
         self.trainer.predict(**kwargs | {"return_predictions": False})
-        rank_zero_info(f"videos: {self.trainer.log_dir}/videos")
+        rank_zero_info(
+            f"videos: {self.trainer.log_dir}/videos; beside the reference: {self.trainer.log_dir}/side_by_side"
+        )
 
     def _loggers(self) -> list[Logger]:
         """Loggers that write into a new folder runs/<model>_<data>/<version>."""
