@@ -248,6 +248,7 @@ def test_punctuation_is_left_out_and_unknown_words_are_named(here, patient, face
         ({"image": "grey.png"}, "no face found in grey.png"),
         ({"image": "text.png"}, "is no picture"),
         ({"ckpt_path": "none.ckpt", "image": "grey.png"}, "no checkpoint at none.ckpt"),
+        ({"ckpt_path": "last"}, "generate needs the file of a checkpoint"),
         ({"ckpt_path": "text.png"}, "is no checkpoint that can be read"),
         ({"ckpt_path": "foreign.ckpt"}, "was not written by lipbench"),
         ({"ckpt_path": "elsewhere.ckpt"}, "is no model of lipbench"),
