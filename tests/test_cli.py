@@ -1,5 +1,6 @@
 """What the command says, above all when it is typed wrong. Nothing here needs a corpus."""
 
+import os
 import re
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import yaml
 import lipbench
 from lipbench import cli
 from lipbench.commands import _names, _recipes, _words
+from lipbench.metrics import _shipped
 
 
 def said(capsys, *words):
@@ -80,6 +82,39 @@ def test_list_shows_names_and_first_lines(capsys):
     shown = capsys.readouterr().out
     for name in ("paralip", "grid", "rendered", "psnr", "lmd", "grid/s1"):
         assert name in shown
+
+
+def test_list_names_observers_and_recipes_with_device_and_time(capsys):
+    assert cli.main(["list"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    for name, path in ((path.stem, path) for path in _shipped.FOLDER.glob("*.safetensors")):
+        (line,) = (line for line in lines if line.split()[:1] == [name])
+        assert re.search(r"(transcript|syncnet): knows (rendered faces|GRID's speaker s1) only", line), path
+    for recipe in _names.recipes():
+        name = _recipes.name(recipe)
+        (place,) = (k for k, line in enumerate(lines) if line.split()[:1] == [name])
+        device, _, time = lines[place].removeprefix(f"  {name}").strip().partition(", ")
+        assert device == ("CPU" if "accelerator: cpu" in recipe.read_text() else "GPU")
+        assert time
+        assert len(lines[place + 1].strip()) > 20
+        assert _recipes.find(name) == recipe
+    (line,) = (line for line in lines if line.split()[:1] == ["lipgan_grid_s1_small"])
+    assert line.endswith("CPU, 24 minutes on one core")
+
+
+@pytest.mark.parametrize(("given", "expected"), [(None, "passive"), ("active", "active")])
+def test_waiting_threads_sleep_unless_told_otherwise(given, expected):
+    """Read once, when PyTorch is loaded: the policy must stand before."""
+    script = (
+        "import os, sys; from lipbench import cli\n"
+        "assert 'torch' not in sys.modules\n"
+        "cli.main(['--version'])\n"
+        "print(os.environ['OMP_WAIT_POLICY'], 'torch' in sys.modules)"
+    )
+    environment = {key: value for key, value in os.environ.items() if key != "OMP_WAIT_POLICY"}
+    environment |= {"OMP_WAIT_POLICY": given} if given else {}
+    out = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True)
+    assert out.stdout.splitlines()[-1] == f"{expected} False"
 
 
 @pytest.mark.parametrize(
@@ -255,6 +290,21 @@ def test_lists_are_taken_with_and_without_brackets(typed):
     names = ["--model", "paralip", "--data", "grid", "--config", "none"]
     last = _words.prepared("fit", [*names, "--model.size", *typed])[2:]
     assert yaml.safe_load("".join(last).removeprefix("--model.size").lstrip("=")) == [40, 80]
+
+
+@pytest.mark.parametrize(
+    "typed",
+    [
+        ["opening_corr[speech],lmd[dtw]"],
+        ["[opening_corr[speech], lmd[dtw]]"],
+        ["opening_corr[speech]", "lmd[dtw]"],
+        ["[opening_corr[speech],", "lmd[dtw]]"],
+    ],
+)
+def test_names_in_lists_may_have_brackets_of_their_own(typed):
+    names = ["--model", "paralip", "--data", "grid", "--config", "none"]
+    last = _words.prepared("test", [*names, "--evaluator.metrics", *typed])[2:]
+    assert yaml.safe_load("".join(last).partition("=")[2]) == ["opening_corr[speech]", "lmd[dtw]"]
 
 
 def test_only_lists_are_taken_apart():

@@ -35,7 +35,8 @@ Examples:
   lipbench compare                                     records -> tables
 
 `lipbench COMMAND --help` tells more. LIPBENCH_HOME is where stores and weights lie (default: the user's cache folder);
---traceback, or LIPBENCH_TRACEBACK=1, shows where an error came from."""
+--traceback, or LIPBENCH_TRACEBACK=1, shows where an error came from. Two runs beside each other on one machine are
+fastest with OMP_NUM_THREADS=1 before each."""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -79,6 +80,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     show = "--traceback" in words or os.environ.get("LIPBENCH_TRACEBACK", "0") not in ("", "0")
     words = [word for word in words if word != "--traceback"]
+    # Read when PyTorch is loaded. Threads that spin while they wait make a training step on a busy machine several
+    # times slower; that they sleep costs less on an idle one.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     try:
         _run(words)
     except SystemExit as left:  # how argparse ends after printing a help or a configuration
@@ -92,14 +96,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (_names.UsageError, argparse.ArgumentError) as error:
         if show:
             traceback.print_exc()
-        print(f"lipbench: {error}", file=sys.stderr)
+        _tell(str(error))
         return 2
     except (ValueError, OSError, RuntimeError, ImportError) as error:
         if show:
             traceback.print_exc()
-        print(f"lipbench: {_sentence(error)}", file=sys.stderr)
+        _tell(_sentence(error))
         return 1
     return 0
+
+
+def _tell(text: str) -> None:
+    """Print an error, which may quote names of files: the terminal acts on nothing in it but line breaks."""
+    from lipbench.evaluation._writing import visible
+
+    print("lipbench: " + "\n".join(map(visible, text.splitlines())), file=sys.stderr)
 
 
 def _sentence(error: Exception) -> str:

@@ -105,6 +105,8 @@ def test_the_metrics_are_checked_instead(capsys, monkeypatch, tmp_path):
     assert files["syncnet"] == str(weights)
     assert files["transcript"] == _shipped.judges("rendered/seen")["transcript"]
     assert capsys.readouterr().out == "ok       noise lowers PSNR: mouth/psnr 100 > 40\n"
+    assert cli.main(["doctor", "--metrics", "--files.syncnet", "syncnet-small[grid-s1]"]) == 0
+    assert given[1][1]["syncnet"] == str(_shipped.FOLDER / "syncnet-small[grid-s1].safetensors")
 
 
 def test_a_failed_check_of_the_metrics_ends_with_2(capsys, monkeypatch):

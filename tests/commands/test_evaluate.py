@@ -1,6 +1,8 @@
 """evaluate as it is typed; what it does to videos is tested with the evaluation layer."""
 
 import json
+import re
+import shlex
 import shutil
 from pathlib import Path
 
@@ -74,8 +76,48 @@ def test_names_of_files_are_but_text(here, corpus, capsys):
     told = capsys.readouterr().out
     assert "\x1b" not in told
     assert "z\\x1b[31m: " in told
+    shutil.rmtree("made")
+    Path("made").mkdir()
+    Path("made", "z\x1b[31m.mpg").write_bytes(b"")
+    assert cli.main(["evaluate", "--generated", "made", "--reference", "true", "--partial", *QUICK]) == 1
+    told = capsys.readouterr()
+    assert "\x1b" not in told.out + told.err
+    assert "none of the 1 clips could be scored; z\\x1b[31m: " in told.err
     (path,) = Path("leaderboards/results/evaluate/true/made").glob("*.csv")
     assert sorted(pd.read_csv(path)["clip_id"]) == ["'=cmd()", "'@x", "[bold]y", "z\\x1b[31m"]
+
+
+def test_synchrony_of_own_videos_by_the_name_of_a_syncnet(here, corpus, capsys):
+    clip = next((corpus / "video" / "s1").glob("*.mpg"))
+    for folder in ("true", "made"):
+        Path(folder).mkdir()
+        shutil.copy(clip, folder)
+    words = ["--generated", "made", "--reference", "true", "--no-calibration", "--metrics", "sync", "--workers", "0"]
+    assert cli.main(["evaluate", *words]) == 1
+    told = capsys.readouterr()
+    assert "nothing that was asked for can be computed. lse_c, lse_d, av_offset: LSE needs a SyncNet" in told.err
+    assert not Path("leaderboards").exists()
+    option = re.search(r"--files\.syncnet 'syncnet-small\[rendered\]'", told.err)[0]  # it says what to type
+    assert cli.main(["evaluate", *words, *shlex.split(option)]) == 0
+    (path,) = Path("leaderboards/results/evaluate/true/made").glob("*.json")
+    assert json.loads(path.read_text())["scores"]["lse_d"]["n"] == 1
+    assert cli.main(["evaluate", *words, "--files.syncnet", "syncnet-smal"]) == 1
+    assert "Did you mean 'syncnet-small[" in capsys.readouterr().err
+
+
+def test_a_table_of_empty_columns_is_no_success(here, corpus, capsys):
+    """Written and shown all the same: that no text is known is a result too."""
+    clip = next((corpus / "video" / "s1").glob("*.mpg"))
+    for folder in ("true", "made"):
+        Path(folder).mkdir()
+        shutil.copy(clip, folder)
+    words = ["--generated", "made", "--reference", "true", "--no-calibration", "--metrics", "[wer,cer]"]
+    weights = ["--files.transcript", "lipresnet-small[rendered]", "--workers", "0"]
+    assert cli.main(["evaluate", *words, *weights]) == 1
+    told = capsys.readouterr()
+    assert "every column that was asked for is empty. wer, cer: 1 of 1 clips have no text (--text" in told.err
+    assert "record: leaderboards/results/evaluate/true/made/" in told.out
+    assert len(list(Path("leaderboards/results/evaluate/true/made").glob("*.json"))) == 1
 
 
 def test_missing_and_broken_clips_are_told(here, corpus, capsys):
@@ -124,6 +166,7 @@ def test_help_lists_what_there_is(capsys):
     assert cli.main(["evaluate", "--help"]) == 0
     told = capsys.readouterr().out
     assert "--files.syncnet" in told
+    assert "rm -r OUT/PROTOCOL/NAME" in " ".join(told.split())
     assert "score videos that any other system made" in told
 
 

@@ -257,6 +257,10 @@ def test_punctuation_is_left_out_and_unknown_words_are_named(here, patient, face
         ({"image": "cut.png"}, "cannot be read"),
         ({"image": None, "video": "pipe.png"}, "is not a file"),
         ({"out": "talk.gif"}, "gif"),
+        ({"out": "grey.png/talk.mp4"}, "grey.png: it is a file; name another folder"),
+        ({"out": "pipe.png/below/talk.mp4", "ckpt_path": "foreign.ckpt"}, "cannot write into"),  # before all work
+        ({"heatmap": "grey.png/heat.png"}, "grey.png: it is a file; name another folder"),
+        ({"out": "folder.mp4"}, "folder.mp4 is a folder; expected the name of a file"),
         ({"heatmap": "heat.jpg"}, "expected a name that ends in .png"),
         ({"text": None}, 'which is driven by text: give --text "bin blue at f two now"'),
         ({"audio": "tone.wav"}, "hears nothing: leave --audio out"),
@@ -291,6 +295,7 @@ def test_wrong_input(here, patient, hearing, face, capsys, change, expected):
     tone(Path("short.wav"), 0.01)
     float_wav(Path("nan.wav"), np.full(8000, np.nan))
     os.mkfifo("pipe.png")  # nobody writes into it: whoever reads it waits for ever
+    Path("folder.mp4").mkdir()
     Path("cut.png").write_bytes(face.read_bytes()[:4000])
     video.write_video("mute.avi", [grey] * 6, 25)
     video.write_video("no_face.avi", [grey] * 6, 25, np.zeros(8000), 16000)

@@ -28,7 +28,6 @@ def places(tmp_path, monkeypatch):
     """Empty places of this test's own for all weights; the working folder is empty too."""
     monkeypatch.setenv("LIPBENCH_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
-    monkeypatch.setenv("COLUMNS", "400")  # nothing is folded
     monkeypatch.setattr(command, "SHIPPED", tmp_path / "shipped")
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
@@ -100,13 +99,12 @@ class Hostile:
 # ---------------------------------------------------------------------------------------------------------------- list
 
 
-def row(shown: str, name: str) -> list[str]:
-    """Cells of a table's row, each as one text."""
-    start = re.search(rf"^│ {re.escape(name)} +│", shown, re.MULTILINE).start()
-    lines = re.split(r"\n[├└]", shown[start:])[0].splitlines()
-    return [
-        " ".join(" ".join(parts).split()) for parts in zip(*(line.strip("│").split("│") for line in lines), strict=True)
-    ]
+def about(shown: str, name: str) -> list[str]:
+    """The lines about a name, which stands alone on its line."""
+    lines = shown.splitlines()
+    rest = lines[lines.index(f"  {name}") + 1 :]
+    end = next(k for k, line in enumerate([*rest, ""]) if not line.startswith("      "))
+    return [line.strip() for line in rest[:end]]
 
 
 def test_list_says_what_is_absent_and_where_it_is_looked_for(told, places):
@@ -114,55 +112,59 @@ def test_list_says_what_is_absent_and_where_it_is_looked_for(told, places):
     assert code == 0
     assert told("list") == (0, out, "")
     for name, known in KNOWN.items():
-        _, used_by, state, where, licences = row(out, name)
+        used_by, state, *use, licences = about(out, name)
         assert used_by.startswith(known.what)
-        assert state.endswith("unverified") == (name != "dlib")
-        assert licences == f"code: {known.code} weights: {known.weights} data: {known.data}"
-        assert where.endswith(known.use)
-    assert row(out, "alexnet")[1:4] == [
-        "AlexNet, the backbone of LPIPS mouth/lpips",
-        "absent unverified",
-        f"{places}/torch/hub/checkpoints/alexnet-owt-7be5be79.pth",
+        assert (", unverified: " in state) == (name != "dlib")
+        assert licences == f"licences: code {known.code}; weights {known.weights}; data {known.data}"
+        assert len(use) == bool(known.use)
+    assert about(out, "alexnet")[:2] == [
+        "AlexNet, the backbone of LPIPS; mouth/lpips",
+        f"absent, unverified: {places}/torch/hub/checkpoints/alexnet-owt-7be5be79.pth",
     ]
-    assert row(out, "syncnet")[1:4] == [
-        "SyncNet v2 lse_c, lse_d, av_offset",
-        "absent unverified",
-        f"{places}/home/weights/syncnet_v2.model use: --evaluator.files.syncnet FILE",
+    assert about(out, "syncnet")[:3] == [
+        "SyncNet v2; lse_c, lse_d, av_offset",
+        f"absent, unverified: {places}/home/weights/syncnet_v2.model",
+        "use: --evaluator.files.syncnet syncnet",
     ]
-    assert "wer, cer" in row(out, "lipnet")[1]
-    assert "lmd, opening_corr" in row(out, "dlib")[1]
-    assert re.fullmatch(r"present \d\d\.\d MB verified", row(out, "dlib")[2])
+    assert "wer, cer" in about(out, "lipnet")[0]
+    assert "lmd, opening_corr" in about(out, "dlib")[0]
+    assert re.match(r"present, \d\d\.\d MB, verified: ", about(out, "dlib")[1])
     assert f"No file in lipbench's format in {places}/shipped or {places}/home/weights" in out
 
 
 def test_list_shows_files_in_the_own_format_by_their_cards(told, places):
     shipped = reader(places / "shipped" / "lipnet-small[rendered].safetensors")
     mine = reader(places / "home" / "weights" / "mine.safetensors", "my own corpus, CC BY 4.0")
-    (places / "home" / "weights" / "torn.safetensors").write_bytes(b"12345678901")
+    (places / "home" / "weights" / "torn[b]\x1b[2J.safetensors").write_bytes(b"12345678901")
     (places / "home" / "weights" / "syncnet_v2.model").write_bytes(bytes(1_500_000))
     code, out, _ = told("list")
     assert code == 0
-    assert row(out, shipped.stem) == [
-        "lipnet-small[rendered]",
-        "lipnet.LipNet, mouth 16x24 wer, cer, word_accuracy, per",
-        "present 0.0 MB",
-        f"{shipped} use: --evaluator.files.transcript FILE",
-        "rendered/unseen, seed 0 code and weights: Apache-2.0",
+    assert about(out, shipped.stem) == [
+        "lipnet.LipNet, mouth 16x24; wer, cer, word_accuracy, per",
+        f"present, 0.0 MB: {shipped}",
+        "use: --evaluator.files.transcript 'lipnet-small[rendered]'",
+        "trained on rendered/unseen, seed 0; code and weights: Apache-2.0",
     ]
-    assert row(out, "mine")[3:] == [
-        f"{mine} use: --evaluator.files.transcript FILE",
-        "my own corpus, CC BY 4.0",
+    assert about(out, "mine")[1:] == [
+        f"present, 0.0 MB: {mine}",
+        "use: --evaluator.files.transcript mine",
+        "trained on my own corpus, CC BY 4.0",
     ]
-    assert row(out, "torn")[2] == "broken 0.0 MB"
-    assert "is no safetensors file, or it is torn" in row(out, "torn")[3]
-    assert row(out, "syncnet")[2] == "present 1.5 MB unverified"
+    (torn,) = about(out, "torn[b]\\x1b[2J")
+    assert torn.startswith("broken, 0.0 MB: ")
+    assert "is no safetensors file, or it is torn" in torn
+    assert about(out, "syncnet")[1].startswith("present, 1.5 MB, unverified: ")
 
 
-def test_list_fits_120_columns(told, monkeypatch, places):
-    reader(places / "shipped" / "lipnet-small[rendered].safetensors")
-    monkeypatch.delenv("COLUMNS")
-    _, out, _ = told()
-    assert max(map(len, out.splitlines())) == 120
+@pytest.mark.parametrize("columns", ["80", "30"])
+def test_names_are_whole_in_every_terminal(told, monkeypatch, places, columns):
+    """They are what options take; a name in two pieces cannot be copied."""
+    monkeypatch.setenv("COLUMNS", columns)
+    monkeypatch.setattr(command, "SHIPPED", REPOSITORY / "src" / "lipbench" / "weights")
+    lines = told()[1].splitlines()
+    names = [line.strip() for line in lines if re.match("  [^ ]", line)]
+    assert {*KNOWN, "lipresnet-small[grid-s1]", "syncnet-small[rendered]"} <= set(names)
+    assert max(map(len, names)) < 76
 
 
 # -------------------------------------------------------------------------------------------------------------- verify

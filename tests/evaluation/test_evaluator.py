@@ -306,12 +306,52 @@ def test_switches(tmp_path):
         fake_run.run(tmp_path, tmp_path, metrics=["lmdd"])
 
 
+class Never(fake_run.Blinker):
+    """Must not be asked to generate."""
+
+    def generate(self, batch, timing):
+        raise AssertionError("generated")
+
+
+def test_no_column_at_all_is_an_error_before_the_work(tmp_path):
+    with pytest.raises(ValueError, match="nothing that was asked for can be computed") as caught:
+        fake_run.run(tmp_path / "out", tmp_path, model=Never(), metrics=["sync"])
+    assert "--evaluator.files.syncnet 'syncnet-small[rendered]'  (knows rendered faces only)" in str(caught.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_table_of_empty_columns_is_no_success(tmp_path):
+    """Written all the same: the corpus has no sound, which nobody could know before."""
+    with pytest.raises(ValueError, match=r"every column that was asked for is empty\. lse_d: the batch has no sound"):
+        fake_run.run(tmp_path, tmp_path, metrics=["lse_d"], files={"syncnet": "syncnet-small[rendered]"})
+    assert (tmp_path / "fake" / "seen" / "blinker" / "one.json").is_file()
+
+
+def test_results_that_cannot_be_written_are_known_before_the_work(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match=r"cannot write into .*file: it is a file; name another folder"):
+        fake_run.run(tmp_path / "file", tmp_path, model=Never(), metrics=["native/psnr"])
+    assert (tmp_path / "file").read_bytes() == b""
+
+
+def test_scores_do_not_depend_on_the_batch(tmp_path, tested):
+    class One(fake_run.Data):
+        def test_dataloader(self):
+            return torch.utils.data.DataLoader(fake_run.Clips(), batch_size=5)
+
+    one = fake_run.run(tmp_path, tmp_path / "cache", data=One())
+    assert [entry.scores for entry in one.records] == [entry.scores for entry in tested[0].records]
+
+
+def test_weights_and_workers_are_checked(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"Did you mean 'syncnet-small\["):
+        fake_run.run(tmp_path, tmp_path, model=Never(), files={"syncnet": "syncnet-smal"})
+    with pytest.raises(ValueError, match=r"evaluator\.workers is -1; expected 0 or more"):
+        fake_run.run(tmp_path, tmp_path, workers=-1)
+
+
 @pytest.mark.parametrize("name", ["../../../x", "/x", "", "a\nb", "x" * 300, "nul"])
 def test_names_are_checked_before_anything_is_generated(tmp_path, name):
-    class Never(fake_run.Blinker):
-        def generate(self, batch, timing):
-            raise AssertionError("generated")
-
     with pytest.raises(ValueError, match=r"evaluator\.name .* cannot name a file: .*expected 1 to 100 letters, digits"):
         fake_run.run(tmp_path / "out", tmp_path, name=name, model=Never())
     data = fake_run.Data()

@@ -1,5 +1,6 @@
 """Videos made elsewhere from end to end: scores, records, and a clear row for whatever is wrong."""
 
+import errno
 import gc
 import shutil
 import weakref
@@ -16,6 +17,7 @@ from lipbench.evaluation import record
 from lipbench.evaluation.outside import evaluate
 from lipbench.leaderboard import table as leaderboard
 from lipbench.media import text, video
+from lipbench.metrics import _shipped
 from lipbench.metrics._bank import Bank
 from lipbench.nets import syncnet, weights
 from lipbench.nets.lipnet import LipNet
@@ -226,16 +228,98 @@ def test_texts_and_sounds(shot, judges, tmp_path):
     assert found.loc["c", "reason"] == "no sound of this name"
 
 
-def test_workers_read_the_same(true, tmp_path):
-    reference = copies(true, tmp_path / "true", ["a", "b"])
-    (tmp_path / "made").mkdir()
-    shutil.copy(true, tmp_path / "made" / "a.avi")
-    (tmp_path / "made" / "b.avi").write_text("no video")
-    asked = {"metrics": ["native/psnr", "lmd"], "calibration": False}
-    alone = evaluate(tmp_path / "made", reference, **asked)
-    together = evaluate(tmp_path / "made", reference, workers=1, **asked)
-    pd.testing.assert_frame_equal(alone, together)
-    assert "no video" in together["reason"][1]
+def test_a_name_is_written_as_that_of_a_folder(true, tmp_path):
+    for folder in ("true", "a b (1)"):
+        copies(true, tmp_path / folder, ["x"])
+    asked = {"metrics": ["native/psnr"], "calibration": False, "out": tmp_path / "results"}
+    for name in (None, "a b (1)"):
+        evaluate(tmp_path / "a b (1)", tmp_path / "true", name=name, **asked)
+    assert [path.name for path in (tmp_path / "results" / "evaluate" / "true").iterdir()] == ["a-b-1"]
+
+
+def test_videos_without_any_face_say_so(true, shot, tmp_path):
+    """The predictor of landmarks answers on anything: the reference around what was made must not count as a face."""
+    reference = copies(true, tmp_path / "true", ["whole", "black", "wall", "half"])
+    copies(true, tmp_path / "made", ["whole"])
+    empty = {"black": 0 * shot[0][0], "wall": 0 * shot[0][0] + np.array([120, 130, 140], np.uint8)}
+    for name, frame in empty.items():
+        video.write_video(tmp_path / "made" / f"{name}.avi", [frame] * FRAMES, 25)
+    half = [*shot[0][:6], *[empty["wall"]] * 6]
+    video.write_video(tmp_path / "made" / "half.avi", half, 25)
+    found = evaluate(tmp_path / "made", reference, metrics=["lmd", "lmd_coverage"], out=tmp_path / "results")
+    reasons = found.attrs["reasons"]
+    found = found.set_index("clip_id")
+    assert found["lmd"].isna().to_dict() == {"whole": False, "black": True, "wall": True, "half": False}
+    assert found["lmd_coverage"].to_dict() == {"whole": 1, "black": 0, "wall": 0, "half": 0.5}
+    assert found["reason"].to_dict() == {
+        "whole": "",
+        "half": "no face in 6 of 12 generated frames",
+        **dict.fromkeys(empty, "no face in 12 of 12 generated frames"),
+    }
+    assert reasons["lmd"].startswith("2 of 4 clips have no score: ")
+
+
+def test_a_reference_without_a_face_is_a_reason_for_its_pair(true, shot, tmp_path):
+    reference = copies(true, tmp_path / "true", ["a"])
+    video.write_video(reference / "b.avi", [0 * frame for frame in shot[0]], 25)
+    video.write_video(reference / "c.avi", [*shot[0][:2], *[0 * frame for frame in shot[0][2:]]], 25)
+    made = copies(true, tmp_path / "made", ["a", "b", "c"])
+    found = evaluate(made, reference, metrics=["native/psnr", "lmd"], calibration=False).set_index("clip_id")
+    assert found.loc["a", "native/psnr"] == 100
+    for name in ("b", "c"):
+        assert "reference: no face" in found.loc[name, "reason"]
+        assert found.loc[name, ["native/psnr", "lmd"]].isna().all()
+
+
+def test_no_column_at_all_is_an_error_before_the_work(true, tmp_path, monkeypatch):
+    copies(true, tmp_path / "true", ["a"])
+    monkeypatch.setattr("lipbench.evaluation.outside.Pool", None)  # nothing is scored
+    asked = {"metrics": ["sync"], "out": tmp_path / "results"}
+    with pytest.raises(
+        ValueError, match=r"^nothing that was asked for can be computed\. lse_c, lse_d, av_offset: LSE"
+    ) as e:
+        evaluate(tmp_path / "true", tmp_path / "true", **asked)
+    assert "--files.syncnet 'syncnet-small[grid-s1]'  (knows GRID's speaker s1 only)" in str(e.value)
+    assert not (tmp_path / "results").exists()
+
+
+@pytest.mark.parametrize("where", ["file", "file/below", "full"])
+def test_results_that_cannot_be_written_are_known_before_the_work(true, tmp_path, monkeypatch, where):
+    copies(true, tmp_path / "true", ["a"])
+    (tmp_path / "file").touch()
+    monkeypatch.setattr("lipbench.evaluation.outside.Pool", None)  # nothing is scored
+    if where == "full":
+
+        def full(*arguments):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(OSError, match=f"cannot write into .*{where}: .*; name another folder"):
+        evaluate(tmp_path / "true", tmp_path / "true", metrics=["native/psnr"], out=tmp_path / where)
+    assert {path.name for path in tmp_path.iterdir()} == {"true", "file"}
+
+
+def test_weights_go_by_name(true, tmp_path, monkeypatch):
+    copies(true, tmp_path / "true", ["a"])
+    mine = tmp_path / "home" / "weights" / "mine.safetensors"
+    mine.parent.mkdir(parents=True)
+    shutil.copy(_shipped.FOLDER / "syncnet-small[grid-s1].safetensors", mine)
+    asked = {"metrics": ["lse_d"], "calibration": False}
+    whole = evaluate(tmp_path / "true", tmp_path / "true", files={"syncnet": str(mine)}, **asked)["lse_d"]
+    assert whole.notna().all()
+    for name in ("mine", "syncnet-small[grid-s1]", "syncnet-small-grid-s1", "Syncnet-small:grid-s1"):
+        found = evaluate(tmp_path / "true", tmp_path / "true", files={"syncnet": name}, **asked)["lse_d"]
+        pd.testing.assert_series_equal(found, whole)
+    for name, expected in (
+        (
+            "syncnet-smal[grid-s1]",
+            r"neither a file nor the name of weights\. Did you mean 'syncnet-small\[grid-s1\]'\?",
+        ),
+        ("syncnet", "the weights syncnet are not there. Type: lipbench weights fetch syncnet"),
+        ("nowhere/x.model", "no SyncNet weights at nowhere/x.model"),
+    ):
+        with pytest.raises(FileNotFoundError, match=expected):
+            evaluate(tmp_path / "true", tmp_path / "true", files={"syncnet": name}, **asked)
 
 
 def test_memory_holds_one_clip(true, tmp_path, monkeypatch):

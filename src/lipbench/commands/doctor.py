@@ -36,10 +36,11 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     )
     for name in evaluate.WEIGHTS:
         options = f"--files.{name}", f"--evaluator.files.{name}"  # as `evaluate` and `test` spell it
-        parser.add_argument(*options, dest=name, type=Path, metavar="FILE", help=f"with --metrics: weights of {name}")
+        what = f"with --metrics: weights of {name}, a file or a name of `lipbench list`"
+        parser.add_argument(*options, dest=name, metavar="FILE|NAME", help=what)
 
 
-def run(data: str | None = None, metrics: bool = False, **weights: Path | None) -> None:
+def run(data: str | None = None, metrics: bool = False, **weights: str | None) -> None:
     """Print one line a check, and what to type: first what every command needs, then what only some of them use.
 
     The exit code and the last line go by what is needed.
@@ -53,7 +54,7 @@ def run(data: str | None = None, metrics: bool = False, **weights: Path | None) 
         UsageError: Something is missing that every command needs, a store is damaged, or a check of the metrics failed.
         FileNotFoundError: A file of weights is not there.
     """
-    files = {name: path for name, path in weights.items() if path is not None}
+    files = {name: file for name, file in weights.items() if file is not None}
     if metrics:
         _check_metrics(files)
         return
@@ -93,7 +94,7 @@ def run(data: str | None = None, metrics: bool = False, **weights: Path | None) 
     )
 
 
-def _check_metrics(files: dict[str, Path]) -> None:
+def _check_metrics(files: dict[str, str]) -> None:
     """Print what became of each check of the metrics.
 
     Args:
@@ -103,14 +104,15 @@ def _check_metrics(files: dict[str, Path]) -> None:
         UsageError: One failed.
         FileNotFoundError: A file is not there.
     """
-    for name, path in files.items():
-        if not path.expanduser().is_file():
-            raise FileNotFoundError(f"--files.{name}: no such file: {path}")
-
+    from lipbench.data import _store
     from lipbench.evaluation import selfcheck
     from lipbench.metrics import _shipped
 
-    judges = _shipped.judges("rendered/seen") | {name: str(path) for name, path in files.items()}
+    named = _shipped.resolved(files, _store.home())
+    for name, file in named.items():
+        if not Path(file).expanduser().is_file():
+            raise FileNotFoundError(f"--files.{name}: no such file: {file}")
+    judges = _shipped.judges("rendered/seen") | named
     found = selfcheck.run(selfcheck.clips(), judges)
     for check in found:
         print(f"{check.state:8} {check.name}: {check.detail}")

@@ -31,7 +31,12 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--reference", type=Path, metavar="DIR", help="the true videos, under the same names; or a prepared store"
     )
-    parser.add_argument("--name", help="name of the row (default: that of the folder)")
+    parser.add_argument(
+        "--name",
+        help="name of the row (default: that of the folder). A second evaluation under one name stands beside the "
+        "first in tables; to replace that, delete its records before: rm -r OUT/PROTOCOL/NAME, such as "
+        "rm -r leaderboards/results/evaluate/REFERENCE/NAME",
+    )
     parser.add_argument(
         "--protocol",
         help="score the test clips of e.g. grid/s1 against its prepared store, in one table with trained models; "
@@ -66,7 +71,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     )
     for name in WEIGHTS:
         options = f"--files.{name}", f"--evaluator.files.{name}"  # the latter as `test` spells it, and as errors say
-        parser.add_argument(*options, dest=name, type=Path, metavar="FILE", help=f"weights of {name}")
+        what = f"weights of {name}: a file, or a name of `lipbench list`"
+        parser.add_argument(*options, dest=name, metavar="FILE|NAME", help=what)
     parser.add_argument("--no-calibration", action="store_true", help="leave out the ground truth and the frozen frame")
     parser.add_argument(
         "--out",
@@ -75,7 +81,12 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="where the records go (default: leaderboards/results, where `compare` looks)",
     )
-    parser.add_argument("--workers", type=int, help="processes that read videos (default: up to 4)")
+    parser.add_argument(
+        "--workers",
+        type=int,
+        help="processes that read and score, with a thread each; 0: none beside this one (default: one a processor, as "
+        "far as memory reaches; up to 4 on a GPU)",
+    )
 
 
 def run(
@@ -94,7 +105,7 @@ def run(
     no_calibration: bool = False,
     out: Path = Path("leaderboards/results"),
     workers: int | None = None,
-    **weights: Path | None,
+    **weights: str | None,
 ) -> None:
     """Score, write the records and a CSV file with a row a clip, print a summary.
 
@@ -106,18 +117,25 @@ def run(
 
     Raises:
         UsageError: Options do not fit together.
+        ValueError: Every column is empty; what is known is written and printed all the same.
     """
     if reference is None and protocol is None:
         raise UsageError("where are the references? Give --reference DIR, or --protocol NAME of a prepared corpus")
     if workers is not None and workers < 0:
         raise UsageError(f"--workers {workers}: expected 0 or more")
 
+    import torch
+
     from lipbench.data import _pool
-    from lipbench.evaluation import outside, record
+    from lipbench.evaluation import outside, record, scoring
+    from lipbench.evaluation.workers import suitable
     from lipbench.media import geometry
 
     if view is not None and view not in geometry.BOXES:
         raise _names.unknown("--view", view, geometry.BOXES)
+    if workers is None:
+        gpu = torch.cuda.is_available()
+        workers = min(4, _pool.processors() - 1) if gpu else suitable(torch.device("cpu"))
     table = outside.evaluate(
         generated,
         reference,
@@ -132,13 +150,15 @@ def run(
         fps=fps,
         landmarks=landmarks,
         metrics=None if metrics is None else _names.listed(" ".join(metrics)),
-        files={what: str(path) for what, path in weights.items() if path is not None},
+        files={what: file for what, file in weights.items() if file is not None},
         calibration=not no_calibration,
-        workers=min(4, _pool.processors() - 1) if workers is None else workers,
+        workers=workers,
         progress=True,
     )
     paths = [Path(path) for path in table.attrs["records"]]
-    _print(table, [record.read(path) for path in paths], paths[0])
+    records = [record.read(path) for path in paths]
+    _print(table, records, paths[0])
+    scoring.refuse_all_empty(records[0])
 
 
 def _print(table: "pd.DataFrame", records: "list[Record]", path: Path) -> None:
@@ -148,7 +168,7 @@ def _print(table: "pd.DataFrame", records: "list[Record]", path: Path) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from lipbench.evaluation import _present, outside
+    from lipbench.evaluation import _present, clips
     from lipbench.evaluation._writing import on_one_line
     from lipbench.metrics._bank import CATALOGUE
 
@@ -190,8 +210,8 @@ def _print(table: "pd.DataFrame", records: "list[Record]", path: Path) -> None:
     if any(CATALOGUE[name].metric.observes == "syncnet" for name, score in first.scores.items() if score.n):
         for label, those in (
             ("no sound of their own (or a silent one), judged beside the reference's", table["sound"] == "reference"),
-            ("a sound of their own, left out for the corpus'", table["sound"] == outside.CORPUS_INSTEAD),
-            ("a sound that ends long before their pictures, judged only so far", outside.falls_short(table)),
+            ("a sound of their own, left out for the corpus'", table["sound"] == clips.CORPUS_INSTEAD),
+            ("a sound that ends long before their pictures, judged only so far", clips.falls_short(table)),
         ):
             if those.any():
                 console.print(f"videos with {label}: {int(those.sum())}", markup=False)

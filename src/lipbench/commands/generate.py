@@ -76,6 +76,7 @@ def run(
     Raises:
         UsageError: The options do not fit together or not to the model.
         FileNotFoundError: A file is not there.
+        OSError: The video or the picture cannot be written there; known before anything is made.
         ValueError: A file cannot be used, the text has other characters, or there is no face.
     """
     if (image is None) == (video is None):
@@ -93,6 +94,14 @@ def run(
         raise UsageError(f"--out {out} would overwrite what it is made from; give another name")
     if heatmap is not None and heatmap.suffix.lower() != ".png":
         raise UsageError(f"--heatmap {heatmap}: expected a name that ends in .png")
+
+    from lipbench.evaluation import _outputs
+
+    for path in (out, heatmap):
+        if path is not None and path.is_dir():
+            raise UsageError(f"{path} is a folder; expected the name of a file to write")
+    for folder in dict.fromkeys(path.parent for path in (out, heatmap) if path is not None):
+        _outputs.probe(folder)
 
     from lipbench.commands import _dub, _load
     from lipbench.media import audio as sounds
@@ -183,6 +192,7 @@ def _draw(path: Path, model: "GenerativeModel", batch: "ClipBatch") -> None:
     with torch.inference_mode():
         count = int(model.drive(batch, "free")["video_len"][0])
     frames = sorted({round(place) for place in torch.linspace(0, count - 1, 8).tolist()[1:-1]})
+    path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(_heat.heat(model, batch, "free", frames)).save(path)
     print(f"{path}: frames {', '.join(map(str, frames))}")
 

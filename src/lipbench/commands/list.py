@@ -1,6 +1,8 @@
-"""list: what there is: models, corpora, metrics, experiment files."""
+"""list: what there is, by the names that options take: models, corpora, metrics, observers, recipes."""
 
 import argparse
+import re
+from pathlib import Path
 
 from lipbench.commands import _names
 
@@ -12,7 +14,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run() -> None:
-    """Print the short names with the first line of each file's docstring; nothing is imported."""
+    """Print the short names, each with what it is; no model, corpus or metric is imported."""
     metrics = "Metrics (their columns and groups: docs/metrics.md)"
     for title, kind in (("Models (--model)", "model"), ("Corpora (--data)", "data"), (metrics, "metric")):
         print(f"{title}:")
@@ -22,6 +24,41 @@ def run() -> None:
             if isinstance(protocols, tuple):
                 print(f"  {'':12} protocols: {', '.join(protocols)}")
         print()
-    print("Experiments (--config):")
+    _observers()
+    _recipes()
+
+
+def _observers() -> None:
+    """The observers that come with lipbench."""
+    from lipbench.metrics import _shipped
+
+    print("Observers that come with lipbench (evaluate: --files.OBSERVER NAME; test: --evaluator.files.OBSERVER NAME):")
+    for observation in ("transcript", "second_transcript", "syncnet"):
+        for name in _shipped.names(observation):
+            print(f"  {name:25} {observation}: {_shipped.knows(name)}")
+    print("  others: `lipbench weights`\n")
+
+
+def _recipes() -> None:
+    """The recipes: for which device, how long on it, and what they say of themselves."""
+    from lipbench.commands import _recipes as recipes
+
+    print("Recipes (--config NAME), with the device they are for and the time their training takes:")
     for path in _names.recipes():
-        print(f"  {path}")
+        device, time, about = told(path)
+        print(f"  {recipes.name(path):36} {device}, {time}\n      {about}")
+
+
+def told(path: Path) -> tuple[str, str, str]:
+    """What a recipe says: device, time of the training, and the first sentence of its comments.
+
+    Args:
+        path: Of the recipe. Comments name the time as "24 minutes on one core" or "38 minutes of one core".
+    """
+    lines = path.read_text("utf-8").splitlines()
+    found = [line.partition("#")[2] for line in lines if "#" in line]
+    heading = [line[1:] for line in lines if line.startswith("#") and not line.startswith("#   ")] or found[:1]
+    comments, about = (" ".join(" ".join(parts).split()) for parts in (found, heading))
+    time = re.search(r"(?:about )?[\d.,]+ (?:minutes|hours?|days)(?: (?:of|on) (?:one|two|2) cores?)?", comments)
+    device = "CPU" if any(line.strip() == "accelerator: cpu" for line in lines) else "GPU"
+    return device, time[0] if time else "time not measured", re.split(r"(?<=\.) ", about)[0]

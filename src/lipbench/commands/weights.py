@@ -9,7 +9,8 @@ lipbench weights convert NAME FILE OUT.safetensors
 
 import argparse
 import hashlib
-from collections.abc import Callable
+import shlex
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -18,9 +19,6 @@ from lipbench.commands._names import UsageError
 from lipbench.metrics import _shipped
 
 if TYPE_CHECKING:
-    from rich.table import Table
-    from rich.text import Text
-
     from lipbench.nets._catalogue import Known
 
 GROUP = "Train and score"
@@ -81,80 +79,64 @@ def run(action: str = "list", words: list[str] | None = None, url: str | None = 
 
 
 def _list() -> None:
-    """Print two tables: published files, and files in lipbench's own format."""
-    from rich.text import Text
-
+    """Print published files, and files in lipbench's own format: each name whole on a line, and what is known below."""
     from lipbench.data import _store
-    from lipbench.evaluation import _present
     from lipbench.nets._catalogue import KNOWN
 
-    console = _present.console()
-    table = _table("Published files", "licences")
-    for known in KNOWN.values():
-        state, where = _where(known, _store.home())
-        table.add_row(
-            Text(known.name),
-            Text("\n".join(filter(None, (known.what, columns(known.observer))))),
-            Text(f"{state}\n{'verified' if known.verified else 'unverified'}"),
-            where,
-            Text(f"code: {known.code}\nweights: {known.weights}\ndata: {known.data}"),
-        )
-    console.print(table)
+    home = _store.home()
+    print("Published files")
+    for name, known in KNOWN.items():
+        use = [f"use: {known.use}".replace(f"{known.observer} FILE", f"{known.observer} {name}")] if known.use else []
+        licences = f"licences: code {known.code}; weights {known.weights}; data {known.data}"
+        used_by = "; ".join(filter(None, (known.what, columns(known.observer))))
+        _entry(name, (used_by, _where(known, home), *use, licences))
     own = _own()
     if own:
-        table = _table("In lipbench's format", "trained on, licences")
+        print("\nIn lipbench's format")
         for path in own:
-            table.add_row(*_card_row(path))
-        console.print(table)
+            _entry(path.stem, _card_lines(path))
     else:
-        print(f"No file in lipbench's format in {_short(SHIPPED)} or {_short(_store.home() / 'weights')}.")
-    print("unverified: the loader has met only made-up files of the published names and shapes, never the real one.")
+        print(f"\nNo file in lipbench's format in {_short(SHIPPED)} or {_short(home / 'weights')}.")
+    print("\nunverified: the loader has met only made-up files of the published names and shapes, never the real one.")
     print("`lipbench weights --help` tells how to verify, fetch and convert.")
 
 
-def _table(title: str, last: str) -> "Table":
-    """An empty table; the last column has its own head."""
-    from rich.table import Table
+def _entry(name: str, lines: Iterable[str]) -> None:
+    """Print a file's name, and lines about it; whatever comes from a file is shown as text."""
+    from lipbench.evaluation._writing import on_one_line
 
-    table = Table(title=title, title_justify="left", show_lines=True, expand=True)
-    for head, width, ratio in (("name", None, 4), ("used by", 26, None), ("state", 10, None), ("where", None, 9)):
-        table.add_column(head, overflow="fold", max_width=width, ratio=ratio)
-    table.add_column(last, overflow="fold", max_width=30)
-    return table
+    print(f"  {on_one_line(name)}")
+    for line in lines:
+        print(f"      {on_one_line(line)}")
 
 
-def _where(known: "Known", home: Path) -> "tuple[str, Text]":
-    """Present or absent; the place, and what to type."""
-    from rich.text import Text
-
-    use = f"\nuse: {known.use}" if known.use else ""
+def _where(known: "Known", home: Path) -> str:
+    """Present or absent, and the place."""
+    verified = "verified" if known.verified else "unverified"
     try:
         found, place = known.find(home), known.place(home)
     except ModuleNotFoundError as error:
-        return "absent", Text(str(error))
-    return (f"present\n{_size(found)}" if found else "absent"), Text(_short(found or place) + use)
+        return f"absent, {verified}: {error}"
+    state = f"present, {_size(found)}" if found else "absent"
+    return f"{state}, {verified}: {_short(found or place)}"
 
 
-def _card_row(path: Path) -> "tuple[Text, ...]":
+def _card_lines(path: Path) -> list[str]:
     """What a file in lipbench's format says of itself."""
-    from rich.text import Text
-
     from lipbench.nets import weights
 
     try:
         card = weights.read_card(path)
     except ValueError as error:
-        return Text(path.stem), Text(""), Text(f"broken\n{_size(path)}", "red"), Text(str(error)), Text("")
+        return [f"broken, {_size(path)}: {error}"]
     observer = OBSERVER.get(card.architecture.partition(".")[0], "")
-    use = f"\nuse: --evaluator.files.{observer} FILE" if observer else ""
-    licence = "\ncode and weights: Apache-2.0" if path.parent == SHIPPED else ""
-    return (
-        Text(path.stem),
-        Text("\n".join(filter(None, (f"{card.architecture}, {card.view}", columns(observer))))),
-        Text(f"present\n{_size(path)}"),
-        Text(f"{_short(path)}{use}"),
-        Text(f"{card.trained_on}{licence}"),
-    )
+    lines = [
+        "; ".join(filter(None, (f"{card.architecture}, {card.view}", columns(observer)))),
+        f"present, {_size(path)}: {_short(path)}",
+    ]
+    lines += [f"use: --evaluator.files.{observer} {shlex.quote(path.stem)}"] if observer else []
+    licence = "; code and weights: Apache-2.0" if path.parent == SHIPPED else ""
+    return [*lines, f"trained on {card.trained_on}{licence}"]
 
 
 def columns(observer: str) -> str:

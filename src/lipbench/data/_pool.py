@@ -34,9 +34,6 @@ def run(
 ) -> None:
     """Do all jobs, in order of their names as given, several at a time.
 
-    Processes come from a fork server (spawned where there is none): forking a process that has used OpenCV or OpenMP
-    before may hang in their thread pools.
-
     Args:
         jobs: Name -> what `body` is given.
         body: A function that pickles.
@@ -47,12 +44,7 @@ def run(
     Raises:
         RuntimeError: A worker ended before its first item, or the system failed it (a full disk).
     """
-    methods = multiprocessing.get_all_start_methods()
-    context: Any = multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")
-    if "forkserver" in methods:
-        context.set_forkserver_preload([body.func.__module__ if hasattr(body, "func") else body.__module__])
-        with _huge_pages():
-            forkserver.ensure_running()
+    context = start(body.func.__module__ if hasattr(body, "func") else body.__module__)
     queue = list(jobs)[::-1]
     deaths: dict[str, int] = {}
     fatal: dict[str, str] = {}
@@ -90,6 +82,23 @@ def run(
             worker.process.terminate()
         for worker in busy.values():
             worker.process.join()
+
+
+def start(*modules: str) -> Any:  # noqa: ANN401 - multiprocessing's contexts have no common type
+    """What starts worker processes: a fork server that has imported what they need, or spawning where there is none.
+
+    Forking a process that has used OpenCV or OpenMP before may hang in their thread pools.
+
+    Args:
+        *modules: Dotted names of what is imported once for all of them.
+    """
+    methods = multiprocessing.get_all_start_methods()
+    context: Any = multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")
+    if "forkserver" in methods:
+        context.set_forkserver_preload(list(modules))
+        with _huge_pages():
+            forkserver.ensure_running()
+    return context
 
 
 @contextmanager

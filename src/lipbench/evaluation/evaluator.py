@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -10,17 +11,17 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.trainer.states import TrainerFn
-from torch import Tensor
 
-from lipbench.evaluation import _present, _writing, calibration, record
+from lipbench.data import _store
+from lipbench.evaluation import _outputs, _present, _writing, calibration, record, scoring, workers
 from lipbench.evaluation.record import Paired, Record
+from lipbench.evaluation.scoring import Plan, Scorer, Videos
+from lipbench.evaluation.workers import Pool
 from lipbench.metrics import _shipped
 from lipbench.metrics._bank import Bank, Row
 from lipbench.metrics._base import PerClip, merge
 from lipbench.models._base import GenerativeModel
 from lipbench.types import ClipBatch, Generated, Timing
-
-_MODEL = "model"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,8 +54,10 @@ class Evaluator(Callback):
         observations: Folder that keeps the landmarks of reference videos; default: `cache/observations` in lipbench's
             home.
         files: Weights that metrics need -> path: lpips (AlexNet), transcript and second_transcript (lip readers),
-            syncnet, inception, identity (ArcFace), i3d. Readers and SyncNets that come with lipbench judge their own
-            protocols unless others are named here.
+            syncnet, inception, identity (ArcFace), i3d. In place of a path a name of `lipbench weights` will do.
+            Readers and SyncNets that come with lipbench judge their own protocols unless others are named here.
+        workers: Processes beside this one that score, with a thread each, on the model's device; default: one a
+            processor where the model runs on the CPU, as far as memory reaches, else 0. 0: this process scores itself.
     """
 
     def __init__(
@@ -67,8 +70,11 @@ class Evaluator(Callback):
         calibration: bool = True,
         observations: str | None = None,
         files: dict[str, str] | None = None,
+        workers: int | None = None,
     ) -> None:
         super().__init__()
+        if workers is not None and workers < 0:
+            raise ValueError(f"evaluator.workers is {workers}; expected 0 or more")
         self.out = Path(out)
         self.name = name
         self.timing = timing
@@ -77,6 +83,7 @@ class Evaluator(Callback):
         self.calibration = calibration
         self.observations = observations
         self.files = files
+        self.workers = workers
         self.records: list[Record] = []
         """After a test, on the first process: the model's record first, then its controls and the calibrations."""
         self.path: Path | None = None
@@ -85,13 +92,16 @@ class Evaluator(Callback):
         """Calibration rows that could not be made -> why."""
         self._trained: dict[str, Any] = {}
         self._clips: dict[int, tuple[str, str]] = {}
+        self._pool: Pool | None = None
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Set the timing and build the bank before anything is generated, so that mistakes show at once.
 
         Raises:
             ValueError: The model does not support the timing; a metric's name is unknown; the name of the run or of
-                the protocol cannot name a file.
+                the protocol cannot name a file; no column that was asked for can be computed.
+            FileNotFoundError: A file of weights is not there, nor weights of that name.
+            OSError: The results folder cannot be written.
         """
         if trainer.state.fn != TrainerFn.TESTING or not isinstance(pl_module, GenerativeModel):
             return
@@ -104,13 +114,15 @@ class Evaluator(Callback):
                 raise ValueError(f"{type(pl_module).__name__} has no timing {self.timing!r}; it has {known}")
             pl_module.timing = self.timing
         judges = _shipped.judges(trainer.datamodule.protocol.name)  # type: ignore[attr-defined]
-        self._bank = Bank(self.metrics, {**judges, **(self.files or {})}, self._cache())
+        self._files = {**judges, **_shipped.resolved(self.files or {}, _store.home())}
+        self._bank = Bank(self.metrics, self._files, self._cache())
+        scoring.refuse_empty(self._bank, "--evaluator.files")
+        if trainer.is_global_zero:
+            _outputs.probe(self.out)
 
     def _cache(self) -> Path:
         if self.observations:
             return Path(self.observations)
-        from lipbench.data import _store
-
         return _store.home() / "cache" / "observations"
 
     def on_load_checkpoint(
@@ -120,7 +132,7 @@ class Evaluator(Callback):
         self._trained = {"epoch": checkpoint.get("epoch")}
 
     def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Empty accumulators, the same rows on every process."""
+        """Empty accumulators, the same rows on every process, and what fills them."""
         self._rows: dict[str, Row] = {}
         if not isinstance(pl_module, GenerativeModel):
             return
@@ -129,14 +141,25 @@ class Evaluator(Callback):
         packed = data.store_info["packed"] is not None
         self._view = model.clip.frames["video"]
         self._driven = calibration.controls(model.needs) if self.controls else ()
-        self._checks: list[str] = []
+        checks: list[str] = []
+        mean = None
         if self.calibration:
             self.left_out = calibration.left_out(self._bank, packed)
-            self._checks = [name for name in calibration.ROWS if name not in self.left_out]
-            self._mean: Tensor = data.mean_view(self._view)
-        others = calibration.rows(self._bank, model.device, packed, self._driven, self._checks)
-        self._rows = {_MODEL: self._bank.row(model.device), **others}
+            checks = [name for name in calibration.ROWS if name not in self.left_out]
+            mean = data.mean_view(self._view).cpu().numpy()
+        device = str(model.device)
+        plan = Plan(
+            self.metrics, self._files, self._cache(), device, self._view, packed, self._driven, tuple(checks), mean
+        )
+        self._rows = plan.rows(self._bank)
         self._clips = {}
+        self._read = scoring.read(self._bank)
+        count = self.workers
+        if count is None:
+            here = getattr(trainer.strategy, "num_processes", 1)
+            count = workers.suitable(model.device, here, sum(trainer.num_test_batches))
+        done = partial(scoring.given, self._rows)
+        self._pool = Pool(partial(Scorer, plan), count, done, "--evaluator.workers")
 
     def on_test_batch_end(  # type: ignore[override]  # Lightning's signature has a wider type for outputs
         self,
@@ -147,31 +170,47 @@ class Evaluator(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Score one batch in every row."""
-        if not self._rows:
+        """Make the videos of the controls, and have every clip of the batch scored in every row."""
+        if not self._rows or self._pool is None:
             return
         model = cast(GenerativeModel, pl_module)
+        made: Videos = {scoring.MODEL: (outputs["video"], outputs.get("video_len"))}
         with torch.inference_mode():
-            scene = self._bank.scene(batch, self._view)
-            self._rows[_MODEL].update(scene.take(outputs["video"], outputs.get("video_len")), scene)
             for control in self._driven:
                 with trainer.precision_plugin.test_step_context():
-                    made = model.drive(cast(ClipBatch, {**batch, **control.drive(batch)}), model.timing)
-                video, length = made["video"], made.get("video_len")
-                self._rows[control.name].update(scene.take(video, length), scene)
-                if control.beside in self._rows:
-                    other = calibration.beside(self._bank, scene, "sound")
-                    self._rows[control.beside].update(other.take(video, length), scene)
-            if self._checks:
-                for name, take, target in calibration.takes(self._bank, scene, self._mean, self._checks):
-                    self._rows[name].update(take, target)
-        for index, clip_id, speaker in zip(batch["index"].tolist(), batch["clip_id"], batch["speaker"], strict=True):
-            self._clips[index] = clip_id, speaker
+                    other = model.drive(cast(ClipBatch, {**batch, **control.drive(batch)}), model.timing)
+                made[control.name] = other["video"], other.get("video_len")
+        for k, (clip_id, speaker) in enumerate(zip(batch["clip_id"], batch["speaker"], strict=True)):
+            own = {
+                row: (video[k : k + 1], None if length is None else length[k : k + 1])
+                for row, (video, length) in made.items()
+            }
+            self._pool.submit(clip_id, (scoring.clip(batch, k, self._read), own))
+            self._clips[int(batch["index"][k])] = clip_id, speaker
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        """End the workers, also where somebody interrupts."""
+        self._end()
+
+    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """End the workers."""
+        self._end()
+
+    def _end(self) -> None:
+        if self._pool is not None:
+            self._pool.close()
+            self._pool = None
 
     def on_test_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Gather the scores of all processes; the first one writes the records and prints them."""
-        if not self._rows:
+        """Gather the scores of all processes; the first one writes the records and prints them.
+
+        Raises:
+            ValueError: Every column is empty in the model's row, which is written and printed all the same.
+        """
+        if not self._rows or self._pool is None:
             return
+        self._pool.finish()
+        self._end()
         own = _Part(
             self._clips,
             {name: row.local() for name, row in self._rows.items()},
@@ -198,6 +237,7 @@ class Evaluator(Callback):
         }
         pl_module.log_dict(values, rank_zero_only=True)
         self._print()
+        scoring.refuse_all_empty(self.records[0])
 
     def _records(
         self,
@@ -260,7 +300,7 @@ class Evaluator(Callback):
                 else:
                     known = columns[entry.name] if entry.name in columns and len(columns[entry.name].index) else None
                     summary[entry.name] = record.score(entry.name, known, speakers, *about_it)
-            if row == _MODEL:
+            if row == scoring.MODEL:
                 paired = _paired(scores, speakers)
                 found.append(
                     Record(
@@ -269,7 +309,7 @@ class Evaluator(Callback):
                         control=None,
                         scores=summary,
                         paired=paired,
-                        beside=[name for name in scores if name != _MODEL],
+                        beside=[name for name in scores if name != scoring.MODEL],
                         **about,
                         **shared,
                     )
@@ -334,7 +374,7 @@ def _paired(scores: Mapping[str, Mapping[str, PerClip]], speakers: Mapping[int, 
         record.pair(name, own, scores[against][name], against, speakers)
         for against in calibration.AGAINST
         if against in scores
-        for name, own in scores[_MODEL].items()
+        for name, own in scores[scoring.MODEL].items()
     ]
     return [entry for entry in found if entry is not None]
 
