@@ -4,7 +4,7 @@ from typing import Final, Literal, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn.functional import conv1d, max_pool2d
+from torch.nn.functional import conv1d, max_pool2d, pad
 
 from lipbench.metrics import _check
 from lipbench.metrics._base import ClipMetric, finite, over_frames
@@ -48,8 +48,14 @@ def grey(pictures: Tensor) -> Tensor:
         raise ValueError(
             f"expected uint8 pictures (..., 3, h, w), got {pictures.dtype} of shape {tuple(pictures.shape)}"
         )
-    red, green, blue = pictures.to(torch.int32).unbind(-3)
-    return ((19595 * red + 38470 * green + 7471 * blue + 32768) >> 16).to(torch.uint8)
+    return _luma(pictures.float()).to(torch.uint8)
+
+
+def _luma(levels: Tensor) -> Tensor:
+    """(..., 3, h, w) float32 whole numbers in 0..255 -> (..., h, w): exact, since every sum is below 2**24."""
+    red, green, blue = levels.unbind(-3)
+    total = (red * 19595).add_(green, alpha=38470).add_(blue, alpha=7471)
+    return total.add_(32768).mul_(2**-16).floor_()
 
 
 def cpbd(images: Tensor, variant: Variant = "port") -> Tensor:
@@ -202,7 +208,9 @@ def _sobel_edges(x: Tensor, variant: Variant) -> Tensor:
 def _turned(x: Tensor, place: Tensor, gx: Tensor, gy: Tensor) -> Tensor:
     """Pictures (F,) with any gradient that does not point right: without one, published code measures nothing."""
     found = torch.zeros(len(x), dtype=torch.bool, device=x.device)
-    found[(place // x[0].numel())[(gx < 0) | ((gx != 0) & (gy != 0))]] = True  # mostly an edge tells
+    bounds = torch.arange(len(x) + 1, device=x.device) * x[0].numel()  # edges come in order: picture by picture
+    told = pad(((gx < 0) | ((gx != 0) & (gy != 0))).cumsum(0), (1, 0))  # mostly an edge tells
+    found |= told[torch.searchsorted(place, bounds)].diff() > 0
     for k in (~found).nonzero()[:, 0].tolist():
         down, right = torch.gradient(x[k].double())
         found[k] = bool(((right < 0) | ((right != 0) & (down != 0))).any())
@@ -362,9 +370,14 @@ class CPBD(ClipMetric):
         length = length if pred_len is None else pred_len
         asked = torch.arange(pred.shape[1], device=pred.device) < length.to(pred.device)[:, None]  # (B, T)
         asked &= finite(pred)
-        values = torch.full(asked.shape, torch.nan, dtype=torch.float64, device=pred.device)
-        count = max(1, _CHUNK // pred.shape[2:].numel())
-        for place in asked.flatten().nonzero()[:, 0].split(count):
-            pixels = (pred.flatten(0, 1)[place] * 255).round_().clamp_(0, 255).to(torch.uint8)
-            values.view(-1)[place] = cpbd(grey(pixels)[:, None], self.variant)[:, 0]
-        return over_frames(values, length)
+        frames = max(1, _CHUNK // pred.shape[-2:].numel())
+        pieces = zip(torch.split(pred.flatten(0, 1), frames), torch.split(asked.flatten(), frames), strict=True)
+        values = [self._piece(pixels, wanted) for pixels, wanted in pieces]
+        return over_frames(torch.cat(values).view(asked.shape), length)
+
+    def _piece(self, pixels: Tensor, wanted: Tensor) -> Tensor:
+        """CPBD (N,) of those of (N, 3, h, w) that are wanted, NaN for the others."""
+        values = torch.full(wanted.shape, torch.nan, dtype=torch.float64, device=pixels.device)
+        levels = (pixels[wanted].float() * 255).round_().clamp_(0, 255)
+        values[wanted] = cpbd(_luma(levels).to(torch.uint8)[:, None], self.variant)[:, 0]
+        return values
