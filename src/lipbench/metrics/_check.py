@@ -93,9 +93,10 @@ def pictures(pred: Tensor, target: Tensor, least: int = 1) -> None:
     for what, given in (("pred", pred), ("target", target)):
         tensor(what, given, PICTURES)
         some = given.detach()[..., ::_EVERY, ::_EVERY]
-        some = some[some.isfinite()]
-        if some.numel() and (some.min() < -_SLACK or some.max() > 1 + _SLACK):
-            raise ValueError(f"{what} lies in [{some.min():.3g}, {some.max():.3g}]; expected pictures in [0, 1]")
+        some = some if some.sum().isfinite() else some[some.isfinite()]
+        low, high = some.aminmax() if some.numel() else (0, 1)
+        if low < -_SLACK or high > 1 + _SLACK:
+            raise ValueError(f"{what} lies in [{low:.3g}, {high:.3g}]; expected pictures in [0, 1]")
     if min(pred.shape[-2:]) < least:
         height, width = pred.shape[-2:]
         raise ValueError(f"pictures of {height}x{width} px; expected at least {least}x{least}")
