@@ -1,13 +1,21 @@
-"""Clips and windows a second: the prepared store against decoding the corpus files directly.
+"""Faces a second: the prepared store, whole and packed, beside a folder of JPEG files and beside the corpus files.
 
-Both sides end in the same thing: uint8 pictures of the mouth, (frames, 3, 40, 80), cut by the same boxes and resized.
-The store reads them with the loader that training uses; the other side decodes each file, seeks where that helps,
-cuts the box out of the frame and resizes it. One process, one thread.
+All sides end in the same thing: uint8 pictures of a view, (frames, 3, h, w), cut by the same boxes and resized.
 
-    python benchmarks/loader.py --root CORPUS [--store STORE] [--clips 60]
+- whole: the store, through the loader that training uses
+- packed: a copy with this view alone (`lipbench prepare --pack face 96 96`), through the same loader
+- JPEG folder: one JPEG a frame, cut out as Wav2Lip's preprocessing does, read by `cv2.imread` and resized by
+  `cv2.resize`, as its loader does
+- corpus files: each file decoded, with a seek where that helps, the box cut out and resized
+
+One process, one thread. Processor time counts, so that other programs on the machine change little; but caches and
+memory are shared, so only the ratios say something.
+
+    python benchmarks/loader.py --root CORPUS [--store STORE] [--view face 96 96] [--clips 30]
 """
 
 import argparse
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -18,14 +26,14 @@ import numpy as np
 import torch
 from av.video.reformatter import VideoReformatter
 
+from lipbench.data import _prepare, _store
 from lipbench.data._loader import ClipDataset, collate
-from lipbench.data._prepare import RawClip
 from lipbench.data._store import Store, default_path
 from lipbench.data.grid import Grid
-from lipbench.media import geometry
+from lipbench.media import geometry, video
 from lipbench.types import ClipSpec, View
 
-WINDOW = 5
+ROUNDS = 5
 
 
 def raw_boxes(store: Store, clip_id: str, view: View) -> np.ndarray:
@@ -64,53 +72,110 @@ def decode(path: Path, boxes: np.ndarray, view: View, first: int, count: int) ->
     return np.stack(out).transpose(0, 3, 1, 2)
 
 
-def rate(work: Callable[[int], object], rounds: Sequence[int]) -> float:
-    """Calls a second."""
-    started = time.perf_counter()
-    for k in rounds:
-        work(k)
-    return len(rounds) / (time.perf_counter() - started)
+def write_faces(folder: Path, path: Path, boxes: np.ndarray) -> None:
+    """One JPEG a frame, at the size that the face has in the frame and OpenCV's own quality, as Wav2Lip writes them."""
+    folder.mkdir(parents=True)
+    for k, frame in enumerate(video.read_video(path).frames):
+        left, top, right, bottom = boxes[k]
+        cv2.imwrite(str(folder / f"{k}.jpg"), cv2.cvtColor(frame[top:bottom, left:right], cv2.COLOR_RGB2BGR))
+
+
+def read_faces(folder: Path, view: View, first: int, count: int) -> np.ndarray:
+    """(count, 3, h, w) uint8."""
+    faces = [cv2.resize(cv2.imread(str(folder / f"{k}.jpg")), view.size[::-1]) for k in range(first, first + count)]
+    return np.stack(faces)[..., ::-1].transpose(0, 3, 1, 2)
+
+
+def write_packed(folder: Path, store: Store, ids: Sequence[str], view: View) -> Store:
+    """A packed store of a few clips."""
+    rows = [_prepare._packed_row(store[clip_id], view) for clip_id in ids]
+    settings = {**store.manifest["settings"], "packed": {"name": view.name, "height": view.height, "width": view.width}}
+    lines = {row["clip_id"]: _store.summary(row, k) for k, row in enumerate(rows)}
+    metadata = {"settings": settings, "made_with": {}, "clips": lines, "rejected": {}, "sources": {}}
+    (folder / "shards").mkdir(parents=True)
+    _store.write_shard(folder / "shards" / "all-000of001.arrow", rows, metadata)
+    _prepare._write_manifest(folder, settings, view)
+    return Store(folder)
+
+
+def cost(work: Callable[[int], object], clips: int, times: int) -> float:
+    """Seconds of processor time a call."""
+    started = time.process_time()
+    for _ in range(times):
+        for k in range(clips):
+            work(k)
+    return (time.process_time() - started) / (clips * times)
 
 
 def main() -> None:
-    """Measure both sides in turn and print a table."""
+    """Measure all sides in turn and print a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--root", type=Path, required=True, help="folder of the raw GRID corpus")
     parser.add_argument("--store", type=Path, default=default_path("grid"), help="its prepared store")
-    parser.add_argument("--clips", type=int, default=60, help="clips to measure on, evenly spaced")
+    parser.add_argument("--view", nargs=3, default=("face", "96", "96"), metavar=("VIEW", "HEIGHT", "WIDTH"))
+    parser.add_argument("--clips", type=int, default=30, help="clips to measure on, evenly spaced")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
 
     store = Store(arguments.store)
-    raw: dict[str, RawClip] = {clip.clip_id: clip for clip in Grid.scan(arguments.root)}
+    raw = {clip.clip_id: clip.video for clip in Grid.scan(arguments.root)}
     shared = [clip_id for clip_id in store.clip_ids if clip_id in raw]
     ids = [shared[k] for k in np.linspace(0, len(shared) - 1, min(arguments.clips, len(shared))).astype(int)]
-    view = View("mouth", 40, 80)
+    name, height, width = arguments.view
+    view = View(name, int(height), int(width))
     boxes = {clip_id: raw_boxes(store, clip_id, view) for clip_id in ids}
-    starts = np.random.default_rng(0).integers(70 - WINDOW, size=len(ids))
+    starts = np.random.default_rng(0).integers(min(store[clip_id].n_frames for clip_id in ids) - 5, size=len(ids))
 
-    def of_store(window: int | None) -> Callable[[int], object]:
-        spec = ClipSpec(frames={"video": view}, window=window)
-        dataset = ClipDataset(store, ids, spec, frozenset(), seed=0, training=window is not None, speakers={})
-        return lambda k: collate([dataset[k]])
+    with tempfile.TemporaryDirectory() as made:
+        folder = Path(made)
+        for clip_id in ids:
+            write_faces(folder / "faces" / clip_id, raw[clip_id], boxes[clip_id])
+        packed = write_packed(folder / "packed", store, ids, view)
 
-    def of_files(window: int | None) -> Callable[[int], object]:
-        def work(k: int) -> np.ndarray:
-            count = window or store[ids[k]].n_frames
-            return decode(raw[ids[k]].video, boxes[ids[k]], view, int(starts[k]) if window else 0, count)
+        def of_store(opened: Store, window: int | None) -> Callable[[int], object]:
+            spec = ClipSpec(frames={"video": view}, window=window)
+            dataset = ClipDataset(opened, ids, spec, frozenset(), seed=0, training=window is not None, speakers={})
+            return lambda k: collate([dataset[k]])
 
-        return work
+        def of_faces(window: int | None) -> Callable[[int], object]:
+            def work(k: int) -> np.ndarray:
+                first, count = (int(starts[k]), window) if window else (0, store[ids[k]].n_frames)
+                return read_faces(folder / "faces" / ids[k], view, first, count)
 
-    places = range(len(ids))
-    print(f"{len(ids)} clips, view {view}, one process, one thread")
-    print(f"{'':24}{'store':>10}{'files':>10}{'ratio':>8}")
-    for name, window in ((f"{WINDOW}-frame windows / s", WINDOW), ("whole clips / s", None)):
-        for side in (of_store(window), of_files(window)):
-            rate(side, places[:3])  # once through, so that imports and caches do not count
-        rounds = [(rate(of_store(window), places), rate(of_files(window), places)) for _ in range(3)]
-        fast, slow = (float(np.median(side)) for side in zip(*rounds, strict=True))
-        print(f"{name:24}{fast:10.1f}{slow:10.1f}{fast / slow:8.1f}")
+            return work
+
+        def of_files(window: int | None) -> Callable[[int], object]:
+            def work(k: int) -> np.ndarray:
+                first, count = (int(starts[k]), window) if window else (0, store[ids[k]].n_frames)
+                return decode(raw[ids[k]], boxes[ids[k]], view, first, count)
+
+            return work
+
+        print(
+            f"{len(ids)} clips, view {view}, one process, one thread; ms of processor time, median of {ROUNDS} rounds"
+        )
+        print(f"{'':18}{'whole':>9}{'packed':>9}{'folder':>9}{'files':>9}   folder/whole  folder/packed  files/whole")
+        for label, window, times in (("a single frame", 1, 10), ("5 frames", 5, 5), ("whole clips", None, 1)):
+            sides = [of_store(store, window), of_store(packed, window), of_faces(window), of_files(window)]
+            for side in sides:
+                cost(side, min(3, len(ids)), 1)  # once through, so that imports and caches do not count
+            repeats = (times, times, times, 1)
+            rounds = [[cost(side, len(ids), n) for side, n in zip(sides, repeats, strict=True)] for _ in range(ROUNDS)]
+            whole, small, faces, files = (float(np.median(side)) for side in zip(*rounds, strict=True))
+            print(
+                f"{label:18}{1e3 * whole:9.2f}{1e3 * small:9.2f}{1e3 * faces:9.2f}{1e3 * files:9.1f}"
+                f"{faces / whole:15.2f}{faces / small:15.2f}{files / whole:13.1f}"
+            )
+        same = [
+            np.abs(store[i].view([40], view).numpy().astype(int) - read_faces(folder / "faces" / i, view, 40, 1)).mean()
+            for i in ids
+        ]
+        near = [(store[i].view([40], view).int() - packed[i].view([40], view).int()).abs().float().mean() for i in ids]
+        print(
+            f"frame 40 differs from the whole store's by {np.mean(same):.1f} of 255 in the folder (its box does not "
+            f"turn with the head) and by {np.mean(near):.2f} in the packed store (coded twice)"
+        )
 
 
 if __name__ == "__main__":

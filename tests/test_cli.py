@@ -311,6 +311,10 @@ def test_only_lists_are_taken_apart():
     words = ["--config", "none", "--data", "grid", "--model", "paralip", "--evaluator.metrics", "lmd,wer"]
     rest = ["--data.store", "a,b", "--evaluator.name", "x,y", "--evaluator.metrics", "null", "--trainer.devices", "0,1"]
     assert _words.prepared("fit", [*words, *rest])[2:] == ["--evaluator.metrics=[lmd,wer]", *rest]
+    for typed in ("lmd,psnr[uint8-wrap]", "[lmd, psnr[uint8-wrap]]", "(lmd psnr[uint8-wrap])"):
+        assert _names.listed(typed) == ["lmd", "psnr[uint8-wrap]"]
+        (last,) = _words.prepared("fit", [*words[:-1], typed])[2:]
+        assert yaml.safe_load(last.partition("=")[2]) == ["lmd", "psnr[uint8-wrap]"]
 
 
 @pytest.mark.parametrize(
@@ -320,6 +324,7 @@ def test_only_lists_are_taken_apart():
         (b"<html>not found</html>", "is no checkpoint that can be read"),
         ([1, 2], "was not written by lipbench"),
         ({"lipbench": 3}, "was not written by lipbench"),
+        ({"lipbench": {"class": "intruder.Model"}}, "holds intruder.Model, no model of lipbench"),
     ],
 )
 def test_a_checkpoint_alone_that_cannot_be_read(capsys, tmp_path, content, expected):
@@ -338,6 +343,29 @@ def test_a_checkpoint_alone_that_cannot_be_read(capsys, tmp_path, content, expec
     code, text = said(capsys, "test", "--ckpt_path", str(tmp_path / "absent.ckpt"))
     assert code == 1
     assert "no checkpoint at" in text
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "model: intruder.Model\ndata: lipbench.data.grid.Grid\n",
+        "model: lipbench.models.paralip.ParaLip\ndata: intruder.Data\n",
+        "model: other/model.yaml\ndata: lipbench.data.grid.Grid\n",
+        "trainer: {logger: {class_path: intruder.Logger}}\n",
+        "trainer: {callbacks: {class_path: pytorch_lightning.callbacks.LambdaCallback, init_args: {setup: intruder.f}}}",  # noqa: E501 - as it stands in a file
+    ],
+)
+def test_what_lies_beside_a_checkpoint_imports_nothing_foreign(capsys, monkeypatch, tmp_path, text):
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "intruder.py").write_text("import pathlib; pathlib.Path(__file__).with_name('run').touch()\n")
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "config.yaml").write_text(text)
+    path = tmp_path / "checkpoints" / "x.ckpt"
+    path.touch()
+    code, told = said(capsys, "test", "--ckpt_path", str(path))
+    assert code == 2
+    assert "would be imported" in told
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_checkpoint_that_is_not_there(capsys, monkeypatch, tmp_path):

@@ -7,7 +7,7 @@ import yaml
 from pytorch_lightning.cli import LightningArgumentParser
 
 from lipbench import tracking
-from lipbench.commands import _names
+from lipbench.commands import _names, _recipes
 from lipbench.data._datamodule import ClipDataModule
 from lipbench.evaluation.evaluator import Evaluator
 from lipbench.models._base import BenchModule
@@ -62,6 +62,23 @@ def test_recipe_is_named_after_its_model_and_corpus(path):
     for part, kind in ((model, "model"), (corpus, "data")):
         chosen = content[kind]["class_path"] if isinstance(content[kind], dict) else content[kind]
         assert str(chosen).rpartition(".")[2] == _names.load(kind, part).__name__
+
+
+def test_a_model_and_a_corpus_have_a_recipe_of_their_own_in_the_package_too(monkeypatch, tmp_path):
+    assert _recipes.default("paralip", "grid").name == "paralip_grid.yaml"
+    assert _recipes.default("paralip", "rendered") is None
+    (tmp_path / "experiments").mkdir()
+    (tmp_path / "experiments" / "paralip_grid.yaml").touch()
+    monkeypatch.setattr(_names, "PACKAGE", tmp_path)  # as a wheel lays it out
+    assert _recipes.default("paralip", "grid") == tmp_path / "experiments" / "paralip_grid.yaml"
+
+
+def test_every_recipe_is_called_by_a_name_of_its_own():
+    names = [_recipes.name(path) for path in RECIPES]
+    assert len(set(names)) == len(names)
+    for path, name in zip(RECIPES, names, strict=True):
+        assert _recipes.find(name).resolve() == path
+        assert _recipes.read(path)
 
 
 def test_a_recipe_belongs_to_the_longest_name_that_fits():

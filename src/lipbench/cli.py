@@ -28,7 +28,8 @@ _EXAMPLES = """\
 Examples:
   lipbench demo                                        no data needed: render, train, score, rank
   lipbench prepare --data grid --root DIR              raw corpus -> prepared store
-  lipbench fit --model paralip --data grid             train
+  lipbench fit --model paralip --data grid             train, by experiments/paralip_grid.yaml (wants a GPU)
+  lipbench fit --config paralip_grid_s1_small          the same on one speaker, for a CPU
   lipbench test --model paralip --data grid --ckpt_path last
   lipbench evaluate --generated DIR --reference DIR    score videos that any other system made
   lipbench compare                                     records -> tables

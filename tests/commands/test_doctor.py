@@ -43,6 +43,23 @@ def test_weights_that_are_absent_say_what_they_judge_and_what_to_type(monkeypatc
     assert remedy == ""
 
 
+def test_a_laptop_without_data_weights_or_gpu_lacks_nothing_that_is_needed(capsys, monkeypatch, tmp_path):
+    monkeypatch.setenv("LIPBENCH_HOME", str(tmp_path))
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.delenv("LIPBENCH_GRID", raising=False)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert cli.main(["doctor"]) == 0
+    told = capsys.readouterr()
+    needed, _, optional = told.out.partition("Optional")
+    assert "MISSING" not in told.out
+    assert needed.startswith("Needed:\n")
+    assert "absent" not in needed
+    for name in ("GPU", "metric lpips", "weights inception", "corpus grid"):
+        assert f"absent   {name}" in optional
+    assert "All 6 things that are needed are here" in optional.splitlines()[-1]
+    assert told.err == ""
+
+
 def test_a_missing_library_of_the_system(capsys, monkeypatch):
     def broken():
         raise ImportError("libGL.so.1: cannot open shared object file", name="cv2")
@@ -51,8 +68,10 @@ def test_a_missing_library_of_the_system(capsys, monkeypatch):
     assert cli.main(["doctor"]) == 2
     told = capsys.readouterr()
     assert "MISSING  opencv" in told.out
+    assert told.out.count("MISSING") == 1
+    assert "All " not in told.out
     assert "apt-get install libgl1" in told.out
-    assert "every command needs: opencv" in told.err
+    assert "this machine lacks what every command needs: opencv" in told.err
 
 
 @pytest.mark.parametrize(
@@ -66,7 +85,7 @@ def test_every_error_becomes_a_remedy(capsys, error, remedy):
     def broken():
         raise error
 
-    assert doctor._report({"thing": broken}) == ["thing"]
+    assert doctor._report({"thing": broken}, "MISSING") == ["thing"]
     assert f"-> {remedy}" in capsys.readouterr().out
 
 

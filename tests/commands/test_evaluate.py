@@ -12,7 +12,7 @@ import pytest
 from lipbench import cli
 from lipbench.data import _protocol, _store
 
-QUICK = ["--metrics", "mouth/psnr,native/psnr", "--workers", "0"]
+QUICK = ["--metrics", "[mouth/psnr,", "native/psnr]", "--workers", "0"]
 
 
 @pytest.fixture

@@ -7,9 +7,11 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import yaml
+from PIL import Image
 
 from lipbench import cli
 from lipbench.media import video
@@ -30,7 +32,10 @@ def test_fit_leaves_a_run_folder(world):
 
 def test_fit_draws_strips_of_validation_clips(world):
     strips = list((world.checkpoint.parents[1] / "strips").rglob("*.png"))
-    assert strips
+    shown = np.asarray(Image.open(strips[0]))
+    assert shown.shape[0] >= 2 * 4 * 16 + 2 * 24  # enlarged, with captions
+    words = shown[:24, :, 2].astype(int) - shown[:24, :, 0] > 80
+    assert words.any()  # in blue: what is said, over the frames
 
 
 def test_bare_fit_works_after_prepare(here, capsys):

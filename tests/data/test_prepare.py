@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 from made_up_store import DEADLY, deadly_shard
@@ -27,8 +28,31 @@ CODES = [
 ]
 
 
+def speech(frames: int, rate: int, first: int = 2) -> np.ndarray:
+    """A tone that is loud and quiet in turns between the frames `first` and the second from the end."""
+    seconds = np.arange(frames * rate // 25) / rate
+    says = (seconds > first / 25) & (seconds < frames / 25 - 0.08)
+    return (0.3 * np.sin(seconds * 1764) * np.where(says, np.sin(seconds * 20) ** 4, 0.003)).astype(np.float32)
+
+
+def film(frames: int, rng: np.random.Generator) -> tuple[list[np.ndarray], np.ndarray]:
+    """A room with a face whose mouth opens and closes, 96x128, and its 68 points."""
+    rows, columns = np.mgrid[:96, :128]
+    shade = rng.uniform(60, 120, 3)
+    points = np.tile(geometry.TEMPLATE / 4 + (32, 16), (frames, 1, 1))
+    points[:, 48:68, 1] += 2 * np.sin(np.arange(frames))[:, None] * np.where(points[:, 48:68, 1] > 61, 1, 0)
+    made = []
+    for k in range(frames):
+        picture = shade + np.stack([columns, rows, columns / 2], -1) / 2 + rng.normal(0, 8, (96, 128, 3))
+        picture[((rows - 50) / 32) ** 2 + ((columns - 64) / 24) ** 2 < 1] += (70, 40, 20)
+        inside = ((rows - 61) / (3 + np.sin(k))) ** 2 + ((columns - 64) / 9) ** 2 < 1
+        picture[inside] += (20, -60, -40)
+        made.append(cv2.GaussianBlur(np.clip(picture, 0, 255).astype(np.uint8), (5, 5), 0))  # no edge is sharp
+    return made, points.astype(np.float32)
+
+
 def write_corpus(root: Path, clips: dict[str, int]) -> Path:
-    """A tiny corpus with exact landmarks: no face is needed.
+    """A tiny corpus with exact landmarks: no face need be found.
 
     Args:
         root: Folder.
@@ -37,15 +61,12 @@ def write_corpus(root: Path, clips: dict[str, int]) -> Path:
     from lipbench.data.grid import sentence
 
     rng = np.random.default_rng(0)
-    template = geometry.TEMPLATE / 4 + (10, 8)
     for speaker, count in clips.items():
         for code in CODES[:count]:
             said = sentence(code)
             assert said is not None
-            base = rng.integers(0, 255, (6, 8, 3)).repeat(16, 0).repeat(16, 1).astype(float)
-            frames = [np.clip(base + rng.normal(0, 6, base.shape), 0, 255).astype(np.uint8) for _ in range(FRAMES)]
-            sound = (0.3 * np.sin(np.arange(FRAMES * 1764) / 25)).astype(np.float32)
-            video.write_video(root / "video" / speaker / f"{code}.mpg", frames, 25, sound, 44100)
+            frames, points = film(FRAMES, rng)
+            video.write_video(root / "video" / speaker / f"{code}.mpg", frames, 25, speech(FRAMES, 44100), 44100)
             edges = np.linspace(2000, 24000, 7).astype(int)
             lines = [f"{a} {b} {w}" for a, b, w in zip(edges[:-1], edges[1:], said.split(), strict=True)]
             align = root / "alignments" / speaker / f"{code}.align"
@@ -53,7 +74,7 @@ def write_corpus(root: Path, clips: dict[str, int]) -> Path:
             align.write_text("\n".join(["0 2000 sil", *lines, f"24000 {FRAMES * 1000} sil"]) + "\n")
             exact = root / "exact" / speaker / f"{code}.npz"
             exact.parent.mkdir(parents=True, exist_ok=True)
-            np.savez(exact, landmarks=np.tile(template, (FRAMES, 1, 1)).astype(np.float32))
+            np.savez(exact, landmarks=points)
     return root
 
 
@@ -97,9 +118,10 @@ def test_rows_are_right(corpus: Path, prepared: Path) -> None:
     assert clip.sample_rate == 44100
     assert abs(len(clip.audio(16000)) - FRAMES * 640) < 1000
     assert np.abs(clip.audio(16000)).max() == pytest.approx(0.3, abs=0.05)
-    moved = geometry.transform_points(np.tile(geometry.TEMPLATE / 4 + (10, 8), (FRAMES, 1, 1)), clip.transforms)
+    with np.load(corpus / "exact/s1/bbadzn.npz") as file:
+        moved = geometry.transform_points(file["landmarks"], clip.transforms)
     np.testing.assert_allclose(clip.landmarks, moved, atol=1e-3)
-    np.testing.assert_allclose(clip.landmarks[0], geometry.TEMPLATE + np.array((32, 16)), atol=0.1)
+    np.testing.assert_allclose(clip.landmarks[0, :48], geometry.TEMPLATE[:48] + np.array((32, 16)), atol=0.1)
     frames = video.read_video(corpus / "video/s1/bbadzn.mpg").frames
     reference = geometry.warp(frames[7:8], clip.transforms[7:8])
     assert np.abs(clip.pictures([7]).astype(int) - reference).mean() < 2
@@ -214,7 +236,7 @@ def test_quarantine_of_real_clips(grid_root: Path, tmp_path: Path) -> None:
         shutil.copy(grid_root / "video/s1" / f"{code}.mpg", folder)
         shutil.copy(grid_root / "alignments/s1" / f"{code}.align", folder)
     whole = video.read_video(folder / "bwaa2p.mpg")
-    samples = np.sin(np.arange(48000) / 9).astype(np.float32)
+    samples = speech(75, 16000, first=10)
     (folder / "lbby4p.mpg").write_bytes(b"")
     (folder / "lriezp.mpg").write_text("this is no video\n" * 100)
     rows, columns = np.mgrid[:288, :360]

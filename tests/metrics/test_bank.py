@@ -174,5 +174,5 @@ def test_blank_pictures_have_no_landmarks(monkeypatch):
     pictures[1] += np.random.default_rng(0).integers(0, 15, pictures[1].shape, np.uint8)  # a coder's noise
     pictures[2, 100:200, 100:200] = 20
     boxes = np.tile(np.float32([32, 64, 288, 320]), (3, 1))
-    points = Landmarks().observe(SimpleNamespace(canonical=pictures, boxes=boxes, recurs=False))
+    points = Landmarks().observe(SimpleNamespace(canonical=pictures, boxes=boxes, recurs=False, shown=None))
     assert points.isnan().all((1, 2)).tolist() == [True, True, False]

@@ -5,9 +5,10 @@ from typing import Final
 from lipbench.commands import _names
 
 _COMMON: Final = """\
-  --config FILE.yaml          a recipe (several are stacked); flags win over files, in any order
+  --config NAME|FILE.yaml     a recipe (`lipbench list`; several are stacked); flags win over it, in any order{default}
   --print_config              print everything that would be used, as YAML, and stop
-  --model.ARG X, --data.ARG X arguments of the model and the corpus, e.g. --model.lr 5e-4 --data.batch_size 8
+  --model.ARG X, --data.ARG X arguments of the model and the corpus, e.g. --model.lr 5e-4 --data.batch_size 8;
+                              lists with or without brackets: --model.size 40,80
   --trainer.ARG X             anything of Lightning's Trainer, e.g.
       --trainer.max_time 00:01:00:00     stop after days:hours:minutes:seconds
       --trainer.max_steps 20000          stop after so many batches
@@ -18,14 +19,16 @@ _COMMON: Final = """\
   --tracking.wandb offline    log to Weights & Biases too; online needs a key
   --seed_everything 0         another number is another run"""
 
+_DEFAULT: Final = """
+                              (default: experiments/<model>_<data>.yaml where there is one; `none` leaves it out)"""
+_WEIGHTS: Final = """\
+  --ckpt_path FILE|last|best  which weights; `last` and `best` are those of the newest run. A FILE needs no --model and
+                              --data: it brings the arguments of its run"""
 _OWN: Final = {
     "fit": "  --ckpt_path FILE|last       resume an interrupted run; its arguments stay as they were",
-    "validate": "  --ckpt_path FILE|last|best  which weights; `last` and `best` are those of the newest run",
-    "test": """\
-  --ckpt_path FILE|last|best  which weights; `last` and `best` are those of the newest run. Alone, without --model and
-                              --data, a FILE brings the configuration of its run
-  --evaluator.ARG X           what is scored and where the record goes""",
-    "predict": "  --ckpt_path FILE|last|best  which weights; videos of the mouth are written into the run's folder",
+    "validate": _WEIGHTS,
+    "test": f"{_WEIGHTS}\n  --evaluator.ARG X           what is scored and where the record goes",
+    "predict": f"{_WEIGHTS}\n{' ' * 30}(videos go into the run's folder: as made, and beside the reference)",
 }
 
 
@@ -37,16 +40,17 @@ def trainer(command: str) -> str:
     """
     lines = [
         f"usage: lipbench {command} --model NAME --data NAME [options]",
-        f"       lipbench {command} --config FILE.yaml [options]",
+        f"       lipbench {command} --config NAME [options]",
         "",
     ]
     for kind, title in (("model", "Models"), ("data", "Corpora")):
         lines.append(f"{title} (--{kind} NAME):")
-        lines += [f"  {name:10} {_names.summary(path)}" for name, path in _names.files(kind).items()]
+        lines += [f"  {name:14} {_names.summary(path)}" for name, path in _names.files(kind).items()]
         lines.append("")
-    lines += ["Options:", _OWN[command], _COMMON, "", "More:"]
-    for kind in ("model", "data"):
+    common = _COMMON.format(default=_DEFAULT if command == "fit" else "")
+    lines += ["Options:", _OWN[command], common, "", "More:"]
+    for kind, what in (("model", "model"), ("data", "corpus")):
         name = next(iter(_names.files(kind)), "NAME")
-        lines.append(f"  lipbench {command} --{kind}.help {name:10} arguments of one {kind} with their defaults")
+        lines.append(f"  lipbench {command} --{kind}.help {name:8} arguments of one {what} with their defaults")
     lines.append(f"  lipbench {command} --help-all            every flag that Lightning accepts")
     return "\n".join(lines)

@@ -372,7 +372,9 @@ class Cli(LightningCLI):
         self.trainer.callbacks.append(tracking.Videos())  # type: ignore[attr-defined]  # a plain list
         with self._reading_checkpoint():
             self.trainer.predict(**kwargs | {"return_predictions": False})
-        rank_zero_info(f"videos: {self.trainer.log_dir}/videos")
+        rank_zero_info(
+            f"videos: {self.trainer.log_dir}/videos; beside the reference: {self.trainer.log_dir}/side_by_side"
+        )
 
     _folder: Path | None = None
     _going_on = False

@@ -59,11 +59,13 @@ def unknown(what: str, name: str, known: Iterable[str]) -> UsageError:
 
 
 def listed(text: str) -> list[str]:
-    """Members of a list as people type it: with commas, spaces or both, with or without brackets around it."""
+    """Members of a list as people type it: with commas, spaces or both, with or without brackets around it.
+
+    Brackets inside stay: "[lmd, psnr[uint8-wrap]]" has the members lmd and psnr[uint8-wrap].
+    """
     text = text.strip()
-    for opening, closing in ("[]", "()"):  # brackets inside belong to names, such as "lmd[dtw]"
-        text = text.removeprefix(opening)
-        text = text.removesuffix(closing) if text.count(closing) > text.count(opening) else text
+    if text[:1] + text[-1:] in ("[]", "()"):
+        text = text[1:-1]
     return [part.strip("\"'") for part in re.split(r"[,\s]+", text) if part.strip("\"'")]
 
 

@@ -11,9 +11,9 @@ class Origin(NamedTuple):
     """What a checkpoint says about itself."""
 
     model: str
-    """Short name; the class path if the model is none of lipbench's."""
+    """Short name."""
     data: str
-    """Short name of the corpus; empty where the checkpoint is older than this entry."""
+    """Short name of the corpus; empty where it is unknown, as in checkpoints older than this entry."""
     protocol: str
     """Such as "grid/s1"; empty likewise."""
     words: frozenset[str]
@@ -45,12 +45,17 @@ def read(path: Path) -> Origin:
         raise ValueError(f"{path} was not written by lipbench: it has no entry 'lipbench' that names its model")
     module = meta["class"].rpartition(".")[0].split(".")
     short = module[2] if module[:2] == ["lipbench", "models"] and len(module) > 2 else ""
+    if short not in _names.files("model"):
+        raise ValueError(
+            f"{path} holds {meta['class']}, no model of lipbench ({', '.join(_names.files('model'))}), and nothing is "
+            "imported because a file names it; if you trust it, give --model and --data"
+        )
     data = content.get(tracking.ENTRY)
     data = data if isinstance(data, dict) else {}
     words = data.get("words")
     return Origin(
-        short if short in _names.files("model") else meta["class"],
-        str(data.get("name") or ""),
+        short,
+        str(data["name"]) if data.get("name") in _names.files("data") else "",
         str(data.get("protocol") or ""),
         frozenset(map(str, words)) if isinstance(words, list) else frozenset(),
     )

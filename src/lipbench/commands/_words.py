@@ -1,6 +1,7 @@
 """The words after fit, validate, test and predict: checked and put in order before anything heavy is imported."""
 
 import inspect
+import json
 import math
 import os
 import re
@@ -9,6 +10,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from types import UnionType
 from typing import Final, get_args, get_origin
+
+import yaml
 
 from lipbench.commands import _names, _recipes, _runs
 from lipbench.commands._names import UsageError
@@ -200,6 +203,7 @@ def _of_checkpoint(
         _runs.check_brought(saved)
         config = _recipes.read(saved)
         stated = {kind: _class(config, kind) for kind in _KINDS}
+        _check_own(saved, config, {*named.values()})
         if all(_same(kind, name, stated[kind]) for kind, name in named.items()):
             _say(f"arguments: {saved}, those of the checkpoint's run; flags win over them")
             return ["--config", str(saved), *words], stated
@@ -217,6 +221,33 @@ def _of_checkpoint(
     if added:
         _say(f"from the checkpoint: {' '.join(added)}")
     return [*added, *words], named | lacking
+
+
+def _check_own(saved: Path, config: Mapping[str, object], typed: set[str]) -> None:
+    """What lies beside a checkpoint may name classes of lipbench and of Lightning: whatever is named is imported.
+
+    Raises:
+        UsageError: It names another one, which was not typed either.
+    """
+
+    def texts(value: object) -> Iterator[str]:
+        if isinstance(value, str):
+            yield value
+        elif isinstance(value, Mapping):
+            for key, member in value.items():
+                if key != "default_root_dir":
+                    yield from texts(member)
+        elif isinstance(value, list):
+            for member in value:
+                yield from texts(member)
+
+    classes = [_class(config, kind) for kind in _KINDS]
+    for name in (*classes, *(text for text in texts(config.get("trainer")) if {".", "/"} & set(text))):
+        if {".", "/"} & set(name) and not name.startswith(("lipbench.", "pytorch_lightning.")) and name not in typed:
+            raise UsageError(
+                f"{saved}, beside the checkpoint, names {name!r}, which belongs neither to lipbench nor to "
+                f"Lightning and would be imported. If you trust it, ask for it: --config {saved}"
+            )
 
 
 def _class(recipe: Mapping[str, object], kind: str) -> str:
@@ -242,9 +273,23 @@ def _say(line: str) -> None:
 def _listable(option: tuple[str, str | None, list[str]]) -> bool:
     """Whether a value might be a list that is written without brackets."""
     flag, value, _ = option
-    return bool(re.match(r"--(model|data|evaluator|tracking)\.\w+$", flag)) and not (value or "[").startswith(
-        ("[", "{")
-    )
+    value = value or "[]"
+    bare = not value.startswith("{") and (not value.startswith("[") or _broken(value))
+    return bare and bool(re.match(r"--(model|data|evaluator|tracking)\.\w+$", flag))
+
+
+def _broken(value: str) -> bool:
+    """Whether a list is none to YAML: that of names with brackets, such as [lmd,psnr[uint8-wrap]]."""
+    try:
+        yaml.safe_load(value)
+    except yaml.YAMLError:
+        return True
+    return False
+
+
+def _flow(members: Iterable[str]) -> str:
+    """A list as YAML writes it, with quotes around names that have brackets."""
+    return f"[{','.join(json.dumps(member) if set(member) & set('[]{}:#&*!|>%@') else member for member in members)}]"
 
 
 def _with_lists(words: list[str], classes: Mapping[str, str]) -> list[str]:
@@ -268,20 +313,15 @@ def _with_lists(words: list[str], classes: Mapping[str, str]) -> list[str]:
         flag, value, own = option
         if open_list is not None and not flag.startswith("-"):
             open_list += _names.listed(flag)
-            found[-1] = f"{found[-1].partition('=')[0]}={_yaml(open_list)}"
+            found[-1] = f"{found[-1].partition('=')[0]}={_flow(open_list)}"
             continue
         open_list = None
         group, _, argument = flag.removeprefix("--").partition(".")
         if _listable(option) and argument in owners[group] and value not in ("null", "None"):
             open_list = _names.listed(str(value))
-            own = [f"{flag}={_yaml(open_list)}"]
+            own = [f"{flag}={_flow(open_list)}"]
         found += own
     return found
-
-
-def _yaml(members: list[str]) -> str:
-    """A list as YAML reads it; members with brackets of their own in quotes."""
-    return f"[{','.join(repr(member) if set(member) & set('[]') else member for member in members)}]"
 
 
 def _takes_lists(owner: type) -> set[str]:

@@ -41,7 +41,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(data: str | None = None, metrics: bool = False, **weights: str | None) -> None:
-    """Print one line a check: ok or MISSING, and what to type.
+    """Print one line a check, and what to type: first what every command needs, then what only some of them use.
+
+    The exit code and the last line go by what is needed.
 
     Args:
         data: Corpus of which every clip in its stores, packed ones too, is compared with its hash.
@@ -67,20 +69,29 @@ def run(data: str | None = None, metrics: bool = False, **weights: str | None) -
         "store": _arrow,
     }
     optional: dict[str, Callable[[], Finding]] = {
+        "GPU": _gpu,
         "voices (eSpeak NG)": _espeak,
+        "Weights & Biases": _wandb,
         "metric lpips": _lpips,
         "landmarks face-alignment": _face_alignment,
         **{f"weights {name}": lambda name=name: _weights(name) for name in _BY_NAME},  # type: ignore[misc]  # a lambda with a default has no inferred type
         "lipbench home": _home,
         **{f"corpus {name}": lambda name=name: _corpus(name, closer=name == data) for name in _names.files("data")},  # type: ignore[misc]  # a lambda with a default has no inferred type
     }
-    lacking = _report(needed)
-    _report(optional)
+    print("Needed:")
+    lacking = _report(needed, "MISSING")
+    print("\nOptional, each for what it names:")
+    without = _report(optional, "absent")
+    print()
     damaged = _damaged_shards(data) if data else []
     if lacking:
-        raise UsageError(f"every command needs: {', '.join(lacking)}")
+        raise UsageError(f"this machine lacks what every command needs: {', '.join(lacking)}")
     if damaged:
         raise UsageError(f"{len(damaged)} damaged file{'s' if len(damaged) > 1 else ''}: {', '.join(damaged)}")
+    print(
+        f"All {len(needed)} things that are needed are here: `lipbench demo` runs. "
+        f"Of {len(optional)} optional ones {len(without)} are absent; nothing else waits for them."
+    )
 
 
 def _check_metrics(files: dict[str, str]) -> None:
@@ -110,8 +121,13 @@ def _check_metrics(files: dict[str, str]) -> None:
         raise UsageError(f"{len(failed)} of {len(found)} checks of the metrics failed: {'; '.join(failed)}")
 
 
-def _report(checks: dict[str, Callable[[], Finding]]) -> list[str]:
-    """Run and print checks; the names of those that found something missing."""
+def _report(checks: dict[str, Callable[[], Finding]], missing: str) -> list[str]:
+    """Run and print checks; the names of those that found something missing.
+
+    Args:
+        checks: Name -> check.
+        missing: What is printed in place of "ok".
+    """
     lacking = []
     for name, check in checks.items():
         try:
@@ -120,7 +136,7 @@ def _report(checks: dict[str, Callable[[], Finding]]) -> list[str]:
             found, remedy = str(error).partition("\n")[0], _remedy(error)
         except (OSError, RuntimeError, ValueError) as error:  # raised in lipbench: its message says what to do
             found, remedy = "cannot be used", str(error)
-        print(f"{'MISSING' if remedy else 'ok':8} {name:26} {found}")
+        print(f"{missing if remedy else 'ok':8} {name:26} {found}")
         if remedy:
             lacking.append(name)
             print(f"{'':8} {'':26} -> {remedy}")
@@ -143,11 +159,26 @@ def _torch() -> Finding:
     import torch
     import torchvision  # a CPU-only torch beside an ordinary torchvision fails here
 
+    return f"{torch.__version__}, torchvision {torchvision.__version__}; {torch.get_num_threads()} CPU threads", ""
+
+
+def _gpu() -> Finding:
+    import torch
+
     if torch.cuda.is_available():
-        device = f"{torch.cuda.device_count()} x {torch.cuda.get_device_name(0)}"
-    else:
-        device = f"no CUDA, {torch.get_num_threads()} CPU threads"
-    return f"{torch.__version__}, torchvision {torchvision.__version__}; {device}", ""
+        return f"{torch.cuda.device_count()} x {torch.cuda.get_device_name(0)}", ""
+    return (
+        "no CUDA, for training at the papers' sizes",
+        "train small recipes here: --config NAME_small (`lipbench list`)",
+    )
+
+
+def _wandb() -> Finding:
+    import importlib.util
+
+    if importlib.util.find_spec("wandb") is None:
+        return "not installed, for --tracking.wandb", "pip install wandb"
+    return f"wandb {version('wandb')}, used where a run asks for it", ""
 
 
 def _video() -> Finding:

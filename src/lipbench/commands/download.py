@@ -33,5 +33,6 @@ def run(data: str, root: Path | None = None, speakers: list[str] | None = None, 
 
     from lipbench.data import _download
 
-    folder = _download.download(data, root, speakers, url)
+    only = None if speakers is None else _names.listed(" ".join(speakers))
+    folder = _download.download(data, root, only, url)
     print(f"{folder}: next, lipbench prepare --data {data}" + (f" --root {folder}" if root else ""))

@@ -66,7 +66,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--landmarks", choices=("dlib", "face-alignment"), default="dlib", help="who finds the face (default: dlib)"
     )
-    parser.add_argument("--metrics", metavar="A,B", help="metrics or groups, e.g. quality,sync (default: most of them)")
+    parser.add_argument(
+        "--metrics", nargs="+", metavar="A,B", help="metrics or groups, e.g. quality,sync (default: most of them)"
+    )
     for name in WEIGHTS:
         options = f"--files.{name}", f"--evaluator.files.{name}"  # the latter as `test` spells it, and as errors say
         what = f"weights of {name}: a file, or a name of `lipbench list`"
@@ -99,7 +101,7 @@ def run(
     text: Path | None = None,
     fps: float | None = None,
     landmarks: str = "dlib",
-    metrics: str | None = None,
+    metrics: list[str] | None = None,
     no_calibration: bool = False,
     out: Path = Path("leaderboards/results"),
     workers: int | None = None,
@@ -147,7 +149,7 @@ def run(
         text=text,
         fps=fps,
         landmarks=landmarks,
-        metrics=None if metrics is None else _names.listed(metrics),
+        metrics=None if metrics is None else _names.listed(" ".join(metrics)),
         files={what: file for what, file in weights.items() if file is not None},
         calibration=not no_calibration,
         workers=workers,

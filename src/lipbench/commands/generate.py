@@ -82,6 +82,12 @@ def run(
     if (image is None) == (video is None):
         found = "neither" if image is None else "both"
         raise UsageError(f"whose face shall speak? Give --image PICTURE or --video FILE; found {found}")
+    if str(ckpt_path) in ("last", "best"):
+        runs = sorted(
+            Path("runs").glob(f"*/version_*/checkpoints/{ckpt_path}.ckpt"), key=lambda path: path.stat().st_mtime
+        )
+        newest = f"; the newest here is {runs[-1]}" if runs else ""
+        raise UsageError(f"generate needs the file of a checkpoint, found --ckpt_path {ckpt_path}{newest}")
     given = image if video is None else video
     assert given is not None
     if out.resolve() in {path.resolve() for path in (given, audio) if path is not None}:
@@ -168,10 +174,11 @@ def _words(text: str, ckpt_path: Path) -> list[str]:
 def _without_punctuation(text: str) -> tuple[str, list[str]]:
     """A text without punctuation, and the characters that were left out.
 
-    Apostrophes and full stops join what they stand in ("don't" is "dont", "U.S." is "us"); everything else parts words.
+    Apostrophes join what they stand in ("don't" is "dont"), everything else parts words. Signs that are spoken stay, to
+    be refused with digits: somebody must write them as words.
     """
-    left_out = {c: None for c in text if unicodedata.category(c)[0] == "P" or c in "`´~^|<>=+$"}
-    joined = "".join("" if c in "'’‘`´." else " " if c in left_out else c for c in text)
+    left_out = {c: None for c in text if (unicodedata.category(c)[0] == "P" and c not in "&%@#") or c in "`´"}
+    joined = "".join("" if c in "'’‘`´" else " " if c in left_out else c for c in text)
     return joined, list(left_out)
 
 

@@ -19,9 +19,9 @@ _LONGEST: Final = 3.0  # s of a word; up to 1.84
 _GAP: Final = 0.1  # s between the ends of picture and sound; up to 0.035
 _SILENT: Final = 1e-3  # peak of the sound without its mean, full scale 1; from 0.87 on
 _OFFSET: Final = 0.5  # mean of the sound in units of its standard deviation; up to 0.06
-_CREST: Final = 1.8  # peak of the sound in units of its root mean square; from 3.0 on
+_CREST: Final = 2.2  # peak of the sound in units of its root mean square; from 3.5 on
 _RANGE: Final = 10.0  # dB between quiet (5th percentile) and loud (95th) windows; from 29 on
-_HEARD: Final = 0.8  # share of the words in which something is loud; 1
+_HEARD: Final = 0.85  # share of the words in which something is loud; 1
 _BREAK: Final = 0.5  # s without any sound between first and last word; 0
 _INSIDE: Final = 0.35  # share of the loud windows that lie between first and last word; from 0.61 on
 

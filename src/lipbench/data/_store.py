@@ -532,7 +532,9 @@ class Store:
         packed = self.manifest["packed"]
         self.packed = View(**packed) if packed else None
         self.clip_ids: list[str] = sorted(self.manifest["clips"])
-        self._shards: OrderedDict[str, Any] = OrderedDict()
+        # Shards that are open, with the clips that were read from them: opening and checking a clip costs as much as
+        # decoding a small picture, and training comes back to every clip in every epoch.
+        self._shards: OrderedDict[str, tuple[pa.RecordBatchFileReader, dict[str, StoredClip]]] = OrderedDict()
 
     def __getstate__(self) -> dict[str, Any]:
         """Without the open files: each process opens its own."""
@@ -557,8 +559,10 @@ class Store:
         if line is None:
             reason = self.manifest["rejected"].get(clip_id, {}).get("reason")
             raise KeyError(f"{clip_id} is not in the store {self.path}" + (f": rejected, {reason}" if reason else ""))
-        reader = self._open(line["shard"])
-        return read_clip(self._shard(line["shard"]), reader, line["row"], clip_id, self.packed)
+        reader, clips = self._open(line["shard"])
+        if clip_id not in clips:
+            clips[clip_id] = read_clip(self._shard(line["shard"]), reader, line["row"], clip_id, self.packed)
+        return clips[clip_id]
 
     def damaged(self, name: str) -> dict[str, str]:
         """Compare the rows of a shard with their hashes and with the manifest.
@@ -586,7 +590,7 @@ class Store:
     def _shard(self, name: str) -> Path:
         return self.path / "shards" / f"{name}.arrow"
 
-    def _open(self, name: str) -> "pa.RecordBatchFileReader":
+    def _open(self, name: str) -> "tuple[pa.RecordBatchFileReader, dict[str, StoredClip]]":
         if name in self._shards:
             self._shards.move_to_end(name)
             return self._shards[name]
@@ -595,7 +599,7 @@ class Store:
             raise FileNotFoundError(
                 f"the store {self.path} has lost its file shards/{path.name}; run `lipbench prepare` again"
             )
-        reader = self._shards[name] = open_shard(path)
+        opened = self._shards[name] = open_shard(path), {}
         if len(self._shards) > _OPEN_SHARDS:
             self._shards.popitem(last=False)
-        return reader
+        return opened

@@ -136,7 +136,7 @@ def _refuse_large(path: Path) -> None:
     """
     with decoding.opened(path) as container:
         stream = decoding.picture_stream(container)
-        if stream is None:
+        if stream is None or stream.codec_context is None:
             return  # `read_video` says so
         rate = float(stream.average_rate or 0)
         seconds = float(container.duration or 0) / 1e6

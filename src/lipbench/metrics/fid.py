@@ -1,6 +1,5 @@
 """FID and KID: distances between the sets of generated and true frames, by Inception features."""
 
-import pickle
 from abc import ABC, abstractmethod
 from itertools import pairwise
 from pathlib import Path
@@ -13,7 +12,9 @@ from torch import Tensor, nn
 from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
+from lipbench.metrics import _check
 from lipbench.metrics._base import Unavailable, digest
+from lipbench.nets.weights import read_published
 
 WEIGHTS: Final = "weights-inception-2015-12-05-6726825d.pth"
 """torch-fidelity's copy of the TensorFlow network that FID was defined with."""
@@ -59,11 +60,11 @@ class Inception(nn.Module):
         sha256 = digest(path)
         try:
             # torch-fidelity unpickles the file without limits: only what holds nothing but tensors may come that far.
-            torch.load(path, map_location="cpu", weights_only=True)
+            read_published(path)
             self.network = published.NoTrainInceptionV3("inception-v3-compat", ["2048"], str(path), antialias=False)
         except ModuleNotFoundError as error:
             raise Unavailable("FID and KID need torch-fidelity: pip install torch-fidelity") from error
-        except (RuntimeError, pickle.UnpicklingError, EOFError, TypeError, AttributeError) as error:
+        except (ValueError, RuntimeError, LookupError, TypeError, AttributeError) as error:
             raise Unavailable(f"{path.name} is not torch-fidelity's Inception: {error}") from error
         self.requires_grad_(False)
         self.judge: str = f"Inception sha256 {sha256[:16]}"
@@ -101,7 +102,23 @@ def frechet_distance(mean_a: Tensor, covariance_a: Tensor, mean_b: Tensor, covar
 
     Returns:
         () float64, at least 0.
+
+    Raises:
+        ValueError: Shapes do not fit together, or a value is not finite.
     """
+    for what, given, shape in (
+        ("mean_a", mean_a, ("D",)),
+        ("covariance_a", covariance_a, ("D", "D")),
+        ("mean_b", mean_b, ("D",)),
+        ("covariance_b", covariance_b, ("D", "D")),
+    ):
+        _check.tensor(what, given, shape)
+        if not given.isfinite().all():
+            raise ValueError(f"{what} holds values that are not finite")
+    _check.same(mean_a, mean_b)
+    if not len(mean_a) == len(covariance_a) == len(covariance_b):
+        sizes = f"{len(mean_a)} values, {len(covariance_a)} and {len(covariance_b)} rows"
+        raise ValueError(f"means have {sizes} in the covariances; expected as many")
     a, b = (_root(covariance.double()) for covariance in (covariance_a, covariance_b))
     both = torch.linalg.svdvals(a.T @ b).sum()
     apart = (mean_a.double() - mean_b.double()).square().sum()
@@ -126,7 +143,14 @@ def kernel_distance(a: Tensor, b: Tensor) -> Tensor:
 
     Returns:
         () float64; around 0, also below, for sets of the same distribution.
+
+    Raises:
+        ValueError: They are no such features, or a set has fewer than 2.
     """
+    for what, given in (("a", a), ("b", b)):
+        _check.tensor(what, given, ("N", "D"))
+    if a.shape[1] != b.shape[1] or min(len(a), len(b)) < 2:
+        raise ValueError(f"features of {tuple(a.shape)} and {tuple(b.shape)}; expected (N, D) and (M, D), N and M >= 2")
     a, b = a.double(), b.double()
 
     def kernel(x: Tensor, y: Tensor) -> Tensor:
@@ -186,7 +210,8 @@ class SetMetric(Metric, ABC):
         Raises:
             ValueError: A frame has another number of features than D.
         """
-        for features in (pred, target):
+        for what, features in (("pred", pred), ("target", target)):
+            _check.tensor(what, features, ("B", "T", "D"))
             if features.shape[-1] != self.dim:
                 raise ValueError(f"{self.name} was made for {self.dim} features a frame, got {features.shape[-1]}")
         lengths = zip((length if pred_len is None else pred_len).tolist(), length.tolist(), strict=True)

@@ -8,11 +8,14 @@ from typing import Final, cast
 import torch
 from torch import Tensor, nn
 
-from lipbench.metrics._base import ClipMetric, Unavailable, digest, over_frames, same_shape
+from lipbench.metrics import _check
+from lipbench.metrics._base import ClipMetric, Unavailable, digest, over_frames
+from lipbench.nets.weights import read_published
 
 BACKBONE: Final = "alexnet-owt-7be5be79.pth"
 """torchvision's AlexNet; the eight digits begin its SHA-256 (torch hub's convention for file names)."""
 _CHUNK = 32  # frames a pass
+_LEAST: Final = 32  # px: below it the network has nothing left to compare
 
 
 def backbone_path(path: str | None = None) -> Path:
@@ -48,7 +51,10 @@ def load(path: Path) -> tuple[nn.Module, str]:
     except ImportError as error:
         raise Unavailable(f"LPIPS needs the lpips package: pip install lpips ({error})") from error
     sha256 = digest(path)
-    weights = torch.load(path, map_location="cpu", weights_only=True)
+    try:
+        weights = read_published(path)
+    except ValueError as error:
+        raise Unavailable(str(error)) from error
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the package uses arguments that torchvision has renamed
         # pnet_rand builds the backbone without fetching weights; the linear layers come with the package.
@@ -77,12 +83,12 @@ def lpips(pred: Tensor, target: Tensor, network: nn.Module) -> Tensor:
         (...) at least 0.
 
     Raises:
-        ValueError: The shapes differ.
+        ValueError: They are no pictures of one shape in [0, 1], or too small.
     """
-    same_shape(pred, target)
-    a, b = (2 * x.flatten(0, -4) - 1 for x in (pred, target))  # the network takes [-1, 1]
+    _check.pictures(pred, target, _LEAST)
+    a, b = (2 * x.reshape(-1, *x.shape[-3:]) - 1 for x in (pred, target))  # the network takes [-1, 1]
     parts = [network(a[k : k + _CHUNK], b[k : k + _CHUNK]).flatten() for k in range(0, len(a), _CHUNK)]
-    return torch.cat(parts).reshape(pred.shape[:-3])
+    return (torch.cat(parts) if parts else a.new_zeros(0)).reshape(pred.shape[:-3])
 
 
 class LPIPS(ClipMetric):
@@ -97,6 +103,7 @@ class LPIPS(ClipMetric):
     higher_is_better = False
     perfect = 0.0
     undefined = "a frame holds NaN"
+    least = _LEAST
 
     def __init__(self, weights: str | None = None) -> None:
         super().__init__()
