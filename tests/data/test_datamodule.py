@@ -168,6 +168,20 @@ def test_foreign_clips_reach_further_where_they_must(rendered_store: Path) -> No
         assert store[other].text != SENTENCES[0]
 
 
+def test_whole_clips_are_read_here_where_shared_memory_is_small(
+    rendered_store: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As with the 64 MB of /dev/shm in Docker, in which loader processes end in a bus error."""
+    caplog.set_level("INFO")
+    module = rendered(rendered_store, ClipSpec({"video": MOUTH}), "test", num_workers=2)
+    monkeypatch.setattr("lipbench.data._datamodule._shared_memory", lambda: 64 << 20)
+    assert module.test_dataloader().num_workers == 0
+    assert "/dev/shm has room for 64 MB, too little for whole clips from 2 processes" in caplog.text
+    assert module.predict_dataloader().num_workers == 2
+    monkeypatch.setattr("lipbench.data._datamodule._shared_memory", lambda: 4 << 30)
+    assert module.test_dataloader().num_workers == 2
+
+
 def test_limit_test_is_spread_out(rendered_store: Path) -> None:
     whole = rendered(rendered_store, ClipSpec({"video": MOUTH}), "test").test_ids
     few = rendered(rendered_store, ClipSpec({"video": MOUTH}), "test", limit_test=4)

@@ -22,7 +22,7 @@ from lipbench.types import ClipSpec, View
 
 VIEW = View("mouth", 20, 40)
 FRAMES = 5
-COLUMNS = ("quality", "landmarks", "motion", "dtw", "lse_c[mask]", "sync", "reading", "legacy", "fid", "kid")
+COLUMNS = ("quality", "landmarks", "motion", "dtw", "sync", "reading", "legacy", "fid", "kid")
 
 
 class Mean(torch.nn.Module):

@@ -189,7 +189,7 @@ def test_a_test_scores_the_same(tmp_path, monkeypatch):
         assert one.paired == other.paired
     filled = {name for name, score in together[0].scores.items() if score.value is not None}
     assert {"native/psnr", "lmd", "mouth/cpbd", "motion_outside", "fid"} <= filled
-    assert together[0].scores["lse_c"].reason == alone[0].scores["lse_c"].reason != ""
+    assert "SyncNet" in together[0].scores["lse_c"].reason
     for path in (tmp_path / "alone").rglob("*.csv"):
         other = tmp_path / "together" / path.relative_to(tmp_path / "alone")
         pd.testing.assert_frame_equal(pd.read_csv(path), pd.read_csv(other))
@@ -221,7 +221,8 @@ def test_an_evaluation_scores_the_same(shot, tmp_path, monkeypatch):
     for k, name in enumerate(names):
         video.write_video(tmp_path / "true" / f"{name}.avi", frames, 25, sound, 44100)
         shown = [np.roll(frame, k, 1) for frame in frames[: 12 - k]]
-        video.write_video(tmp_path / "made" / f"{name}.avi", shown, 25, None if k == 2 else sound, 44100)
+        heard = (None, None) if k == 2 else (sound, 44100)
+        video.write_video(tmp_path / "made" / f"{name}.avi", shown, 25, *heard)
     (tmp_path / "made" / "d.avi").write_text("no video")
     asked = {
         "metrics": ["quality", "landmarks", "sync", "motion", "dtw", "reading"],

@@ -1,6 +1,7 @@
 """From a prepared store to the batches that a model asks for."""
 
 import os
+import shutil
 from pathlib import Path
 from typing import Any, ClassVar, Final
 
@@ -19,6 +20,7 @@ from lipbench.data._store import Store, default_path, home
 from lipbench.media import geometry
 from lipbench.types import ClipBatch, ClipSpec, View
 
+_CLIP: Final = 50 << 20  # bytes of a clip of 75 frames for scoring: its canonical pictures, and views in float
 _SCORING_BATCH: Final = 4  # clips: a whole clip in canonical size is 25 MB, and four times that in float
 _PARTS: Final = {"fit": ("train", "validation"), "validate": ("validation",), "test": ("test",), "predict": ("test",)}
 
@@ -220,7 +222,15 @@ class ClipDataModule(LightningDataModule):
     def _scoring_loader(self, part: str, *, scoring: bool) -> DataLoader[dict[str, Any]]:
         dataset = self._dataset(part, scoring=scoring)
         sampler = UnpaddedSampler(dataset, *self._ranks(), shuffle=False)
-        return DataLoader(dataset, batch_size=min(self.batch_size, _SCORING_BATCH), sampler=sampler, **self._options())
+        size, options = min(self.batch_size, _SCORING_BATCH), self._options()
+        room = _shared_memory()
+        if scoring and self.num_workers and room < 2 * self.num_workers * size * _CLIP:  # each reads two batches ahead
+            rank_zero_info(
+                f"/dev/shm has room for {room >> 20} MB, too little for whole clips from {self.num_workers} processes: "
+                "this one reads them. In Docker, --shm-size=4g gives more"
+            )
+            options |= {"num_workers": 0, "persistent_workers": False}
+        return DataLoader(dataset, batch_size=size, sampler=sampler, **options)
 
     def val_dataloader(self) -> DataLoader[dict[str, Any]]:
         """Whole validation clips, each once."""
@@ -274,3 +284,9 @@ class ClipDataModule(LightningDataModule):
                 total += clip.view(frames, view).double().mean(0)
             self._means[view] = (total / (255 * len(places))).float()
         return self._means[view]
+
+
+def _shared_memory() -> int:
+    """Bytes that loader processes have to hand over batches: where these do not fit, PyTorch ends in a bus error."""
+    folder = Path("/dev/shm")
+    return shutil.disk_usage(folder).free if folder.is_dir() else 1 << 62
