@@ -13,6 +13,7 @@ import fake_run
 import numpy as np
 import pandas as pd
 import pytest
+import squares
 import torch
 
 from lipbench.data._render.corpus import render, sentence_ids
@@ -23,40 +24,6 @@ from lipbench.media import video
 from lipbench.metrics._base import Unavailable
 
 
-def square(task):
-    """What the workers of these tests do: a number squared, or something bad."""
-    if isinstance(task, Exception):
-        raise task
-    if task == "die":
-        os.kill(os.getpid(), signal.SIGKILL)
-    if task == "exit":
-        os._exit(3)
-    if isinstance(task, dict):
-        assert isinstance(task["batch"]["face"], torch.Tensor)
-        return float(task["batch"]["face"].sum()), task["batch"]["text"]
-    time.sleep(0.05 if task % 3 == 0 else 0)  # results come out of order
-    return task * task, os.getpid()
-
-
-def squares():
-    return square
-
-
-def no_weights():
-    raise Unavailable("no SyncNet weights at x")
-
-
-def _no_shared_memory(*arguments):
-    raise OSError("no space left in /dev/shm")
-
-
-def without_shared_memory():
-    for kind in list(ForkingPickler._extra_reducers):
-        if "torch" in str(kind):
-            ForkingPickler.register(kind, _no_shared_memory)
-    return square
-
-
 def children():
     """Processes below this one that are alive, the fork server and what watches it aside."""
     return [child for child in multiprocessing.active_children() if child.is_alive()]
@@ -65,7 +32,7 @@ def children():
 @pytest.mark.parametrize("count", [0, 2])
 def test_results_come_in_order_from_every_worker(count):
     found = []
-    with Pool(squares, count, found.append, "--workers") as pool:
+    with Pool(squares.squares, count, found.append, "--workers") as pool:
         for k in range(20):
             pool.submit(str(k), k)
         pool.finish()
@@ -77,7 +44,7 @@ def test_results_come_in_order_from_every_worker(count):
 
 def test_tasks_wait_until_a_worker_is_free():
     taken = []
-    with Pool(squares, 1, taken.append, "--workers") as pool:
+    with Pool(squares.squares, 1, taken.append, "--workers") as pool:
         for k in range(0, 30, 3):  # .05 s each
             pool.submit(str(k), k)
             assert k // 3 + 1 - len(taken) <= 4  # one at work, one waiting, one on its way each side
@@ -87,12 +54,17 @@ def test_tasks_wait_until_a_worker_is_free():
 @pytest.mark.parametrize(
     ("make", "task", "error", "expected"),
     [
-        (squares, ValueError("generated frames lie in [0, 2]"), ValueError, "generated frames lie in [0, 2]"),
-        (squares, FileNotFoundError("no file at x"), FileNotFoundError, "no file at x"),
-        (squares, KeyError("face"), RuntimeError, "KeyError: 'face'"),
-        (no_weights, 1, Unavailable, "no SyncNet weights at x"),
-        (squares, "die", RuntimeError, "the process that scored s1/b was killed by SIGKILL (out of memory?). "),
-        (squares, "exit", RuntimeError, "the process that scored s1/b ended with exit code 3 before it answered ("),
+        (squares.squares, ValueError("generated frames lie in [0, 2]"), ValueError, "generated frames lie in [0, 2]"),
+        (squares.squares, FileNotFoundError("no file at x"), FileNotFoundError, "no file at x"),
+        (squares.squares, KeyError("face"), RuntimeError, "KeyError: 'face'"),
+        (squares.no_weights, 1, Unavailable, "no SyncNet weights at x"),
+        (squares.squares, "die", RuntimeError, "the process that scored s1/b was killed by SIGKILL (out of memory?). "),
+        (
+            squares.squares,
+            "exit",
+            RuntimeError,
+            "the process that scored s1/b ended with exit code 3 before it answered (",
+        ),
     ],
 )
 def test_what_goes_wrong_in_a_worker_is_raised_here(make, task, error, expected):
@@ -100,7 +72,7 @@ def test_what_goes_wrong_in_a_worker_is_raised_here(make, task, error, expected)
 
     def run():
         with Pool(make, 2, [].append, "--workers") as pool:
-            if make is squares:
+            if make is squares.squares:
                 pool.submit("s1/a", 2)
             pool.submit("s1/b", task)
             pool.finish()
@@ -120,7 +92,7 @@ def test_what_goes_wrong_in_a_worker_is_raised_here(make, task, error, expected)
 
 
 def test_a_dead_worker_is_noticed_while_all_wait_for_it():
-    pool = Pool(squares, 1, [].append, "--workers")
+    pool = Pool(squares.squares, 1, [].append, "--workers")
 
     def run():
         for k in range(50):
@@ -135,12 +107,12 @@ def test_nothing_goes_through_shared_memory(monkeypatch):
     """As with the 64 MB of /dev/shm in Docker: PyTorch's own way would end in a bus error, and then hang."""
     for kind in list(ForkingPickler._extra_reducers):
         if "torch" in str(kind):
-            monkeypatch.setitem(ForkingPickler._extra_reducers, kind, _no_shared_memory)
+            monkeypatch.setitem(ForkingPickler._extra_reducers, kind, squares.no_shared_memory)
     with pytest.raises(OSError, match="no space left in /dev/shm"):
         ForkingPickler.dumps(torch.ones(3))  # or else this test proves nothing
     found = []
     batch = {"face": torch.ones(3, 1000, 1000, dtype=torch.uint8), "text": ["bin blue"]}
-    with Pool(without_shared_memory, 1, found.append, "--workers") as pool:
+    with Pool(squares.without_shared_memory, 1, found.append, "--workers") as pool:
         pool.submit("a", {"batch": batch})
         pool.finish()
     assert found == [(3e6, ["bin blue"])]
@@ -151,9 +123,9 @@ def test_an_interrupt_ends_workers_without_a_word_of_theirs(tmp_path):
     script.write_text(
         "import sys, time\n"
         f"sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
-        "from test_workers import Pool, squares\n"
+        "from lipbench.evaluation.workers import Pool; import squares\n"
         "if __name__ == '__main__':\n"
-        "    with Pool(squares, 2, print, '--workers') as pool:\n"
+        "    with Pool(squares.squares, 2, print, '--workers') as pool:\n"
         "        for k in range(1, 10_000_000):\n"
         "            pool.submit(str(k), 3 * k)\n"
     )
@@ -274,10 +246,6 @@ def test_an_evaluation_whose_worker_dies_names_the_clip(shot, tmp_path, monkeypa
     monkeypatch.setenv("LIPBENCH_HOME", str(tmp_path / "home"))
     for folder in ("true", "made"):
         video.write_video(tmp_path / folder / "s1" / "a.avi", shot[0], 25)
-    monkeypatch.setattr("lipbench.evaluation.outside.Scorer", dying)
+    monkeypatch.setattr("lipbench.evaluation.outside.Scorer", squares.dying)
     with pytest.raises(RuntimeError, match="the process that scored s1/a was killed by SIGKILL"):
         evaluate(tmp_path / "made", tmp_path / "true", metrics=["native/psnr"], workers=2)
-
-
-def dying(plan):
-    return lambda task: os.kill(os.getpid(), signal.SIGKILL)
