@@ -10,7 +10,8 @@ from PIL import Image
 
 from lipbench import cli
 from lipbench.data._render.corpus import render, sentence_ids
-from lipbench.evaluation.outside import CORPUS_INSTEAD, evaluate
+from lipbench.evaluation.clips import CORPUS_INSTEAD
+from lipbench.evaluation.outside import evaluate
 from lipbench.media import video
 from lipbench.metrics import _shipped
 

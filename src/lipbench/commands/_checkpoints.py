@@ -64,17 +64,22 @@ class Last(Checkpoint):
         self._written = time.monotonic()
         self._flush = False
         self._signal = 0
+        self._process = os.getpid()
         self._handlers: dict[int, Any] = {}
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """From here on, signals wait for the end of a batch."""
         assert isinstance(pl_module, BenchModule)
-        self._started, self._signal = pl_module.batches, 0
+        self._started, self._signal, self._process = pl_module.batches, 0, os.getpid()
         if threading.current_thread() is threading.main_thread():
             self._handlers = {number: signal.signal(number, self._note) for number in _SIGNALS}
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         """Handle a signal: the first is kept in mind, the second interrupts."""
+        if os.getpid() != self._process:  # a process of the loader; it ends with this one, or when it is told to
+            if number == signal.SIGTERM:
+                os._exit(128 + number)
+            return
         if self._signal:
             raise KeyboardInterrupt
         self._signal = number

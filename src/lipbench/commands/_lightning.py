@@ -163,7 +163,7 @@ class Cli(LightningCLI):
         except ArgumentError as error:
             raise ValueError(
                 f"{options.ckpt_path} is damaged, or of another version: its arguments do not fit "
-                f"{_short(options.model)} ({_messages.readable(str(error), [])})"
+                f"{_short(options.model)} ({_messages.readable(str(error), []).strip().splitlines()[-1].strip()})"
             ) from None
 
     def before_instantiate_classes(self) -> None:
@@ -333,6 +333,7 @@ class Cli(LightningCLI):
             # Lightning lets go of the content when all is restored.
             if self._content and self.trainer._checkpoint_connector._loaded_checkpoint:
                 text = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
+                text = " ".join(text.split())  # torch writes a line for each tensor
                 raise ValueError(f"{self._options.ckpt_path} cannot be used: {text}") from error
             raise
 
@@ -389,7 +390,8 @@ class Cli(LightningCLI):
         if self.subcommand == "fit" and options.ckpt_path is not None:
             checkpoint = Path(options.ckpt_path)
             root = self._asked.fit.trainer.get("default_root_dir") if "trainer" in self._asked.fit else None
-            beside = checkpoint.resolve().parents[1].parent
+            beside = checkpoint.absolute().parent.parent.parent
+            beside = beside.relative_to(Path.cwd()) if beside.is_relative_to(Path.cwd()) else beside
             if beside.name == folder.name and (root is None or str(root) == _runs.root_of(checkpoint)):
                 folder = beside  # nobody asked for another root
             self._folder, why = _runs.going_on(checkpoint, folder)

@@ -47,7 +47,7 @@ def going_on(checkpoint: Path, folder: Path) -> tuple[Path | None, str]:
     Returns:
         The folder and "", or None and why there is none.
     """
-    run = checkpoint.resolve().parents[1]
+    run = checkpoint.resolve().parent.parent
     last = checkpoint.with_name("last.ckpt")
     if checkpoint.resolve().parent.name != "checkpoints" or run.parent != folder.resolve():
         return None, f"{checkpoint} lies in no run folder of {folder}"

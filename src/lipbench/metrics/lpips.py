@@ -61,8 +61,9 @@ def load(path: Path) -> tuple[nn.Module, str]:
         network = cast(nn.Module, lpips.LPIPS(net="alex", version="0.1", pnet_rand=True, verbose=False))
     own = {k: v for k, v in network.state_dict().items() if k.startswith("net.slice")}
     # The package files layer "features.3" of torchvision under "net.slice2.3".
-    given = {k: weights.get(f"features.{k.split('.', 2)[2]}") for k in own}
-    wrong = [k for k, v in own.items() if given[k] is None or given[k].shape != v.shape]
+    published = {k: f"features.{k.split('.', 2)[2]}" for k in own}
+    given = {k: weights[name] for k, name in published.items() if name in weights}
+    wrong = [k for k, v in own.items() if k not in given or given[k].shape != v.shape]
     if wrong:
         raise Unavailable(
             f"{path.name} is not torchvision's AlexNet: nothing in it fits {', '.join(sorted(wrong)[:3])}"

@@ -149,9 +149,10 @@ class AdversarialModel(GenerativeModel):
         """Read it back."""
         super().on_load_checkpoint(checkpoint)
         courses = checkpoint["lipbench"].get("courses", {})  # absent before they were followed
-        try:
-            self._courses = {name: Course(**course) for name, course in courses.items()}
-            for course in self._courses.values():
-                dict(course.weights), course.batches + 1, float(course.mean), float(course.lowest)
-        except (TypeError, AttributeError, ValueError) as error:
-            raise ValueError(f"this checkpoint is damaged: the means of its losses are none ({error})") from None
+        own = asdict(Course())
+        for name, course in courses.items() if isinstance(courses, dict) else [("", courses)]:
+            if not isinstance(course, dict) or {k: type(v) for k, v in course.items()} != {
+                k: type(v) for k, v in own.items()
+            }:
+                raise ValueError(f"this checkpoint is damaged: its entry 'courses' holds {name!r}: {course!r:.60}")
+        self._courses = {name: Course(**course) for name, course in courses.items()}

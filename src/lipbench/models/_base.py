@@ -465,7 +465,7 @@ class BenchModule(pl.LightningModule, ABC):
             checkpoint.pop("loops", None)
             checkpoint.pop("callbacks", None)
             return
-        _checkpoint.check_resumable(checkpoint)
+        _checkpoint.check_resumable(checkpoint, self.batches)
         checkpoint["loops"] = _position.written(self.trainer, _position.read(checkpoint["loops"]), self.batches)
         checkpoint["callbacks"] = self._callback_states(checkpoint["callbacks"])
         self._validate_first = meta.get("validate") is True

@@ -118,6 +118,8 @@ def _check(content: Any, path: Path) -> None:  # noqa: ANN401 - what a file hold
         if not named or not all(isinstance(value, Tensor) for value in tensors.values()):
             raise ValueError(f"{path} is damaged: its entry {name!r} holds {_shown(tensors)}; expected named tensors")
         for key, value in tensors.items():
+            if value.layout != torch.strided:  # others have no storage to look at, and are refused below
+                continue
             if value.numel() * value.element_size() > max(value.untyped_storage().nbytes(), 8):
                 raise ValueError(f"{path} is damaged: {key} claims {value.numel()} values, more than are in the file")
         check_finite(tensors, path)
@@ -186,22 +188,30 @@ def compare(own: Mapping[str, Tensor], given: Mapping[str, Tensor], what: str) -
         ValueError: They have not; the message says which.
     """
     absent, odd = sorted(own.keys() - given.keys()), sorted(given.keys() - own.keys())
-    other = [key for key in own if key in given and given[key].shape != own[key].shape]
+    other = [key for key in own if key in given and _kind(given[key]) != _kind(own[key])]
     if absent or odd or other:
         said = [f"{len(absent)} tensors are missing, such as {absent[0]}"] if absent else []
         said += [f"{len(odd)} belong to no layer, such as {odd[0]}"] if odd else []
-        said += [f"{k} has shape {tuple(given[k].shape)}, expected {tuple(own[k].shape)}" for k in other[:2]]
+        said += [
+            f"{k} has shape {tuple(given[k].shape)} ({given[k].dtype}), expected {tuple(own[k].shape)} ({own[k].dtype})"
+            for k in other[:2]
+        ]
         raise ValueError(
             f"{what} does not fit the model of its own arguments: {'; '.join(said)}. It is damaged, or of a version of "
             "lipbench with another network"
         )
 
 
-def check_resumable(content: Mapping[str, Any]) -> None:
+def _kind(value: Tensor) -> tuple[torch.Size, bool, bool]:
+    return value.shape, value.is_floating_point(), value.is_complex()
+
+
+def check_resumable(content: Mapping[str, Any], batches: int) -> None:
     """Check what training goes on from, beside the weights.
 
     Args:
         content: As Lightning hands it to `on_load_checkpoint`.
+        batches: That are done.
 
     Raises:
         ValueError: A part is absent or of another kind.
@@ -224,7 +234,9 @@ def check_resumable(content: Mapping[str, Any]) -> None:
             wanted = {"last_epoch": int, "_step_count": int, "base_lrs": list, "_last_lr": list}.get(key)
             if wanted is not None:
                 _of(value, wanted, f"lr_schedulers.{key}")
-            if key == "optimizer" or not _plain(value):
+            wrong = key == "last_epoch" and value != batches
+            wrong |= key in ("base_lrs", "_last_lr") and not all(isinstance(v, float | int) and v >= 0 for v in value)
+            if wrong or key == "optimizer" or not _plain(value):
                 raise ValueError(f"its entry 'lr_schedulers' holds {key!r}: {_shown(value)}")
     for name, state in _of(content["callbacks"], dict, "callbacks").items():
         if str(name).startswith("ModelCheckpoint"):

@@ -109,6 +109,7 @@ def validate(trainer: pl.Trainer) -> None:
     batches: Any = loop.batch_progress.current
     ended = batches.processed == 0  # the validation belongs to the epoch before
     progress.completed -= ended
+    loop._batches_that_stepped -= 1  # what is logged stands at the last batch, not at the next
     trainer.validating = True
     loop.val_loop.run()
     trainer.training = True
