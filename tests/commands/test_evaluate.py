@@ -101,7 +101,7 @@ def test_synchrony_of_own_videos_by_the_name_of_a_syncnet(here, corpus, capsys):
     assert cli.main(["evaluate", *words, *shlex.split(option)]) == 0
     (path,) = Path("leaderboards/results/evaluate/true/made").glob("*.json")
     assert json.loads(path.read_text())["scores"]["lse_d"]["n"] == 1
-    assert cli.main(["evaluate", *words, "--files.syncnet", "syncnet-smal"]) == 1
+    assert cli.main(["evaluate", *words, "--files.syncnet", "syncnet-small"]) == 1
     assert "Did you mean 'syncnet-small[" in capsys.readouterr().err
 
 

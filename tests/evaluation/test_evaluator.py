@@ -322,8 +322,9 @@ def test_no_column_at_all_is_an_error_before_the_work(tmp_path):
 
 def test_a_table_of_empty_columns_is_no_success(tmp_path):
     """Written all the same: the corpus has no sound, which nobody could know before."""
+    asked = {"metrics": ["lse_d"], "files": {"syncnet": "syncnet-small[rendered]"}}
     with pytest.raises(ValueError, match=r"every column that was asked for is empty\. lse_d: the batch has no sound"):
-        fake_run.run(tmp_path, tmp_path, metrics=["lse_d"], files={"syncnet": "syncnet-small[rendered]"})
+        fake_run.run(tmp_path, tmp_path, calibration=False, controls=False, **asked)
     assert (tmp_path / "fake" / "seen" / "blinker" / "one.json").is_file()
 
 
@@ -345,7 +346,7 @@ def test_scores_do_not_depend_on_the_batch(tmp_path, tested):
 
 def test_weights_and_workers_are_checked(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"Did you mean 'syncnet-small\["):
-        fake_run.run(tmp_path, tmp_path, model=Never(), files={"syncnet": "syncnet-smal"})
+        fake_run.run(tmp_path, tmp_path, model=Never(), files={"syncnet": "syncnet-small"})
     with pytest.raises(ValueError, match=r"evaluator\.workers is -1; expected 0 or more"):
         fake_run.run(tmp_path, tmp_path, workers=-1)
 
@@ -391,6 +392,7 @@ def test_checkpoint_is_hashed(tmp_path):
     model = fake_run.Blinker(weights=str(tmp_path / "expert.pt"))
     trainer = pl.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, default_root_dir=tmp_path)
     trainer.strategy.connect(model)
+    model.trainer = trainer
     model.batches = 7
     trainer.save_checkpoint(tmp_path / "model.ckpt", weights_only=True)
     evaluator = fake_run.run(

@@ -249,14 +249,14 @@ def test_videos_without_any_face_say_so(true, shot, tmp_path):
     found = evaluate(tmp_path / "made", reference, metrics=["lmd", "lmd_coverage"], out=tmp_path / "results")
     reasons = found.attrs["reasons"]
     found = found.set_index("clip_id")
-    assert found["lmd"].isna().to_dict() == {"whole": False, "black": True, "wall": True, "half": False}
+    assert found["lmd"].isna().to_dict() == {"whole": False, "black": True, "wall": True, "half": True}
     assert found["lmd_coverage"].to_dict() == {"whole": 1, "black": 0, "wall": 0, "half": 0.5}
     assert found["reason"].to_dict() == {
         "whole": "",
         "half": "no face in 6 of 12 generated frames",
         **dict.fromkeys(empty, "no face in 12 of 12 generated frames"),
     }
-    assert reasons["lmd"].startswith("2 of 4 clips have no score: ")
+    assert reasons["lmd"].startswith("3 of 4 clips have no score: ")
 
 
 def test_a_reference_without_a_face_is_a_reason_for_its_pair(true, shot, tmp_path):
@@ -304,7 +304,7 @@ def test_weights_go_by_name(true, tmp_path, monkeypatch):
     mine = tmp_path / "home" / "weights" / "mine.safetensors"
     mine.parent.mkdir(parents=True)
     shutil.copy(_shipped.FOLDER / "syncnet-small[grid-s1].safetensors", mine)
-    asked = {"metrics": ["lse_d"], "calibration": False}
+    asked = {"metrics": ["sync"], "calibration": False}
     whole = evaluate(tmp_path / "true", tmp_path / "true", files={"syncnet": str(mine)}, **asked)["lse_d"]
     assert whole.notna().all()
     for name in ("mine", "syncnet-small[grid-s1]", "syncnet-small-grid-s1", "Syncnet-small:grid-s1"):
