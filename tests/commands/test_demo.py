@@ -50,7 +50,7 @@ def test_the_whole_road_and_again(quick, capsys, tmp_path):
 
 
 def test_an_interrupted_training_goes_on(quick, here, capsys):
-    """A last checkpoint before the recipe's end is resumed, in a new run folder."""
+    """A last checkpoint before the recipe's end is resumed, in its run folder."""
     import hashlib
 
     text = quick.read_text().replace("max_steps: 3", "max_steps: 5")
@@ -60,7 +60,7 @@ def test_an_interrupted_training_goes_on(quick, here, capsys):
     from lipbench.commands import demo
 
     checkpoint = demo._trained("paralip", quick, Path("demo").absolute(), here.home / "stores" / "rendered")
-    assert checkpoint.parts[-3] == "version_1"
+    assert checkpoint.parts[-3] == "version_0"
     import torch
 
     assert torch.load(checkpoint, weights_only=True)["global_step"] == 5

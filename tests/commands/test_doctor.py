@@ -1,9 +1,12 @@
 """What the doctor finds on this machine, and on one that lacks things."""
 
+import shutil
+
 import pytest
 
 from lipbench import cli
 from lipbench.commands import doctor
+from lipbench.data import _store
 from lipbench.evaluation import selfcheck
 from lipbench.metrics import _shipped
 
@@ -123,3 +126,35 @@ def test_weights_must_be_there_and_be_of_use(capsys, tmp_path):
     assert "--files.transcript: no such file" in capsys.readouterr().err
     assert cli.main(["doctor", "--files.transcript", str(tmp_path)]) == 2
     assert "goes with --metrics" in capsys.readouterr().err
+
+
+def test_stores_are_compared_with_their_hashes(here, capsys, monkeypatch, tmp_path):
+    """Flipped bits in the store and in a packed copy: the clips are named, with what to type; then all is well."""
+    monkeypatch.setenv("LIPBENCH_HOME", str(tmp_path / "home"))
+    shutil.copytree(here.home, tmp_path / "home")
+    prepare = ["prepare", "--data", "rendered", "--speakers", "1", "--clips", "7", "--landmarks", "exact"]
+    assert cli.main([*prepare, "--pack", "mouth", "20", "40"]) == 0
+    stores = tmp_path / "home" / "stores"
+    assert cli.main(["doctor", "--data", "rendered"]) == 0
+    assert capsys.readouterr().out.count("7 clips of") == 2
+    damaged = {}
+    for name in ("rendered", "rendered-mouth-20x40"):
+        (shard,) = (stores / name / "shards").iterdir()
+        clip_id = _store.Store(stores / name).clip_ids[3]
+        sound = _store.Store(stores / name)[clip_id].columns()["sound"].tobytes()
+        content = damaged[shard] = shard.read_bytes()
+        place = content.index(sound) + 1000
+        shard.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
+    assert cli.main(["doctor", "--data", "rendered"]) == 2
+    told = capsys.readouterr()
+    assert told.out.count(f"{clip_id}: its content has another hash") == 2
+    assert "-> lipbench prepare --data rendered --landmarks exact --verify" in told.out
+    assert "--pack mouth 20 40 --verify" in told.out
+    assert "2 damaged files: rendered/shards/" in told.err
+    assert cli.main([*prepare, "--pack", "mouth", "20", "40", "--verify"]) == 0
+    assert f"made anew: {clip_id}" in capsys.readouterr().out
+    assert {shard: shard.read_bytes() for shard in damaged} == damaged
+    assert cli.main(["doctor", "--data", "rendered"]) == 0
+    (stores / "rendered" / "manifest.json").write_text("[]")
+    assert cli.main(["doctor", "--data", "rendered"]) == 2
+    assert "manifest.json is damaged" in capsys.readouterr().out

@@ -1,7 +1,11 @@
 """fit, validate, test and predict as they are typed, on a rendered corpus."""
 
+import csv
+import fcntl
 import json
+import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -12,9 +16,12 @@ import pytest
 import torch
 import yaml
 from PIL import Image
+from pytorch_lightning.callbacks import Timer
 
 from lipbench import cli
+from lipbench.commands import _checkpoints
 from lipbench.media import video
+from lipbench.models._base import TrainingFailed
 from lipbench.models.paralip import ParaLip
 
 
@@ -45,27 +52,144 @@ def test_bare_fit_works_after_prepare(here, capsys):
     assert not (here.runs / "paralip_rendered" / "version_1").exists()
 
 
-def test_resuming_goes_on_in_a_new_folder(here, capsys):
+def test_resuming_into_another_root_goes_on_in_a_new_folder(here, capsys, caplog):
     words = ["--config", str(here.recipe), "--trainer.default_root_dir", "runs", "--trainer.max_steps", "5"]
     assert cli.main(["fit", *words, "--ckpt_path", str(here.checkpoint)]) == 0
     last = torch.load("runs/paralip_rendered/version_0/checkpoints/last.ckpt", weights_only=True)
     assert last["global_step"] == 5
     assert last["lipbench"]["batches"] == 5
+    assert "goes on in a new run folder" in caplog.text
 
 
-def test_a_resumed_run_ends_in_the_same_weights(here, capsys):
-    """Also with averaged weights: the last checkpoint holds the running ones too."""
-    words = ["--config", str(here.recipe), "--model.ema_decay", "0.9", "--trainer.limit_val_batches", "0"]
-    assert cli.main(["fit", *words, "--trainer.default_root_dir", "one", "--trainer.max_steps", "4"]) == 0
-    words += ["--trainer.default_root_dir", "two"]
-    assert cli.main(["fit", *words, "--trainer.max_steps", "2"]) == 0
-    assert cli.main(["fit", *words, "--trainer.max_steps", "4", "--ckpt_path", "last"]) == 0
-    once, twice = (
-        torch.load(f"{name}/paralip_rendered/{version}/checkpoints/last.ckpt", weights_only=True)["state_dict"]
-        for name, version in (("one", "version_0"), ("two", "version_1"))
-    )
-    assert once.keys() == twice.keys()
-    assert all(torch.equal(once[key], twice[key]) for key in once)
+def last_of(root):
+    """The last checkpoint of the one run below a folder."""
+    return torch.load(f"{root}/paralip_rendered/version_0/checkpoints/last.ckpt", weights_only=True)
+
+
+def logged(root):
+    """What was logged, but for the times it took."""
+    with Path(f"{root}/paralip_rendered/version_0/metrics.csv").open(newline="") as stream:
+        return [{k: v for k, v in row.items() if not k.startswith("throughput")} for row in csv.DictReader(stream)]
+
+
+def assert_same_runs(one, two, extra=()):
+    """Weights, averaged and running, moments, rates and what was logged, but for an `extra` validation."""
+    once, twice = last_of(one), last_of(two)
+    for part in ("state_dict", "current_model_state"):
+        assert once[part].keys() == twice[part].keys()
+        assert all(torch.equal(once[part][key], twice[part][key]) for key in once[part])
+    for part in ("optimizer_states", "lr_schedulers", "epoch", "global_step"):
+        assert str(once[part]) == str(twice[part])
+    rows = [row for row in logged(two) if not (extra and row["val/l1"] and row["step"] == extra["step"])]
+    assert logged(one) == rows
+    assert [path.name for path in Path(two, "paralip_rendered").glob("[!.]*")] == ["version_0"]
+
+
+EXACT = ["--model.ema_decay", "0.9", "--data.batch_size", "1", "--trainer.log_every_n_steps", "1"]
+"""Three batches an epoch: with one, every stop is at the end of an epoch, where Lightning's own count is right."""
+
+
+@pytest.mark.parametrize("by", ["steps", "epochs", "time", "signal", "signal in validation", "error", "diverged"])
+def test_a_resumed_run_is_as_if_it_had_not_stopped(here, capsys, caplog, monkeypatch, by):
+    """Within an epoch, in its own folder, with averaged weights: the last checkpoint holds the running ones too."""
+    words = ["fit", "--config", str(here.recipe), *EXACT, "--trainer.default_root_dir"]
+    assert cli.main([*words, "one", "--trainer.max_steps", "7"]) == 0
+    stop, limits, train = 4, ["--trainer.max_steps", "7"], ParaLip.train_batch
+
+    def train_batch(self, batch):
+        if self.batches == stop:
+            if by == "error":
+                raise KeyError("made up")
+            raise TrainingFailed("made up", spoiled=False)
+        train(self, batch)
+        if self.batches == stop - 1 and by == "signal":
+            os.kill(os.getpid(), signal.SIGTERM)
+        if self.batches == stop - 1 and by == "time":
+            self.trainer.callbacks[[type(c) for c in self.trainer.callbacks].index(Timer)]._duration = 0.0
+
+    def validation_step(self, batch, batch_idx):
+        os.kill(os.getpid(), signal.SIGINT)
+        return validate(self, batch, batch_idx)
+
+    if by in ("steps", "epochs"):
+        stop, limits = {"steps": (4, ["--trainer.max_steps", "4"]), "epochs": (6, ["--trainer.max_epochs", "2"])}[by]
+    elif by == "time":
+        limits += ["--trainer.max_time", "00:00:10:00"]
+    with monkeypatch.context() as patch:
+        if by == "signal in validation":
+            stop, validate = 3, ParaLip.validation_step
+            patch.setattr(ParaLip, "validation_step", validation_step)
+            limits += ["--trainer.num_sanity_val_steps", "0"]
+        elif by not in ("steps", "epochs"):
+            patch.setattr(ParaLip, "train_batch", train_batch)
+        if by == "error":
+            with pytest.raises(KeyError):
+                cli.main([*words, "two", *limits])
+        else:
+            codes = {"signal": 143, "signal in validation": 130, "diverged": 1}
+            assert cli.main([*words, "two", *limits]) == codes.get(by, 0)
+    path = "two/paralip_rendered/version_0/checkpoints/last.ckpt"
+    assert last_of("two")["lipbench"]["batches"] == stop
+    if "signal" in by or by == "error":
+        assert f"saved after batch {stop}. Go on with: lipbench fit --ckpt_path {path}" in caplog.text
+    assert cli.main(["fit", "--ckpt_path", path, "--trainer.max_steps", "7", "--trainer.max_epochs", "9"]) == 0
+    extra = {"step": "3"} if by == "time" else {}  # told to stop, Lightning validates once more
+    assert_same_runs("one", "two", extra)
+
+
+def test_what_is_used_up_or_nothing_is_refused(here, capsys):
+    path = str(here.checkpoint)
+    for words, said in (
+        (
+            ["--ckpt_path", path, "--trainer.max_steps", "3"],
+            "has been trained for 3 batches, so --trainer.max_steps 3 is",
+        ),
+        (
+            ["--ckpt_path", path, "--trainer.max_steps", "-1", "--trainer.max_epochs", "2"],
+            "for 3 epochs, so --trainer.max_",
+        ),
+        (["--trainer.max_steps", "0"], "--trainer.max_steps 0 trains nothing"),
+        (["--trainer.max_epochs", "0"], "--trainer.max_epochs 0 trains nothing"),
+        (["--trainer.max_time", "00:00:00:00"], "--trainer.max_time 00:00:00:00 trains nothing"),
+    ):
+        assert cli.main(["fit", "--config", str(here.recipe), *words]) == 2
+        assert said in capsys.readouterr().err
+    assert not Path("runs").exists()
+
+
+def test_a_run_is_never_written_by_two(here, capsys, caplog):
+    """A resume from a run that is still written, or from its best while it has come further, has its own folder."""
+    words = ["fit", "--config", str(here.recipe), "--trainer.default_root_dir", "runs", "--trainer.max_steps"]
+    assert cli.main([*words, "1"]) == 0
+    run = Path("runs/paralip_rendered/version_0")
+    assert cli.main([*words, "2", "--ckpt_path", str(run / "checkpoints/best.ckpt")]) == 0
+    assert "version_0 has come further than best.ckpt" in caplog.text
+    before = (run / "checkpoints/last.ckpt").read_bytes()
+    with run.with_name(".version_0.lock").open("a") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        assert cli.main([*words, "2", "--ckpt_path", str(run / "checkpoints/last.ckpt")]) == 0
+    assert "another run is writing into version_0" in caplog.text
+    assert (run / "checkpoints/last.ckpt").read_bytes() == before
+    assert {path.name for path in run.parent.glob("v*")} == {"version_0", "version_1", "version_2"}
+
+
+def test_how_long_it_takes_is_said(here, capsys, caplog, monkeypatch):
+    clock = iter(range(0, 10**7, 100))  # 100 s between two looks
+    monkeypatch.setattr(_checkpoints.time, "monotonic", lambda: float(next(clock)))
+    monkeypatch.setattr(_checkpoints.Last, "on_train_batch_end", lambda *_: None)
+    words = [
+        "fit",
+        "--config",
+        str(here.recipe),
+        "--trainer.default_root_dir",
+        "runs",
+        "--trainer.limit_val_batches",
+        "0",
+    ]
+    assert cli.main([*words, "--trainer.max_steps", "100", "--trainer.overfit_batches", "1"]) == 0
+    assert caplog.text.count("left: ") == 1
+    assert "about 2.7 hours left: 97 batches of 1e+02 s" in caplog.text
+    assert "--config experiments/paralip_grid_s1_small.yaml" in caplog.text or "_small.yaml" in caplog.text
 
 
 def test_test_writes_a_record_and_compare_a_table(here, capsys, tmp_path):
@@ -243,9 +367,9 @@ def test_two_processes_fit_with_fewer_validation_clips_than_processes(here, tmp_
 
 
 @pytest.mark.slow
-def test_a_killed_fit_resumed_ends_in_the_weights_of_an_uninterrupted_one(here, tmp_path):
+def test_a_killed_fit_resumed_ends_in_the_weights_of_an_uninterrupted_one(here, tmp_path, monkeypatch):
     """Killed by the system, with no chance to write anything more."""
-    words = ["--config", str(here.recipe), "--trainer.max_steps", "120", "--model.ema_decay", "0.9"]
+    words = ["--config", str(here.recipe), "--trainer.max_steps", "120", *EXACT]
     command = [sys.executable, "-m", "lipbench", "fit", *words, "--trainer.default_root_dir"]
     with subprocess.Popen([*command, "two"], cwd=tmp_path, stderr=subprocess.PIPE) as process:
         first = tmp_path / "two" / "paralip_rendered" / "version_0" / "checkpoints" / "last.ckpt"
@@ -258,9 +382,5 @@ def test_a_killed_fit_resumed_ends_in_the_weights_of_an_uninterrupted_one(here, 
     for rest in (["one"], ["two", "--ckpt_path", "last"]):
         done = subprocess.run([*command, *rest], capture_output=True, text=True, cwd=tmp_path, timeout=240)
         assert done.returncode == 0, done.stderr
-    once, twice = (
-        torch.load(tmp_path / name / "paralip_rendered" / version / "checkpoints" / "last.ckpt", weights_only=True)
-        for name, version in (("one", "version_0"), ("two", "version_1"))
-    )
-    assert once["global_step"] == twice["global_step"] == 120
-    assert all(torch.equal(once["state_dict"][key], twice["state_dict"][key]) for key in once["state_dict"])
+    monkeypatch.chdir(tmp_path)
+    assert_same_runs("one", "two")

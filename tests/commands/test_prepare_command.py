@@ -58,3 +58,15 @@ def test_download_knows_what_can_be_fetched(here, capsys):
     assert "only grid" in capsys.readouterr().err
     assert cli.main(["download", "--data", "grid", "--speakers", "s21"]) == 1
     assert "s21" in capsys.readouterr().err
+
+
+def test_nothing_kept_is_an_error(here, capsys, tmp_path):
+    root = tmp_path / "corpus" / "S1"
+    root.mkdir(parents=True)
+    (root / "bbaf2n.mpg").write_bytes(b"no video")
+    (root / "bbaf2n.align").write_bytes(b"\xef\xbb\xbf0 23750 [/sil]\r\n")
+    assert cli.main(["prepare", "--data", "grid", "--root", str(tmp_path / "corpus"), "--workers", "1"]) == 1
+    told = capsys.readouterr()
+    assert "1 clips read, 0 of them kept" in told.out
+    assert "none of 1 clips could be used" in told.err
+    assert "grid/s1/bbaf2n" in told.err

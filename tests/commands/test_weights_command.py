@@ -224,7 +224,7 @@ def test_another_file_of_the_same_name_is_noticed(told, places):
     code, out, err = told("verify")
     assert code == 1
     assert re.search(r"WRONG alexnet: .* known from its name, by torch hub's convention is 7be5be79: damaged", out)
-    assert re.search(r"WRONG s3fd: .* is no plain dictionary of tensors, and nothing in it was run", out)
+    assert re.search(r"WRONG s3fd: .* is a web page: a server sent it in place of the file", out)
     assert "1 tensors and nothing else" in out
     assert "2 of 4 weights files" in err
 
@@ -435,8 +435,8 @@ def test_convert_refuses_what_does_not_fit(told, places, name):
         "alexnet.pth": "features.0.weight",
         "list.pth": "holds list; expected a plain dictionary of tensors",
         "checkpoint.pth": "holds dict; expected a plain dictionary of tensors",
-        "page.pth": "is no plain dictionary of tensors",
-        "empty.pth": "is no plain dictionary of tensors",
+        "page.pth": "is a web page",
+        "empty.pth": "is empty",
     }
     for file, message in expected.items():
         code, out, err = told("convert", name, file, "out.safetensors")

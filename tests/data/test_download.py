@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from lipbench.data import _download
+from lipbench.data import _download, _store
 from lipbench.data._download import download, fetch, unpack
 
 ALIGN = b"0 23750 sil\n23750 53000 bin\n53000 74500 sil\n"
@@ -216,3 +216,74 @@ def test_unknown_names(tmp_path: Path) -> None:
         download("grid", tmp_path, ["s1", "s21", "s35"])
     with pytest.raises(ValueError, match="only grid can"):
         download("lrs2", tmp_path)
+
+
+def damage(content: bytes, kind: str) -> bytes:
+    """A zip file whose one kind of fault shows only while it is read."""
+    out = io.BytesIO()
+    if kind == "compressed data":  # zlib.error
+        with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as pack:
+            pack.writestr("a.mpg", bytes(range(256)) * 40)
+        changed = bytearray(out.getvalue())
+        changed[40:60] = b"\xff" * 20
+        return bytes(changed)
+    changed = bytearray(content)
+    at = content.index(b"PK\x01\x02")
+    if kind == "unknown compression":  # NotImplementedError
+        changed[8] = changed[at + 10] = 99
+    elif kind == "encrypted":  # RuntimeError
+        changed[6] |= 1
+        changed[at + 8] |= 1
+    elif kind == "cut off":
+        del changed[len(changed) // 2 :]
+    return bytes(changed)
+
+
+@pytest.mark.parametrize("kind", ["compressed data", "unknown compression", "encrypted", "cut off"])
+def test_damaged_archives_leave_nothing_and_are_fetched_anew(server: Server, tmp_path: Path, kind: str) -> None:
+    whole = server.files["s1.zip"]
+    server.files["s1.zip"] = damage(whole, kind)
+    (tmp_path / "video").mkdir()
+    (tmp_path / "video/.s1.1.part").mkdir()  # of a run that was killed
+    with pytest.raises(ValueError, match=r"s1\.zip is (damaged|no zip).*the same command fetches it anew") as caught:
+        download("grid", tmp_path, ["s1"], url(server), progress=False)
+    assert "\n" not in str(caught.value)
+    assert not list(tmp_path.rglob("*.part"))
+    assert not (tmp_path / "video/s1").exists()
+    server.files["s1.zip"] = whole
+    download("grid", tmp_path, ["s1"], url(server), progress=False)
+    assert (tmp_path / "video/s1/s1/bbaf2n.mpg").read_bytes() == b"picture" * 5000
+    assert not list((tmp_path / ".archives").iterdir())
+
+
+def test_a_full_disk_is_no_damaged_archive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*arguments: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    archive = tmp_path / "s1.zip"
+    archive.write_bytes(zipped({"a.mpg": b"x"}))
+    monkeypatch.setattr(_download.shutil, "copyfileobj", full)
+    with pytest.raises(OSError, match="No space left"):
+        unpack(archive, tmp_path / "in" / "s1")
+    assert not list(tmp_path.rglob("*.part"))
+
+
+def test_a_name_that_is_file_and_folder(tmp_path: Path) -> None:
+    archive = tmp_path / "s1.zip"
+    archive.write_bytes(zipped({"s1": b"x", "s1/a.mpg": b"y"}))
+    with pytest.raises(ValueError, match="'s1' as a file and as a folder"):
+        unpack(archive, tmp_path / "in")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["s1.zip"]
+
+
+@pytest.mark.parametrize("pins", [b"", b"[1]", b"3", b"\xff", b'{"s1.zip": "abc"}', b'{"s1.zip": {"sha256": 3}}'])
+def test_odd_pins_are_a_sentence(server: Server, tmp_path: Path, pins: bytes) -> None:
+    (tmp_path / "checksums.json").write_bytes(pins)
+    with pytest.raises(ValueError, match=r"checksums\.json cannot be read .*delete it"):
+        download("grid", tmp_path, ["s1"], url(server), progress=False)
+    assert (tmp_path / "checksums.json").read_bytes() == pins
+
+
+def test_one_download_at_a_time(server: Server, tmp_path: Path) -> None:
+    with _store.alone(tmp_path, "download"), pytest.raises(RuntimeError, match="another `lipbench download`"):
+        download("grid", tmp_path, ["s1"], url(server), progress=False)

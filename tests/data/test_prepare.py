@@ -1,5 +1,6 @@
 """From files to the store: what is kept, what is rejected and why, and what survives a kill."""
 
+import dataclasses
 import json
 import os
 import shutil
@@ -21,6 +22,7 @@ from lipbench.data._store import Store
 from lipbench.data.grid import Grid
 from lipbench.data.rendered import Rendered
 from lipbench.media import geometry, video
+from lipbench.types import View
 
 FRAMES = 26
 CODES = [
@@ -280,3 +282,138 @@ def test_quarantine_of_real_clips(grid_root: Path, tmp_path: Path) -> None:
         np.abs(clip.landmarks[:, 27:48].mean((0, 1)) - (geometry.TEMPLATE[27:48].mean(0) + np.array((32, 16)))).max()
         < 1
     )
+
+
+def copied(corpus: Path, prepared: Path, tmp_path: Path) -> tuple[Path, Path]:
+    """Speaker s2 with its two clips, and a store of it."""
+    root, store = tmp_path / "corpus", tmp_path / "store"
+    for part in ("video", "alignments", "exact"):
+        shutil.copytree(corpus / part / "s2", root / part / "s2")
+    exact(root, store)
+    return root, store
+
+
+def test_damaged_shards_are_made_anew(corpus: Path, prepared: Path, tmp_path: Path) -> None:
+    root, store = copied(corpus, prepared, tmp_path)
+    (path,) = (store / "shards").iterdir()
+    content, manifest = path.read_bytes(), (store / "manifest.json").read_bytes()
+    sound = Store(store)["rendered/s2/bbadzn"].columns()["sound"].tobytes()
+    place = content.index(sound) + 100
+    path.write_bytes(content[:place] + bytes([content[place] ^ 4]) + content[place + 1 :])
+    assert exact(root, store).done == 0, "a row is compared with its hash only when asked to"
+    summary = exact(root, store, verify=True)
+    assert (summary.done, summary.added, list(summary.repaired)) == (2, 2, ["rendered/s2/bbadzn"])
+    assert path.read_bytes() == content
+    assert exact(root, store, verify=True).done == 0
+    for cut in (0, len(content) // 2):  # a shard that cannot be opened is made anew unasked
+        path.write_bytes(content[:cut])
+        assert exact(root, store).done == 2
+        assert path.read_bytes() == content
+    assert (store / "manifest.json").read_bytes() == manifest
+    path.write_bytes(b"nothing")
+    shutil.rmtree(root / "video/s2")
+    write_corpus(root, {"s3": 1})
+    with pytest.raises(ValueError, match=r"shard s2-000of001 is damaged.*its speaker is not in the corpus folder"):
+        exact(root, store)
+    assert path.read_bytes() == b"nothing"
+
+
+def test_damaged_shards_of_packed_stores_are_made_anew(corpus: Path, prepared: Path, tmp_path: Path) -> None:
+    _, store = copied(corpus, prepared, tmp_path)
+    view = View("mouth", 16, 32)
+    packed = _prepare.pack(store, view, tmp_path / "packed", progress=False)
+    (path,) = (packed / "shards").iterdir()
+    content = path.read_bytes()
+    sound = Store(packed)["rendered/s2/bbadzn"].columns()["sound"].tobytes()
+    path.write_bytes(content.replace(sound, sound[:50] + b"??" + sound[52:]))
+    _prepare.pack(store, view, packed, verify=True, progress=False)
+    assert path.read_bytes() == content
+    path.write_bytes(b"")
+    _prepare.pack(store, view, packed, progress=False)
+    assert path.read_bytes() == content
+
+
+@pytest.mark.parametrize(
+    "notes",
+    [
+        b"",
+        b"\xff\xfe\x00",
+        b"[]\nnull\n3\n",
+        b'{"shard": 3, "stamps": {}}\n{"shard": "s2-000of001"}\n{"shard": "s2-000of001", "stamps": [1]}\n{"half',
+        b'{"shard": "s2-000of001", "stamps": {"rendered/s2/bbadzn": 7}}\n',
+    ],
+)
+@pytest.mark.parametrize("manifest", [b"", b"[]", b"\xff\x00"])
+def test_odd_notes_and_manifests_cost_nothing_but_hashing(
+    corpus: Path, prepared: Path, tmp_path: Path, notes: bytes, manifest: bytes
+) -> None:
+    root, store = tmp_path / "corpus", tmp_path / "store"
+    for part in ("video", "alignments", "exact"):
+        shutil.copytree(corpus / part / "s2", root / part / "s2")
+    (store / "shards").mkdir(parents=True)
+    shutil.copy(prepared / "shards/s2-000of001.arrow", store / "shards")
+    (store / "seen.jsonl").write_bytes(notes)
+    (store / "manifest.json").write_bytes(manifest)
+    summary = exact(root, store)
+    assert (summary.done, summary.kept) == (0, 2)
+    assert len(Store(store)) == 2
+
+
+def test_pipes_named_like_clips_are_rows_with_reasons(corpus: Path, tmp_path: Path) -> None:
+    """Opening a pipe without a writer would wait for ever."""
+    root, store = tmp_path / "corpus", tmp_path / "store"
+    for part in ("video", "alignments", "exact"):
+        shutil.copytree(corpus / part / "s1", root / part / "s1", ignore=lambda _, names: sorted(names)[4:])
+    codes = sorted(path.stem for path in (root / "video/s1").iterdir())
+    for part, suffix, code in zip(("video", "alignments", "exact"), ("mpg", "align", "npz"), codes, strict=False):
+        path = root / part / "s1" / f"{code}.{suffix}"
+        path.unlink()
+        os.mkfifo(path)
+    summary = exact(root, store)
+    assert summary.kept == 1
+    assert all("is not a file" in reason for reason in summary.rejected.values())
+    assert len(summary.rejected) == 3
+
+
+def test_reasons_are_shown_as_they_are(
+    corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Brackets from files are no markup, control characters do not reach the terminal."""
+    monkeypatch.setenv("COLUMNS", "200")
+    root, store = tmp_path / "corpus", tmp_path / "[bold]store[/red]"
+    for part in ("video", "alignments", "exact"):
+        shutil.copytree(corpus / part / "s2", root / part / "s2")
+    (root / "alignments/s2/bbadzn.align").write_text("0 100 [/red] and [bold]\n")
+    (root / "video/s2/a[bold]\x1b[31m.mpg").write_bytes(b"x")
+    (root / "video/s2/\udcff.mpg").write_bytes(b"x")
+    prepare(Rendered, root, store, landmarks="exact", workers=1)
+    shown = capsys.readouterr().out
+    assert "[/red] and [bold]" in shown
+    assert "a[bold]" in shown
+    assert "\x1b[31m" not in shown
+    assert "4 clips read, 1 of them kept" in shown
+
+
+BAD_TIMES = {
+    "all words in one instant": lambda words: [(0.5, 0.5, w) for w in words],
+    "all words in a tenth of a second": lambda words: [
+        (0.5 + k / 60, 0.5 + (k + 1) / 60, w) for k, w in enumerate(words)
+    ],
+    "words before the beginning": lambda words: [(k / 10 - 0.2, k / 10 - 0.1, w) for k, w in enumerate(words)],
+    "words that overlap": lambda words: [(k / 10, k / 10 + 0.15, w) for k, w in enumerate(words)],
+    "words after the end": lambda words: [(k / 2, k / 2 + 0.5, w) for k, w in enumerate(words)],
+    "words backwards": lambda words: [(1 - (k + 1) / 8, 1 - k / 8, w) for k, w in enumerate(words)],
+    "another sentence": lambda words: [(k / 8, (k + 1) / 8, w) for k, w in enumerate(words[::-1])],
+    "no words": lambda words: [(0.0, 1.04, "sil")],
+}
+
+
+@pytest.mark.parametrize("times", BAD_TIMES)
+def test_wrong_word_times_are_found(corpus: Path, tmp_path: Path, times: str) -> None:
+    clip = Rendered.scan(corpus)[0]
+    assert clip.sentence is not None
+    rows = BAD_TIMES[times](clip.sentence.split())
+    align = tmp_path / "x.align"
+    align.write_text("".join(f"{a * 25000:.0f} {b * 25000:.0f} {w}\n" for a, b, w in [*rows, (1.04, 1.04, "sil")]))
+    with pytest.raises(ValueError, match="align"):
+        _prepare._row(dataclasses.replace(clip, align=align), {"landmarks": "exact"})

@@ -63,7 +63,7 @@ def torn(frames: Frames) -> Frames:
 BROKEN: dict[Callable[[Frames], Frames], str] = {
     grey: "picture is grey and smeared in frames 0-5 (up to 75% of a frame is the grey of missing data)",
     black: "picture is black in frame 20",
-    green: "picture jumps between frames 19 and 20",
+    green: "50% of the picture is one flat colour in frames 20-23",
     frozen: "picture stands still in frames 20-39",
     cut: "picture jumps between frames 19 and 20",
     torn: "picture is torn into blocks in frames 10-17 (damaged data)",

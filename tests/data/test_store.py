@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 import torch
 from made_up_store import colour, row
+from torch.utils.data import DataLoader
 
 from lipbench.data import _prepare, _store
+from lipbench.data._loader import ClipDataset, collate
 from lipbench.data._store import Store
-from lipbench.types import View
+from lipbench.types import ClipSpec, View
 
 
 def test_clip_comes_back(rendered_store: Path) -> None:
@@ -131,3 +133,118 @@ def test_packed_copy(rendered_store: Path, tmp_path: Path) -> None:
         _prepare.pack(rendered_store, View("mouth", 80, 160), folder, progress=False)
     with pytest.raises(ValueError, match="packed store already"):
         _prepare.pack(folder, view, progress=False)
+
+
+def shards(store: Path) -> list[Path]:
+    return sorted((store / "shards").iterdir())
+
+
+def flip(path: Path, place: int) -> None:
+    content = bytearray(path.read_bytes())
+    content[place] ^= 1
+    path.write_bytes(content)
+
+
+def test_every_row_agrees_with_its_hash(rendered_store: Path, tmp_path: Path) -> None:
+    assert [_store.damaged(path, None) for path in shards(rendered_store)] == [{}, {}, {}]
+    folder = _prepare.pack(rendered_store, View("mouth", 20, 40), tmp_path / "packed", progress=False)
+    assert [_store.damaged(path, Store(folder).packed) for path in shards(folder)] == [{}, {}, {}]
+
+
+def test_a_flipped_bit_is_found_in_its_clip(rendered_store: Path, tmp_path: Path) -> None:
+    """In every part of a shard but its padding; the other clips stay whole."""
+    store = tmp_path / "store"
+    shutil.copytree(rendered_store, store)
+    path = shards(store)[0]
+    content = path.read_bytes()
+    sound = Store(store)["rendered/s1/clip3"].columns()["sound"].tobytes()
+    picture = Store(store)["rendered/s1/clip3"].row()["pictures"][5]
+    for place in (content.index(sound) + 7, content.index(picture) + len(picture) // 2):
+        flip(path, place)
+        assert list(_store.damaged(path, None)) == ["rendered/s1/clip3"]
+        assert Store(store).damaged(path.stem) == _store.damaged(path, None)
+        path.write_bytes(content)
+    flip(path, content.rindex(b"place red in a nine soon"))  # in the summary at its end
+    assert _store.damaged(path, None)
+    path.write_bytes(content)
+    manifest = store / "manifest.json"
+    manifest.write_text(manifest.read_text().replace('"n_frames": 23', '"n_frames": 24'))
+    assert "the manifest says something else" in Store(store).damaged(path.stem)["rendered/s1/clip3"]
+
+
+def test_damaged_shards_are_errors_that_name_them(rendered_store: Path, tmp_path: Path) -> None:
+    """Whatever is flipped or cut, reading ends in an error with the shard's name or goes on: Arrow never crashes."""
+    store = tmp_path / "store"
+    shutil.copytree(rendered_store, store)
+    path = shards(store)[0]
+    content = path.read_bytes()
+    rng = np.random.default_rng(0)
+    places = [
+        *rng.integers(0, 4000, 60),
+        *(len(content) - rng.integers(1, 6000, 60)),
+        *rng.integers(0, len(content), 60),
+    ]
+    harmless, told = 0, set()
+    for place in places:
+        flip(path, int(place))
+        opened = Store(store)
+        try:
+            for clip_id in opened.clip_ids[:8]:
+                clip = opened[clip_id]
+                clip.row(), clip.view([0, clip.n_frames - 1], View("mouth", 8, 16)), clip.audio(16000)
+            harmless += 1
+        except _store.DamagedStore as error:
+            told.add((path.name in str(error), "prepare --verify" in str(error)))
+        path.write_bytes(content)
+    assert harmless < len(places) - 10
+    assert told == {(True, True)}
+    for cut in (0, 8, len(content) // 2, len(content) - 3):
+        path.write_bytes(content[:cut])
+        with pytest.raises(_store.DamagedStore, match=path.name):
+            Store(store)["rendered/s1/clip0"]
+    path.write_bytes(shards(store)[1].read_bytes())
+    with pytest.raises(_store.DamagedStore, match="its row 0 is the clip 'rendered/s2/clip0'"):
+        Store(store)["rendered/s1/clip0"]
+
+
+def test_loader_processes_hand_on_the_sentence(rendered_store: Path, tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    shutil.copytree(rendered_store, store)
+    for path in shards(store):
+        path.write_bytes(path.read_bytes()[:1000])
+    spec = ClipSpec({"video": View("mouth", 8, 16)}, window=2)
+    opened = Store(store)
+    clips = ClipDataset(opened, opened.clip_ids, spec, frozenset(), seed=0, training=True, speakers={})
+    with pytest.raises(_store.DamagedStore, match=rf"^{store}/shards/s1-000of001\.arrow is damaged") as caught:
+        next(iter(DataLoader(clips, num_workers=1, collate_fn=collate)))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (b"", "is damaged"),
+        (b"\xff\x00\xfe", "is damaged"),
+        (b"[1, 2]", "it holds a list"),
+        (b"null", "it holds a NoneType"),
+        (b"[" * 100_000, "is damaged"),
+        ({"clips": []}, "'clips' is no object"),
+        ({"clips": None}, "'clips' is no object"),
+        ({"clips": {"rendered/s1/clip0": 3}}, "the line of rendered/s1/clip0 is not whole"),
+        ({"clips": {"rendered/s1/clip0": {"row": "0"}}}, "the line of rendered/s1/clip0 is not whole"),
+        ({"rejected": {"rendered/s1/x": {}}}, "rejected without a reason"),
+        ({"settings": {}}, "do not name the corpus"),
+        ({"packed": "mouth"}, "'packed' is no view"),
+        ({"packed": {"name": "mouth", "height": "20", "width": 40}}, "'packed' is no view"),
+        ({"format": ["x"]}, "has format"),
+    ],
+    ids=str,
+)
+def test_odd_manifests_are_sentences(
+    rendered_store: Path, tmp_path: Path, content: bytes | dict[str, object], told: str
+) -> None:
+    manifest = json.loads((rendered_store / "manifest.json").read_text())
+    written = content if isinstance(content, bytes) else json.dumps({**manifest, **content}).encode()
+    (tmp_path / "manifest.json").write_bytes(written)
+    with pytest.raises(ValueError, match=told):
+        Store(tmp_path)

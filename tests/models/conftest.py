@@ -105,10 +105,10 @@ class Loader:
             yield make_batch(self.spec, position + 1000 * self.rank, training=self.training)
 
     def state_dict(self) -> dict[str, int]:
-        return {"start": (self.position + 1) % self.count}
+        return {"epoch": 0, "batches": (self.position + 1) % self.count}  # as the real one's, but of any epoch
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        self.start = state["start"]
+        self.start = state["batches"]
 
 
 class FakeData(pl.LightningDataModule):

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from torch.optim import SGD, Optimizer
 
 from lipbench.models._adversarial import AdversarialModel
 from lipbench.models._base import BenchModule
+from lipbench.models._speech_to_face import SpeechToFace
 from lipbench.models.paralip import ParaLip
 from lipbench.types import ClipBatch, ClipSpec, Generated, Timing, View
 
@@ -105,6 +107,41 @@ def test_schedules(fake_data: Callable[..., Any], trainer_for: Callable[..., pl.
         Two(schedule="inverse_sqrt")
     with pytest.raises(ValueError, match="max_steps"):
         trainer_for(max_epochs=-1, limit_val_batches=0).fit(Two(schedule="cosine"), fake_data(4))
+
+
+def test_a_discriminator_keeps_its_rate(fake_data: Callable[..., Any], trainer_for: Callable[..., pl.Trainer]) -> None:
+    """Published is a constant one; the generator follows the schedule. In speech to face, both do."""
+
+    class Watched(Scalars):
+        def train_batch(self, batch: Any) -> None:
+            seen.append([optimiser.param_groups[0]["lr"] for optimiser in self.trainer.optimizers])
+            super().train_batch(batch)
+
+    seen: list[list[float]] = []
+    model = Watched()
+    model.schedule, model.warmup = "cosine", 2
+    trainer_for(max_steps=6, limit_val_batches=0).fit(model, fake_data(6))
+    generator, discriminator = zip(*seen, strict=True)
+    assert discriminator == (0.1,) * 6
+    assert generator[0] == pytest.approx(0.05)
+    assert generator[5] < 0.05
+    assert not ParaLip.follows_schedule(ParaLip(**SMALL), "discriminator")
+    assert SpeechToFace.follows_schedule(model, "discriminator")  # type: ignore[arg-type]  # it does not look
+
+
+def test_gradients_are_means_over_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two processes with gradients 1 and 3, and one where only the other has a gradient."""
+    model = Two()
+    model._trainer = SimpleNamespace(world_size=2)  # type: ignore[assignment]
+
+    def add_the_other(flat: Tensor) -> None:
+        flat += torch.tensor([3.0, 4.0, 1.0, 1.0, 10.0])  # gradients, whether there are any, a loss
+
+    monkeypatch.setattr(torch.distributed, "all_reduce", add_the_other)
+    model.one.grad = torch.ones(1)
+    both = SGD([model.one, model.two], lr=1.0)
+    assert model._average_over_processes(both, torch.tensor([2.0])).tolist() == [6]
+    assert (model.one.grad.item(), model.two.grad.item()) == (2, 2)  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize(("slope", "message"), [(math.nan, "'second' is nan"), (math.inf, "the gradient|second")])
@@ -219,11 +256,113 @@ def test_warm_start(tmp_path: Path, fake_data: Callable[..., Any], trainer_for: 
     trainer.save_checkpoint(tmp_path / "second.ckpt")
     path.unlink()
     ParaLip.load_from_checkpoint(tmp_path / "second.ckpt", weights_only=True)
+    # Nor does going on: the start is in its own checkpoint.
+    again = ParaLip(**SMALL, adversarial_weight=0.1, init_from=str(path))
+    trainer_for(max_steps=2, limit_val_batches=0).fit(
+        again, fake_data(2), ckpt_path=tmp_path / "second.ckpt", weights_only=True
+    )
+    assert again.batches == 2
     with pytest.raises(FileNotFoundError, match=r"no checkpoint at .*first\.ckpt"):
         trainer_for(max_steps=1).fit(ParaLip(**SMALL, init_from=str(path)), fake_data(1))
     wider = ParaLip(**(SMALL | {"hidden": 16}), init_from=str(tmp_path / "second.ckpt"))
     with pytest.raises(ValueError, match="does not fit this model"):
         trainer_for(max_steps=1).fit(wider, fake_data(1))
+
+
+class Seen(Two):
+    """Notes the clips of its batches, and after which batches it validates."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.clips: list[str] = []
+        self.validated: list[int] = []
+
+    def train_batch(self, batch: Any) -> None:
+        self.clips.append(batch["clip_id"][0])
+        super().train_batch(batch)
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        self.validated.append(self.batches)
+
+
+class StopsAfter(pl.Callback):
+    """Asks the trainer to stop, as a limit of time does."""
+
+    def __init__(self, batches: int) -> None:
+        self.batches = batches
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, *_: Any) -> None:
+        trainer.should_stop = pl_module.batches == self.batches
+
+
+class Breaks(pl.Callback):
+    """An error after so many batches, or in the validation after them."""
+
+    def __init__(self, batches: int, where: str) -> None:
+        self.batches, self.where = batches, where
+
+    def _at(self, where: str, module: Any) -> None:
+        if module.batches == self.batches and where == self.where:
+            raise KeyError(where)
+
+    def on_train_batch_start(self, trainer: pl.Trainer, pl_module: Any, *_: Any) -> None:
+        self._at("start", pl_module)
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, *_: Any) -> None:
+        self._at("end", pl_module)
+
+    def on_validation_batch_end(self, trainer: pl.Trainer, pl_module: Any, *_: Any) -> None:
+        self._at("validation", pl_module)
+
+
+@pytest.mark.parametrize("stop", [1, 3, 4, 5, 8])
+@pytest.mark.parametrize("by", ["max_steps", "max_epochs", "asked", "start", "end", "validation"])
+@pytest.mark.parametrize("until", [{"max_steps": 10}, {"max_epochs": 3}], ids=["steps", "epochs"])
+def test_a_resumed_run_sees_what_is_left(
+    stop: int,
+    by: str,
+    until: dict[str, int],
+    tmp_path: Path,
+    fake_data: Callable[..., Any],
+    trainer_for: Callable[..., pl.Trainer],
+) -> None:
+    """However it stopped, within an epoch of four batches or between two, and whatever wrote the checkpoint."""
+    if (by == "max_epochs" and stop % 4) or (by == "validation" and stop % 4):
+        return
+    whole = Seen()
+    trainer_for(**until).fit(whole, fake_data(4))
+
+    first = Seen()
+    limits: dict[str, Any] = {"max_steps": stop} if by == "max_steps" else until
+    limits = {"max_epochs": stop // 4} if by == "max_epochs" else limits
+    calls: dict[str, list[pl.Callback]] = {
+        "asked": [StopsAfter(stop)],
+        **{w: [Breaks(stop, w)] for w in ("start", "end", "validation")},
+    }
+    trainer = trainer_for(**limits, callbacks=calls.get(by, []))
+    path = tmp_path / "stopped.ckpt"
+
+    class Saves(pl.Callback):  # as lipbench's own does
+        def on_exception(self, trainer: pl.Trainer, *_: Any) -> None:
+            trainer.save_checkpoint(path)
+
+    trainer.callbacks.append(Saves())  # type: ignore[attr-defined]
+    try:
+        trainer.fit(first, fake_data(4))
+    except KeyError:
+        assert by in ("start", "end", "validation")
+    else:
+        trainer.save_checkpoint(path)
+    assert len(first.clips) == stop
+
+    second = Seen()
+    trainer = trainer_for(**until)
+    trainer.fit(second, fake_data(4), ckpt_path=path, weights_only=True)
+    assert first.clips + second.clips == whole.clips
+    assert (second.batches, trainer.global_step) == (whole.batches, whole.batches)
+    assert torch.equal(second.one, whole.one)
+    if by != "asked":  # then, Lightning validates once more
+        assert sorted({*first.validated, *second.validated}) == whole.validated
 
 
 class Scalars(AdversarialModel):

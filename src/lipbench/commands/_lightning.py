@@ -147,7 +147,7 @@ class Cli(LightningCLI):
         if options is None or options.ckpt_path is None:
             return
         self._content = _checkpoint.read(Path(options.ckpt_path))
-        stored = {key: value for key, value in self._content["hyper_parameters"].items() if not key.startswith("_")}
+        stored = _checkpoint.arguments(self._content, Path(options.ckpt_path))
         held = str(self._content["hyper_parameters"].get("_class_path", self._content["lipbench"]["class"]))
         want = str(options.model.class_path)
         if held != want:

@@ -32,7 +32,7 @@ def generative(path: Path) -> GenerativeModel:
     own = getattr(importlib.import_module(module), name, None)
     if not isinstance(own, type) or not issubclass(own, GenerativeModel) or own.__module__ != module:
         raise ValueError(f"{path} holds {name}, which generates nothing")
-    arguments = {k: v for k, v in content["hyper_parameters"].items() if not str(k).startswith("_")}
+    arguments = _checkpoint.arguments(content, path)
     _checkpoint.check_fits(path, content, own, arguments)
     try:
         model = own(**arguments)

@@ -379,7 +379,7 @@ def _assign(clips: Iterable[RawClip]) -> dict[str, list[RawClip]]:
     for speaker, members in speakers.items():
         bits = max(0, round(math.log2(len(members) / _CLIPS_A_SHARD)))
         for clip in sorted(members, key=lambda c: c.clip_id):
-            bucket = int(hashlib.sha256(clip.clip_id.encode()).hexdigest()[:8], 16) % 2**bits
+            bucket = int(hashlib.sha256(clip.clip_id.encode("utf-8", "surrogateescape")).hexdigest()[:8], 16) % 2**bits
             shards.setdefault(f"{speaker}-{bucket:03d}of{2**bits:03d}", []).append(clip)
     return dict(sorted(shards.items()))
 

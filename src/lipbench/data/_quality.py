@@ -34,13 +34,15 @@ _NOISE: Final = 12.0  # mean change of a pixel, 0 to 255; up to 4.5
 _STILL: Final = 0.1  # mean change of a pixel below which two frames are the same picture
 _STILL_RUN: Final = 4  # such frames in a row; up to 2
 _STILL_TOTAL: Final = 8  # such frames in all; up to 2
-_AGAIN: Final = 0.7  # difference of cells of frames 3 or more apart, in median differences of neighbors,
-_AGAIN_TOTAL: Final = 5  # in so many frames that come again; up to 1
+_AGAIN: Final = 0.8  # difference of two frames of cells, in the least difference of one of them and its neighbor,
+_AGAIN_RUN: Final = 5  # of so many frames in a row and those as many frames later; from 1.41 on
+_AGAIN_LEAST: Final = 0.3  # such a difference, 0 to 255, below which pictures have no noise to be told apart by
 _EDGE: Final = 12  # step across the border of two cells beyond twice the slope on either side, 0 to 255
 _TORN_SHARE: Final = 0.03  # share of borders with such a step, less that off the grid; up to 0.020, then 0.004
 _TORN_LONG: Final = (0.01, 5)  # a smaller share in at least so many frames; up to 2 frames
 _LINE: Final = 6  # cells in a row with such a step at the same place: a straight edge; up to 5
-_LINE_ALONE: Final = 12
+_LINE_ALONE: Final = 12  # cells of an edge that counts by itself
+_LINES: Final = 4  # such edges, counted at each of their places, in a frame of a clip in which most have none; 0
 _LINE_STEP: Final = 4  # frames between two looks for straight edges
 _MOUTH_STILL: Final = (
     0.5  # change of the mouth's pixels in changes of the frame's; below it the mouth is a still picture
@@ -72,8 +74,9 @@ def problem(frames: Sequence[npt.NDArray[np.uint8]]) -> str | None:
     cells = np.stack([_cells(frame) for frame in frames])  # (T, h / 8, w / 8, 3)
     return (
         _colors(frames, np.ascontiguousarray(cells.transpose(3, 0, 1, 2)))  # (3, T, h / 8, w / 8), faster to compare
-        or _order(frames, cells.reshape(len(frames), -1).astype(np.float32))  # (T, h / 8 * w / 8 * 3)
         or _blocks(frames)
+        or _order(frames, cells.reshape(len(frames), -1).astype(np.float32))  # (T, h / 8 * w / 8 * 3)
+        or _places(frames)
     )
 
 
@@ -206,23 +209,41 @@ def _order(frames: Sequence[npt.NDArray[np.uint8]], cells: npt.NDArray[np.float3
     if cut.max() > _CUT:
         at = int(cut.argmax())
         return f"picture jumps between frames {at} and {at + 1}"
+    return _repetition(cells, steps)
+
+
+def _repetition(cells: npt.NDArray[np.float32], steps: npt.NDArray[np.float32]) -> str | None:
+    """Frames that come again: noise tells apart what looks alike, so only a copy is nearer than its neighbor in time.
+
+    Args:
+        cells: (T, cells and channels).
+        steps: (T - 1,) differences (root mean square) of neighbors.
+    """
     centered = cells - cells.mean(0)
     products = centered @ centered.T
     squares = np.diag(products)
     apart = np.sqrt(np.maximum(squares[:, None] + squares - 2 * products, 0) / cells.shape[1])  # (T, T)
-    again = (np.triu(apart < _AGAIN * np.median(steps), 3)).any(0)  # (T,) frames that were there before
-    if again.sum() >= _AGAIN_TOTAL:
-        return f"{int(again.sum())} frames repeat earlier ones ({_spans(again)})"
+    near = np.maximum(np.minimum(np.append(steps, steps[-1]), np.append(steps[0], steps)), _AGAIN_LEAST)  # (T,)
+    copies = apart < _AGAIN * np.minimum(near[:, None], near)
+    for lag in range(_AGAIN_RUN, len(cells) - _AGAIN_RUN):
+        first, last = longest(np.diag(copies, lag))
+        if last - first >= _AGAIN_RUN:
+            return f"frames {first + lag}-{last + lag - 1} repeat frames {first}-{last - 1}"
     return None
 
 
 def _blocks(frames: Sequence[npt.NDArray[np.uint8]]) -> str | None:
-    """Squares that stand out along the codec's grid, and straight edges that come and go."""
+    """Squares that stand out along the codec's grid."""
     torn = np.array([_torn(frame) for frame in frames])
     if torn.max() > _TORN_SHARE or (torn > _TORN_LONG[0]).sum() >= _TORN_LONG[1]:
         return f"picture is torn into blocks in {_spans(torn > _TORN_LONG[0])} (damaged data)"
+    return None
+
+
+def _places(frames: Sequence[npt.NDArray[np.uint8]]) -> str | None:
+    """Straight edges that come and go, as around blocks that lie where they do not belong."""
     lines = np.array([_lines(frame) for frame in frames[::_LINE_STEP]])
-    if (come := lines > lines.min()).any():
+    if np.median(lines) == 0 and (come := lines >= _LINES).any():
         return f"blocks of the picture are out of place in {_spans(np.repeat(come, _LINE_STEP)[: len(frames)])}"
     return None
 

@@ -78,7 +78,8 @@ def _resolved(key: str, text: str, home: Path) -> str:
     if Path(text).suffix and "[" not in text:  # meant as a path
         return text
     known = {_plain(name): name for name in (*own, *KNOWN)}
-    near = difflib.get_close_matches(_plain(text), known, 1, 0.5)
+    begun = [name for name in known if name.startswith(_plain(text))]  # before names that are merely as short
+    near = begun or difflib.get_close_matches(_plain(text), known, 1, 0.5)
     hint = f"Did you mean {known[near[0]]!r}? " if near else ""
     raise FileNotFoundError(
         f"{key}: {text!r} is neither a file nor the name of weights. {hint}Names: {', '.join(known.values())}"

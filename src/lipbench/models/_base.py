@@ -371,12 +371,11 @@ class BenchModule(pl.LightningModule, ABC):
                 for key, own in optimiser.defaults.items()
                 if not _alike(group.get(key), own)
             ]
-            for parameter, state in optimiser.state.items():
-                odd += [
-                    key
-                    for key, value in state.items()
-                    if not isinstance(value, Tensor) or (value.dim() and value.shape != parameter.shape)
-                ]
+            states: dict[Any, Any] = dict(optimiser.state)  # a number for a parameter that is not there
+            names = {key for state in states.values() for key in state}
+            for parameter, state in states.items():
+                odd += sorted(names - state.keys()) if isinstance(parameter, Tensor) else [str(parameter)]
+                odd += [key for key, value in state.items() if not odd and not _belongs(value, parameter)]
             if odd:
                 raise ValueError(
                     f"{self.trainer.ckpt_path} is damaged: {odd[0]!r} of the optimiser {name!r} does not fit its "
@@ -413,7 +412,8 @@ class BenchModule(pl.LightningModule, ABC):
             "batches": self.batches,
             "seed": self._seed,
             "frozen": self.frozen_sha256,
-            "validate": self.trainer.state.fn == TrainerFn.FITTING
+            "validate": self._trainer is not None
+            and self.trainer.state.fn == TrainerFn.FITTING
             and self._validated != self.batches
             and _position.validation_is_due(self.trainer),
         }
@@ -563,6 +563,11 @@ class GenerativeModel(BenchModule):
 def _clips(batch: Any) -> int:  # noqa: ANN401 - see BenchModule.train_batch
     """Clips in a batch, or in all streams of a dict of batches."""
     return len(batch["index"]) if "index" in batch else sum(_clips(stream) for stream in batch.values())
+
+
+def _belongs(value: object, parameter: Tensor) -> bool:
+    """Whether a part of an optimiser's state can be that of a parameter: a number, or a tensor of its shape."""
+    return isinstance(value, Tensor) and (value.dim() == 0 or value.shape == parameter.shape)
 
 
 def _alike(value: object, own: object) -> bool:

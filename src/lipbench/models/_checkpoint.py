@@ -102,11 +102,12 @@ def _check(content: Any, path: Path) -> None:  # noqa: ANN401 - what a file hold
         raise ValueError(
             f"{path} was not written by lipbench: {found}. Expected a .ckpt file that `lipbench fit` wrote"
         )
-    lacking = {"state_dict", "hyper_parameters", "pytorch-lightning_version"} - set(content)
+    lacking = {"state_dict", "pytorch-lightning_version"} - set(content)
     if lacking:
         raise ValueError(f"{path} is not whole as `lipbench fit` writes it: it has no entry {sorted(lacking)[0]!r}")
     check_meta(meta, str(path))
-    arguments, weights, other = content["hyper_parameters"], content["state_dict"], content["pytorch-lightning_version"]
+    arguments, weights = content.get("hyper_parameters", {}), content["state_dict"]
+    other = content["pytorch-lightning_version"]
     whole = isinstance(other, str) and isinstance(content.get("global_step", 0), int)
     if not whole or not isinstance(arguments, dict) or not _plain(arguments):
         raise ValueError(f"{path} is damaged: its arguments or its version are of another kind than `fit` writes")
@@ -123,6 +124,17 @@ def _check(content: Any, path: Path) -> None:  # noqa: ANN401 - what a file hold
             if value.numel() * value.element_size() > max(value.untyped_storage().nbytes(), 8):
                 raise ValueError(f"{path} is damaged: {key} claims {value.numel()} values, more than are in the file")
         check_finite(tensors, path)
+
+
+def arguments(content: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    """The arguments that the model of a checkpoint is made with.
+
+    Raises:
+        ValueError: It has none.
+    """
+    if "hyper_parameters" not in content:
+        raise ValueError(f"{path} is not whole as `lipbench fit` writes it: it has no entry 'hyper_parameters'")
+    return {key: value for key, value in content["hyper_parameters"].items() if not str(key).startswith("_")}
 
 
 def check_meta(meta: Any, what: str) -> None:  # noqa: ANN401 - what a file holds

@@ -36,7 +36,8 @@ def read(stored: Any) -> Place:  # noqa: ANN401 - what a file holds
         loop = stored["fit_loop"]
         epoch = loop["epoch_progress"]["current"]["started"] - 1
         progress = loop["epoch_loop.batch_progress"]
-        batch, last = progress["current"]["processed"], progress["is_last_batch"]
+        batch = progress["current"]["processed"]
+        last = progress["is_last_batch"] and progress["current"]["ready"] == batch  # else it is the one in progress
         loaders = [dict(state) for state in loop["state_dict"].get("combined_loader", [])]
     except (LookupError, TypeError, AttributeError, ValueError) as error:
         raise ValueError(
