@@ -68,7 +68,7 @@ def last_of(root):
 
 def logged(root):
     """What was logged, but for the times it took."""
-    with Path(f"{root}/paralip_rendered/version_0/metrics.csv").open(newline="") as stream:
+    with Path(root, "paralip_rendered/version_0/metrics.csv").open(newline="") as stream:
         return [{k: v for k, v in row.items() if not k.startswith("throughput")} for row in csv.DictReader(stream)]
 
 
@@ -112,7 +112,10 @@ def test_a_resumed_run_is_as_if_it_had_not_stopped(here, capsys, caplog, monkeyp
         return validate(self, batch, batch_idx)
 
     if by in ("steps", "epochs"):
-        stop, limits = {"steps": (4, ["--trainer.max_steps", "4"]), "epochs": (6, ["--trainer.max_epochs", "2"])}[by]
+        stop, limits = {
+            "steps": (4, ["--trainer.max_steps", "4"]),
+            "epochs": (6, ["--trainer.max_steps", "7", "--trainer.max_epochs", "2"]),
+        }[by]
     elif by == "time":
         limits += ["--trainer.max_time", "00:00:10:00"]
     with monkeypatch.context() as patch:
@@ -158,7 +161,7 @@ def test_what_is_used_up_or_nothing_is_refused(here, capsys):
 
 
 def test_a_run_is_never_written_by_two(here, capsys, caplog):
-    """A resume from a run that is still written, or from its best while it has come further, has its own folder."""
+    """Resumed while it is still written, or from its best when it has come further, a run gets another folder."""
     words = ["fit", "--config", str(here.recipe), "--trainer.default_root_dir", "runs", "--trainer.max_steps"]
     assert cli.main([*words, "1"]) == 0
     run = Path("runs/paralip_rendered/version_0")
@@ -186,7 +189,7 @@ def test_how_long_it_takes_is_said(here, capsys, caplog, monkeypatch):
         "--trainer.limit_val_batches",
         "0",
     ]
-    assert cli.main([*words, "--trainer.max_steps", "100", "--trainer.overfit_batches", "1"]) == 0
+    assert cli.main([*words, "--trainer.max_steps", "100"]) == 0
     assert caplog.text.count("left: ") == 1
     assert "about 2.7 hours left: 97 batches of 1e+02 s" in caplog.text
     assert "--config experiments/paralip_grid_s1_small.yaml" in caplog.text or "_small.yaml" in caplog.text

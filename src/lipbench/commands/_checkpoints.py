@@ -63,7 +63,7 @@ class Last(Checkpoint):
         self._started = 0  # batches that were done before this run
         self._written = time.monotonic()
         self._flush = False
-        self._signal = 0
+        self._signal = self._stopping = 0
         self._process = os.getpid()
         self._handlers: dict[int, Any] = {}
 
@@ -96,7 +96,8 @@ class Last(Checkpoint):
         self._let_go()
 
     def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *batch: Any) -> None:  # noqa: ANN401 - see below
-        """Write down what a validation logged, which happens after the checkpoint of its end."""
+        """Stop if that was asked for; write down what was logged after the last checkpoint was written."""
+        self._stop()
         if self._flush:
             self._flush = False
             for logger in trainer.loggers:
@@ -110,13 +111,21 @@ class Last(Checkpoint):
             due, number = trainer.strategy.broadcast((due, number))
         if number:
             self._write(trainer)
-            raise Stopped(number)
-        if trainer.should_stop and trainer.fit_loop._can_stop_early and not _position.validation_is_due(trainer):
+            self._stopping = number  # after this batch is logged
+        elif trainer.should_stop and trainer.fit_loop._can_stop_early and not _position.validation_is_due(trainer):
             # Now, not after the validation that only takes place because training stops: resumed, it has not been.
             self._write(trainer)
             self._ended = self.batches
         elif due:
             self._write(trainer)
+
+    def _stop(self) -> None:
+        if self._stopping:
+            raise Stopped(self._stopping)
+
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Do not begin what the resumed run will do."""
+        self._stop()
 
     def on_validation_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *batch: Any) -> None:  # noqa: ANN401 - as above
         """Validation need not end first; the resumed run begins with it. Several processes wait for its end."""
@@ -129,13 +138,14 @@ class Last(Checkpoint):
         assert isinstance(pl_module, BenchModule)
         if trainer.state.fn == "fit" and not trainer.sanity_checking and self._ended != pl_module.batches:
             self._write(trainer)
-            self._flush = True
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Write the end of training. Not in `on_train_end`: there, averaged weights have replaced the running ones."""
         assert isinstance(pl_module, BenchModule)
         steps, epochs = trainer.max_steps, trainer.max_epochs
         ended = 0 <= steps <= trainer.global_step or trainer.current_epoch + 1 == epochs
+        if not ended:
+            self._stop()
         if (ended or trainer.should_stop) and self.batches != pl_module.batches:
             self._write(trainer)
 
@@ -168,6 +178,7 @@ class Last(Checkpoint):
         assert isinstance(trainer.lightning_module, BenchModule)
         self.last_model_path, self.batches = path, trainer.lightning_module.batches
         self._written = time.monotonic()
+        self._flush = True
 
 
 class Pace(pl.Callback):
