@@ -1,5 +1,4 @@
-"""The metrics bank on clips of a prepared store: seconds of every metric and observation, and beside them the way that
-a reader would write first.
+"""The metrics bank on clips of a prepared store: time of every metric and observation beside the straightforward way.
 
 The generated video is the truth, one frame late and blurred a little. The bank's own code runs, with timers around the
 observers' `observe` and the metrics' `update`; an observation counts for both videos and is not kept on disk, and is
@@ -119,7 +118,7 @@ def straightforward() -> Iterator[None]:
         for owner, name, instead in (
             (Take, "canonical", _canonical),
             (_Row, "broken", property(_broken)),
-            (ssim, "blur", _blur),
+            (ssim, "_blur", _blur),
             (psnr.PSNR, "score", _psnr),
             (cpbd.CPBD, "score", _cpbd),
         ):

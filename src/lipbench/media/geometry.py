@@ -208,7 +208,7 @@ def paste(picture: Tensor, pixels: Tensor, view: View) -> Tensor:
 
 
 def overlay(below: Tensor, shows: View, pixels: Tensor, view: View) -> Tensor:
-    """Put what one view's pixels and another's have in common over the other, both at the scale of the canonical picture.
+    """Put what a view shares with another over that other's pixels, both at the scale of the canonical picture.
 
     Args:
         below: (..., 3, height, width) pixels of `shows`.

@@ -32,6 +32,10 @@ class Landmarker(Protocol):
     def points(self, frame: npt.NDArray[np.uint8], box: Box) -> Points:
         """(68, 2) points of the face in the box, in pixels of the frame (h, w, 3) RGB."""
 
+
+class Backend(Landmarker, Protocol):
+    """A landmarker that can also tell whether a face is where one should be."""
+
     def sees(self, frame: npt.NDArray[np.uint8], box: Box) -> bool:
         """Whether a face is about where the box of a frame (h, w, 3) RGB is: points are fitted to anything."""
 
@@ -56,7 +60,7 @@ class Track:
 
 
 @cache
-def load(name: str) -> Landmarker:
+def load(name: str) -> Backend:
     """The backend of that name, loaded once a process.
 
     Args:
@@ -285,7 +289,7 @@ class _Dlib:
     _AT_MOST: Final = 1280  # px: no frame is enlarged beyond that for the detector
     # Side of a box, px, in which a face is looked for that should be there: the detector's own window has 80. In 120
     # faces of GRID's speakers (as they are, at 24x24 px, with a Gaussian of 6 px, with noise of 25 levels, at a quarter
-    # of the brightness) the score is at least 0.38, in 36 rendered ones 1.7; in some 4,000 pictures without a face
+    # of the brightness) the score is at least 0.38, in 120 rendered ones 1.7; in some 4,000 pictures without a face
     # (noise of all sizes, walls, textures, text, cats, shuffled faces) at most -0.45, in faces upside down -0.38.
     _SEEN: Final = 75
     _SCORE: Final = -0.25

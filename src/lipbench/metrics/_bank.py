@@ -136,7 +136,7 @@ def select(names: Sequence[str] | None) -> list[Entry]:
 
 
 class Take:
-    """One video of a batch, seen in every way that metrics ask for, each made at most once and kept as long as it lives.
+    """One video of a batch, seen in every way that metrics ask for, each made at most once and kept as long as this.
 
     A clip of 75 frames holds up to 140 MB here: let go of a take before the next one is scored.
 

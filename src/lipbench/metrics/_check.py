@@ -75,11 +75,29 @@ def same(pred: Tensor, target: Tensor) -> None:
         raise ValueError(f"pred has shape {tuple(pred.shape)} and target {tuple(target.shape)}; they must be equal")
 
 
-def pictures(pred: Tensor, target: Tensor, least: int = 1) -> None:
-    """Refuse anything but two tensors of pictures of one shape (..., 3, h, w) in [0, 1].
+def pictures_in_range(what: str, given: Tensor) -> None:
+    """Refuse anything but pictures (..., 3, h, w) in [0, 1].
 
     The range is looked at on every 8th pixel in both directions. Values that are not finite pass: they leave a frame
     undefined.
+
+    Args:
+        what: Its name in the message.
+        given: The tensor.
+
+    Raises:
+        ValueError: It is something else.
+    """
+    tensor(what, given, PICTURES)
+    some = given.detach()[..., ::_EVERY, ::_EVERY]
+    some = some if some.sum().isfinite() else some[some.isfinite()]
+    low, high = some.aminmax() if some.numel() else (0, 1)
+    if low < -_SLACK or high > 1 + _SLACK:
+        raise ValueError(f"{what} lies in [{low:.3g}, {high:.3g}]; expected pictures in [0, 1]")
+
+
+def pictures(pred: Tensor, target: Tensor, least: int = 1) -> None:
+    """Refuse anything but two tensors of pictures of one shape (..., 3, h, w) in [0, 1], see `pictures_in_range`.
 
     Args:
         pred: Generated pictures.
@@ -90,13 +108,8 @@ def pictures(pred: Tensor, target: Tensor, least: int = 1) -> None:
         ValueError: They are something else.
     """
     same(pred, target)
-    for what, given in (("pred", pred), ("target", target)):
-        tensor(what, given, PICTURES)
-        some = given.detach()[..., ::_EVERY, ::_EVERY]
-        some = some if some.sum().isfinite() else some[some.isfinite()]
-        low, high = some.aminmax() if some.numel() else (0, 1)
-        if low < -_SLACK or high > 1 + _SLACK:
-            raise ValueError(f"{what} lies in [{low:.3g}, {high:.3g}]; expected pictures in [0, 1]")
+    pictures_in_range("pred", pred)
+    pictures_in_range("target", target)
     if min(pred.shape[-2:]) < least:
         height, width = pred.shape[-2:]
         raise ValueError(f"pictures of {height}x{width} px; expected at least {least}x{least}")

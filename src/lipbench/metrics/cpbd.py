@@ -69,13 +69,13 @@ def cpbd(images: Tensor, variant: Variant = "port") -> Tensor:
     above 4 without thinning, width < jnb, and falling edges that run on over flat stretches. It gives 2 to 10 times
     lower numbers. Its Canny gate ran in float32; here it runs in float64. The same steps lie in the script released
     with the correlation GAN (Chen et al. 2018, ECCV), but they are not what its table shows: the paper prints 0.141 for
-    the ground truth of GRID at 64x64 px, where "port" gives PORT_MEASURED and "atvgnet" ATV_MEASURED (the view
-    mouth_square at 64x64 px, MEASURED_ON).
+    the ground truth of GRID at 64x64 px, where "port" gives 0.136 and "atvgnet" 0.015 (the view mouth_square at 64x64
+    px, 64 clips; by speaker, "port" lies between 0.075 and 0.194).
 
-    The size matters more than the variant: the same mouths brought from 64x64 px to the 80x160 of the column
-    `mouth/cpbd` have wider edges and a third of the score. Compare with papers at the model's own size
-    (`native/cpbd`) only. Pictures lower or narrower than a block have no CPBD; `cpbd` 1.0.7 and ATVGnet's script
-    return 0 for them, as for pictures without a sharp edge.
+    The score depends on the size: the same mouths enlarged to 84x84 px, as they stand in the column `mouth/cpbd`, have
+    wider edges and 0.070. Compare with papers at the model's own size only (`native/cpbd`). Pictures lower or narrower
+    than a block have no CPBD; `cpbd` 1.0.7 and ATVGnet's script return 0 for them, as for pictures without a sharp
+    edge.
 
     Args:
         images: (..., h, w) grey pictures, integers in 0..255; see `grey` for color.
@@ -122,9 +122,10 @@ def edge_widths(images: Tensor, variant: Variant = "port") -> Tensor:
 def _refuse(images: Tensor, variant: str) -> None:
     if variant not in ("port", "atvgnet"):
         raise ValueError(f"CPBD has no variant {variant!r}; there are 'port' and 'atvgnet'")
-    if not isinstance(images, Tensor) or images.ndim < 2 or 0 in images.shape[-2:]:
-        found = tuple(images.shape) if isinstance(images, Tensor) else type(images).__name__
-        raise ValueError(f"CPBD takes grey pictures (..., h, w), got {found}")
+    if not isinstance(images, Tensor):
+        raise ValueError(f"CPBD takes a tensor of grey pictures (..., h, w), got {type(images).__name__}")
+    if images.ndim < 2 or 0 in images.shape[-2:]:
+        raise ValueError(f"CPBD takes grey pictures (..., h, w), got shape {tuple(images.shape)}")
     if _COLORS in images.shape[-3:]:
         raise ValueError(
             f"CPBD takes grey pictures (..., h, w), got shape {tuple(images.shape)}, which looks like color; for uint8 "

@@ -74,9 +74,8 @@ def picture_distance(pred: Tensor, target: Tensor) -> Tensor:
     """
     for what, given in (("pred", pred), ("target", target)):
         _check.tensor(what, given, ("frames", *_check.PICTURES[1:]))
+        _check.pictures_in_range(what, given)
     _check.same(pred[0], target[0])
-    _check.pictures(pred, pred)
-    _check.pictures(target, target)
     a, b = pred.flatten(1), target.flatten(1)
     # |a - b|^2 by one matrix product; what all frames share is taken off first, or single precision would not do.
     common = (a.sum(0) + b.sum(0)) / (len(a) + len(b))

@@ -114,7 +114,7 @@ def frechet_distance(mean_a: Tensor, covariance_a: Tensor, mean_b: Tensor, covar
     ):
         _check.tensor(what, given, shape)
         if not given.isfinite().all():
-            raise ValueError(f"{what} holds values that are not finite")
+            raise ValueError(f"{what} holds values that are not finite; expected finite ones only")
     _check.same(mean_a, mean_b)
     if not len(mean_a) == len(covariance_a) == len(covariance_b):
         sizes = f"{len(mean_a)} values, {len(covariance_a)} and {len(covariance_b)} rows"

@@ -41,7 +41,11 @@ def grey_levels(pictures: Tensor) -> Tensor:
 
     Returns:
         (..., h, w) int32 in 0..255; values that are not finite become some level.
+
+    Raises:
+        ValueError: They are no such pictures.
     """
+    _check.pictures_in_range("pictures", pictures)
     red, green, blue = _levels(pictures).unbind(-3)
     return (9798 * red + 19235 * green + 3735 * blue + 16384) >> 15
 

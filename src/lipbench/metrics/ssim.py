@@ -38,7 +38,7 @@ def _banded(size: int, like: Tensor) -> Tensor:
     return matrix
 
 
-def blur(planes: Tensor) -> Tensor:
+def _blur(planes: Tensor) -> Tensor:
     """Mean of planes under the Gaussian window wherever it lies inside.
 
     OpenCV's separable filter takes a fifth of the time of anything that PyTorch has for it on a processor, and differs
@@ -84,7 +84,7 @@ def ssim(pred: Tensor, target: Tensor) -> Tensor:
     # Variances do not change with a shift: centred pixels lose fewer digits in E[x^2] - E[x]^2.
     x, y = pred - 0.5, target - 0.5
     # Only the sum of the two variances is needed: four maps, each (..., 3, h - 10, w - 10).
-    mx, my, squares, product = (blur(m) for m in (x, y, x * x + y * y, x * y))
+    mx, my, squares, product = (_blur(m) for m in (x, y, x * x + y * y, x * y))
     variances = squares - mx * mx - my * my
     covariance = product - mx * my
     mx, my = mx + 0.5, my + 0.5
@@ -110,7 +110,8 @@ def ssim_grey(pred: Tensor, target: Tensor) -> Tensor:
         ValueError: They are no pictures of one shape in [0, 1], or smaller than the window.
     """
     _check.pictures(pred, target, _UNIFORM)
-    x, y = (grey_levels(side).flatten(0, -3)[:, None].float() for side in (pred, target))  # (M, 1, h, w)
+    height, width = pred.shape[-2:]
+    x, y = (grey_levels(side).reshape(-1, 1, height, width).float() for side in (pred, target))  # (M, 1, h, w)
     count = _UNIFORM**2
     # Sums over a window are whole numbers below 2**24: exact in single precision.
     sx, sy, sxx, syy, sxy = (
