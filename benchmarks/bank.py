@@ -1,9 +1,14 @@
-"""The whole metrics bank on clips of a prepared store: seconds of every metric and of every observation.
+"""The metrics bank on clips of a prepared store: time of every metric and observation beside the straightforward way.
 
 The generated video is the truth, one frame late and blurred a little. The bank's own code runs, with timers around the
 observers' `observe` and the metrics' `update`; an observation counts for both videos and is not kept on disk, and is
 made once for all metrics that share it. Metrics whose weights are not here stand below with their reason. The first
 clip warms up and does not count. Times are processor time, so that other work on the machine does not count.
+
+"Straightforward" runs the same bank, with these parts as they are written without thought of time: every observer
+pastes the video into the reference's pictures and looks for broken frames by itself, SSIM blurs by products with whole
+banded matrices, PSNR goes through a video at once, and CPBD's grey is taken in whole numbers. Both ways score every
+clip, in turn, and all scores must agree to 1e-6.
 
     python benchmarks/bank.py [--data grid] [--clips 100] [--files syncnet=FILE transcript=FILE ...]
 """
@@ -12,9 +17,10 @@ import argparse
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import cv2
 import numpy as np
@@ -24,9 +30,14 @@ from torch.nn import functional as F
 
 from lipbench.data._loader import ClipDataset, collate, to_float
 from lipbench.data._store import Store, default_path
-from lipbench.metrics._bank import CATALOGUE, Bank, Row
+from lipbench.media import geometry
+from lipbench.metrics import cpbd, psnr, ssim
+from lipbench.metrics._bank import Bank, Row, Take, _Row
+from lipbench.metrics._base import over_frames
 from lipbench.types import ClipSpec, View
 
+CLOSE = 1e-6  # relative to 1 where a score is smaller
+WAYS = ("straightforward", "lipbench")
 VIEWS = {"mouth": View("mouth", 80, 160), "face": View("face", 256, 256)}
 
 
@@ -65,6 +76,69 @@ def generated(video: Tensor) -> Tensor:
     return F.avg_pool2d(late.flatten(0, 1), 3, 1, 1, count_include_pad=False).reshape(video.shape)
 
 
+def _canonical(take: Take, row: int) -> Tensor:
+    """(T, 3, 352, 320) uint8, made again whenever somebody asks."""
+    pixels = (take._scaled[row].nan_to_num(0).clamp(0, 1) * 255).round().to(torch.uint8)
+    return geometry.paste(take._around(row), pixels, take.scene.box)
+
+
+def _psnr(metric: psnr.PSNR, pred: Tensor, target: Tensor, length: Tensor) -> tuple[Tensor, Tensor]:
+    """All frames of a video at once."""
+    return over_frames(metric._compare(pred, target), length)
+
+
+def _cpbd(
+    metric: cpbd.CPBD, pred: Tensor, target: Tensor, length: Tensor, pred_len: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """All frames of a video at once, and grey in whole numbers."""
+    asked = torch.arange(pred.shape[1])[None] < (length if pred_len is None else pred_len)[:, None]
+    asked &= pred.isfinite().flatten(2).all(2)
+    red, green, blue = (pred[asked] * 255).round().clamp(0, 255).to(torch.int32).unbind(-3)
+    grey = ((19595 * red + 38470 * green + 7471 * blue + 32768) >> 16).to(torch.uint8)
+    values = torch.full(asked.shape, torch.nan, dtype=torch.float64)
+    values[asked] = cpbd.cpbd(grey[:, None], metric.variant)[:, 0]
+    return over_frames(values, length)
+
+
+def _blur(planes: Tensor) -> Tensor:
+    """Products with whole banded matrices."""
+    product: Tensor = ssim._banded(planes.shape[-2], planes).T @ (planes @ ssim._banded(planes.shape[-1], planes))
+    return product
+
+
+def _broken(row: _Row) -> Tensor:
+    """(T,) bool, looked for whenever somebody asks."""
+    return ~row.take.native[row.row, : row.length].isfinite().flatten(1).all(1)
+
+
+@contextmanager
+def straightforward() -> Iterator[None]:
+    """Without what saves time and changes no score."""
+    with ExitStack() as stack:
+        for owner, name, instead in (
+            (Take, "canonical", _canonical),
+            (_Row, "broken", property(_broken)),
+            (ssim, "_blur", _blur),
+            (psnr.PSNR, "score", _psnr),
+            (cpbd.CPBD, "score", _cpbd),
+        ):
+            stack.enter_context(mock.patch.object(owner, name, instead))
+        yield
+
+
+def differences(rows: dict[str, Row]) -> dict[str, float]:
+    """Column -> how far the scores of the two ways lie apart at most, relative to 1 where they are smaller."""
+    found = {}
+    one, other = (rows[way].local() for way in WAYS)
+    for name in one:
+        a, b = one[name].value, other[name].value
+        if not np.array_equal(np.isnan(a), np.isnan(b)):
+            raise SystemExit(f"{name}: the two ways leave other clips undefined")
+        apart = np.abs(a - b) / np.maximum(np.abs(a), 1)
+        found[name] = float(np.nanmax(apart)) if np.isfinite(apart).any() else 0.0
+    return found
+
+
 def timed_row(bank: Bank, clock: Clock) -> Row:
     """Empty accumulators whose metrics are measured."""
     row = bank.row()
@@ -77,9 +151,10 @@ def score(bank: Bank, row: Row, clock: Clock, dataset: ClipDataset, k: int, view
     """Score one clip."""
     with clock.measure("reading the store"):
         given = to_float(collate([dataset[k]]))
+    made = generated(given["video"])
     with clock.measure("pictures and everything else"):
         scene = bank.scene(given, view)
-        row.update(scene.take(generated(given["video"])), scene)
+        row.update(scene.take(made), scene)
 
 
 def main() -> None:
@@ -89,7 +164,7 @@ def main() -> None:
     parser.add_argument("--store", type=Path, help="another prepared store")
     parser.add_argument("--clips", type=int, default=100, help="clips, evenly spaced (default: %(default)s)")
     parser.add_argument("--view", choices=VIEWS, default="face", help="what the generated video shows (%(default)s)")
-    parser.add_argument("--metrics", nargs="+", help="names or groups (default: all there are)")
+    parser.add_argument("--metrics", nargs="+", help="names or groups (default: those of `test`)")
     parser.add_argument("--files", nargs="+", default=[], metavar="NAME=FILE", help="weights, as for lipbench evaluate")
     parser.add_argument("--threads", type=int, default=1, help="of torch (default: %(default)s)")
     arguments = parser.parse_args()
@@ -112,33 +187,48 @@ def main() -> None:
         training=False,
         speakers={},
     )
-    groups = sorted({entry.group for entry in CATALOGUE.values()})
-    bank = Bank(arguments.metrics or groups, dict(pair.split("=", 1) for pair in arguments.files))
+    bank = Bank(arguments.metrics, dict(pair.split("=", 1) for pair in arguments.files))
 
-    clock = Clock()
-    for name, observer in bank.observers.items():
-        observer.observe = clock.around(f"observation: {name}", observer.observe)
+    clocks = {way: Clock() for way in WAYS}
+    rows: dict[str, Row] = {}
+    observe = {name: observer.observe for name, observer in bank.observers.items()}
     with torch.inference_mode():
-        score(bank, timed_row(bank, clock), clock, dataset, 0, view)
-        clock.seconds.clear()
-        row = timed_row(bank, clock)
-        for k in range(count):
-            score(bank, row, clock, dataset, k, view)
-        with clock.measure("means and distances of sets"):
-            row.whole()
-            for metric in row.metrics.values():
-                metric.compute()
+        for k in (-1, *range(count)):  # the first warms up
+            for way, clock in clocks.items():
+                for name, observer in bank.observers.items():
+                    observer.observe = clock.around(f"observation: {name}", observe[name])
+                if k <= 0:
+                    clock.seconds.clear()
+                    rows[way] = timed_row(bank, clock)
+                with straightforward() if way == WAYS[0] else ExitStack():
+                    score(bank, rows[way], clock, dataset, max(k, 0), view)
+        for way, clock in clocks.items():
+            with clock.measure("means and distances of sets"):
+                rows[way].whole()
+                for metric in rows[way].metrics.values():
+                    metric.compute()
 
-    total = sum(map(sum, clock.seconds.values()))
     frames = sum(store[clip_id].n_frames for clip_id in ids)
     print(f"{count} clips, {frames} frames, generated {view}, {arguments.threads} thread(s) of torch")
-    print(f"{'':32}{'s':>10}{'share':>8}{'ms a clip, median':>20}")
-    for name, seconds in sorted(clock.seconds.items(), key=lambda line: -sum(line[1])):
-        each = 1000 * float(np.median(seconds)) * len(seconds) / count
-        print(f"{name:32}{sum(seconds):10.2f}{sum(seconds) / total:8.1%}{each:20.2f}")
-    print(f"{'total':32}{total:10.2f}{count / total:8.2f} clips a second")
-    for why in dict.fromkeys(row.reasons.values()):
-        print(f"not computed: {', '.join(name for name, said in row.reasons.items() if said == why)}: {why}")
+    print(f"{'ms of processor time a clip, median':40}{WAYS[0]:>16}{WAYS[1]:>12}{'ratio':>8}")
+    lines = {}
+    for name in clocks[WAYS[0]].seconds:
+        lines[name] = [1000 * float(np.median(c.seconds[name])) * len(c.seconds[name]) / count for c in clocks.values()]
+    for name, (before, after) in sorted(lines.items(), key=lambda line: -line[1][0]):
+        print(f"{name:40}{before:16.2f}{after:12.2f}{before / max(after, 1e-9):8.2f}")
+    before, after = (1000 * sum(map(sum, clock.seconds.values())) / count for clock in clocks.values())
+    print(f"{'total, mean':40}{before:16.0f}{after:12.0f}{before / after:8.2f}")
+    apart = differences(rows)
+    worst = max(apart, key=lambda name: apart[name])
+    equal = [name for name, value in apart.items() if value == 0]
+    print(
+        f"largest difference of a score: {apart[worst]:.1e} ({worst}); bit-equal: {len(equal)} of {len(apart)} columns"
+    )
+    for why in dict.fromkeys(rows[WAYS[0]].reasons.values()):
+        names = [name for name, said in rows[WAYS[0]].reasons.items() if said == why]
+        print(f"not computed: {', '.join(names)}: {why}")
+    if apart[worst] > CLOSE:
+        raise SystemExit(f"scores differ by more than {CLOSE:g}")
 
 
 if __name__ == "__main__":

@@ -266,3 +266,14 @@ def test_feather(name):
     edge = mask[0, (top + bottom) // 2, left : left + 9]
     assert (edge.diff() > 0).all()
     assert 0 < edge[0] < 0.1
+
+
+@pytest.mark.parametrize("name", ["mouth_square", "lower_face", "mouth", "face"])
+def test_overlay_is_the_crop_of_what_was_pasted(name):
+    generator = torch.Generator().manual_seed(0)
+    top, left, bottom, right = geometry.box(name)
+    view, mouth = View(name, bottom - top, right - left), View("mouth", 80, 160)
+    picture = torch.rand(2, 3, geometry.HEIGHT, geometry.WIDTH, generator=generator)
+    pixels = torch.rand(2, 3, *view.size, generator=generator)
+    found = geometry.overlay(geometry.crop(picture, mouth), mouth, pixels, view)
+    assert torch.equal(found, geometry.crop(geometry.paste(picture, pixels, view), mouth))

@@ -1,5 +1,6 @@
 """The bank: selection, one look a video, pasting, undefined cells and their reasons."""
 
+import weakref
 from types import SimpleNamespace
 
 import numpy as np
@@ -10,6 +11,7 @@ from lipbench.media import geometry
 from lipbench.metrics import _bank
 from lipbench.metrics._base import Unavailable
 from lipbench.metrics._observers import Landmarks
+from lipbench.metrics.cpbd import cpbd, grey
 from lipbench.types import View
 
 VIEW = View("mouth", 40, 80)
@@ -136,6 +138,55 @@ def test_other_lengths_are_undefined_with_a_reason():
     assert np.isnan(values["mouth/psnr"]).tolist() == [True, False]
 
 
+def test_each_video_is_pasted_and_looked_through_once_and_let_go_with_its_take(monkeypatch):
+    """Four observers asked for both, and each access made them again."""
+    pasted, looked = [], []
+    paste, finite = geometry.paste, _bank.finite
+    monkeypatch.setattr(_bank.geometry, "paste", lambda *given: pasted.append(1) or paste(*given))
+    monkeypatch.setattr(_bank, "finite", lambda frames: looked.append(1) or finite(frames))
+    given = batch()
+    scene = _bank.Bank(FAST).scene(given, VIEW)
+    take = scene.take(given["video"] * 0.5)
+    rows = [_bank._Row(take, row) for row in (0, 1, 0, 1)]
+    for row in rows:
+        for view in (VIEW, View("face", 64, 64), VIEW):
+            assert row.pictures(view).shape == (row.length, 3, *view.size)
+        assert row.canonical.shape == (row.length, 352, 320, 3)
+        assert not row.broken.any()
+        assert np.isfinite(row.boxes).all()
+    assert (len(pasted), len(looked)) == (2, 1)
+    kept = weakref.ref(take._pasted[0])
+    del take, rows, row
+    assert kept() is None
+
+
+def test_a_view_too_small_for_a_metric_leaves_its_column_empty_with_a_reason():
+    """CPBD looks at blocks of 64x64 px: published code gives 0 for smaller pictures, sharp or not."""
+    given = batch()
+    values, reasons = score(["native/cpbd", "mouth/cpbd", "native/ssim[grey]"], given, given["video"])
+    assert len(values["native/cpbd"]) == 0
+    assert reasons == {"native/cpbd": "cpbd needs pictures of 64x64 px; the view mouth 40x80 is smaller"}
+    assert np.isfinite(values["mouth/cpbd"]).all()
+    assert values["native/ssim[grey]"] == pytest.approx([1, 1])
+    square = View("mouth_square", 64, 64)
+    given = batch(square)
+    values, reasons = score(["native/cpbd"], given, given["video"], view=square)
+    pixels = (given["video"] * 255).round().to(torch.uint8)
+    assert values["native/cpbd"] == pytest.approx(
+        [cpbd(grey(p[:n])[:, None]).mean().item() for p, n in zip(pixels, (4, 3), strict=True)]
+    )
+    assert not reasons
+
+
+def test_lmd_in_pixels_of_a_mouth_of_64_px(monkeypatch):
+    fitted = SimpleNamespace(points=lambda picture, box: np.float32(picture[200:, 100:168, :2].mean(0)))
+    monkeypatch.setattr(_bank.landmarks, "load", lambda name: fitted)
+    given = batch()
+    values, _ = score(["lmd", "lmd[crop64]"], given, given["video"] ** 2)
+    assert (values["lmd"] > 0).all()
+    assert values["lmd[crop64]"] == pytest.approx(values["lmd"] * 64 / 84)
+
+
 def test_wrong_ranges_and_sizes_are_refused():
     given = batch()
     with pytest.raises(ValueError, match=r"in \[0, 1\]"):
@@ -174,5 +225,5 @@ def test_blank_pictures_have_no_landmarks(monkeypatch):
     pictures[1] += np.random.default_rng(0).integers(0, 15, pictures[1].shape, np.uint8)  # a coder's noise
     pictures[2, 100:200, 100:200] = 20
     boxes = np.tile(np.float32([32, 64, 288, 320]), (3, 1))
-    points = Landmarks().observe(SimpleNamespace(canonical=pictures, boxes=boxes, recurs=False))
+    points = Landmarks().observe(SimpleNamespace(canonical=pictures, boxes=boxes, recurs=False, shown=None))
     assert points.isnan().all((1, 2)).tolist() == [True, True, False]

@@ -9,8 +9,8 @@ import pytest
 import torch
 from skimage import data, metrics
 
-from lipbench.metrics.psnr import CAP, PSNR, psnr, psnr_uint8_wrap
-from lipbench.metrics.ssim import SSIM, ssim
+from lipbench.metrics.psnr import CAP, PSNR, GreyWrapPSNR, grey_levels, psnr, psnr_uint8_wrap
+from lipbench.metrics.ssim import SSIM, GreySSIM, ssim, ssim_grey
 
 REFERENCE = json.loads((Path(__file__).parents[1] / "reference" / "psnr_ssim.json").read_text())["values"]
 FACE = data.astronaut()[0:256, 100:356]
@@ -44,6 +44,37 @@ def test_reference_values(name):
     assert ssim(pred, target).item() == pytest.approx(REFERENCE[name]["ssim"], abs=1e-6)
     wrapped = psnr_uint8_wrap(pred, target).item()
     assert wrapped == pytest.approx(REFERENCE[name]["psnr_uint8_wrap"], abs=1e-5)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_grey_variants_are_those_of_the_released_script(name):
+    """As 3d_gan's test.py does with OpenCV, numpy and scikit-image, on 8-bit grey pictures of 64x64 px."""
+    images = [cv2.resize(image, (64, 64), interpolation=cv2.INTER_AREA) for image in (distorted(name), FACE)]
+    a, b = (cv2.cvtColor(image, cv2.COLOR_RGB2GRAY) for image in images)
+    error = np.mean((a - b) ** 2)  # 8-bit integers: both operations wrap around
+    pred, target = (picture(image, torch.float32) for image in images)
+    assert np.array_equal(grey_levels(pred), a)
+    assert psnr_uint8_wrap(pred, target, grey=True).item() == pytest.approx(
+        20 * np.log10(255 / np.sqrt(error)), abs=1e-9
+    )
+    assert ssim_grey(pred, target).item() == pytest.approx(metrics.structural_similarity(a, b), abs=1e-12)
+    video, other = pred.expand(1, 2, -1, -1, -1).clone(), target.expand(1, 2, -1, -1, -1)
+    video[0, 1] = torch.nan
+    for metric, function in ((GreyWrapPSNR(), lambda *x: psnr_uint8_wrap(*x, grey=True)), (GreySSIM(), ssim_grey)):
+        value, _ = metric.score(video, other, torch.tensor([1]))
+        assert value.item() == pytest.approx(function(pred, target).item())
+        assert metric.score(video, other, torch.tensor([2]))[0].isnan()
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 64, 72), (3, 11, 40), (1, 1, 3, 12, 12)])
+def test_ssim_blurs_alike_by_opencv_and_by_products(shape):
+    """Gradients and devices other than processors go through products of matrices."""
+    pred, target = torch.rand(2, *shape, generator=torch.Generator().manual_seed(0))
+    by_products = ssim(pred.clone().requires_grad_(), target)
+    assert by_products.requires_grad
+    assert torch.allclose(ssim(pred, target), by_products.detach(), rtol=0, atol=1e-6)
+    tall = torch.stack([pred, pred * torch.nan, pred])
+    assert torch.equal(ssim(tall, torch.stack([target] * 3))[[0, 2]], torch.stack([ssim(pred, target)] * 2))
 
 
 @pytest.mark.parametrize("shape", [(40, 80), (80, 160), (11, 64)])

@@ -207,6 +207,28 @@ def paste(picture: Tensor, pixels: Tensor, view: View) -> Tensor:
     return out
 
 
+def overlay(below: Tensor, shows: View, pixels: Tensor, view: View) -> Tensor:
+    """Put what a view shares with another over that other's pixels, both at the scale of the canonical picture.
+
+    Args:
+        below: (..., 3, height, width) pixels of `shows`.
+        shows: A view of the size of its own box.
+        pixels: (..., 3, height, width) pixels of `view`, same range.
+        view: A view of the size of its own box.
+
+    Returns:
+        Like `below`, a copy.
+    """
+    top, left, bottom, right = box(shows.name)
+    own_top, own_left, own_bottom, own_right = box(view.name)
+    first, start = max(top, own_top), max(left, own_left)
+    last, end = max(first, min(bottom, own_bottom)), max(start, min(right, own_right))
+    out = below.clone()
+    common = pixels[..., first - own_top : last - own_top, start - own_left : end - own_left]
+    out[..., first - top : last - top, start - left : end - left] = common
+    return out
+
+
 def lower_half(pixels: Tensor) -> Tensor:
     """(..., 3, H, W) -> (..., 3, H - H // 2, W): the rows from H // 2 on."""
     return pixels[..., pixels.shape[-2] // 2 :, :]

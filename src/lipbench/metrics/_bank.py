@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from lipbench.media import geometry, landmarks
-from lipbench.metrics._base import ClipMetric, PerClip, Unavailable
+from lipbench.metrics._base import ClipMetric, PerClip, Unavailable, finite
 from lipbench.metrics._observers import MAKE, Observer
 from lipbench.metrics.cpbd import CPBD
 from lipbench.metrics.csim import CSIM
@@ -27,8 +27,8 @@ from lipbench.metrics.lpips import LPIPS
 from lipbench.metrics.lse import LSEC, LSED, AVOffset
 from lipbench.metrics.motion import MotionInSilence, MotionOutsideLips, OneSidedMotion
 from lipbench.metrics.opening import OpeningCorrelation, OpeningRatio
-from lipbench.metrics.psnr import PSNR
-from lipbench.metrics.ssim import SSIM
+from lipbench.metrics.psnr import PSNR, GreyWrapPSNR
+from lipbench.metrics.ssim import SSIM, GreySSIM
 from lipbench.metrics.wer import CER, PER, WER, SecondCER, SecondWER, WordAccuracy
 from lipbench.types import ClipBatch, View
 
@@ -67,6 +67,7 @@ CATALOGUE: Final[dict[str, Entry]] = {
         Entry("native/psnr", PSNR, lambda files: PSNR(), "quality", "native"),
         Entry("native/ssim", SSIM, lambda files: SSIM(), "quality", "native"),
         Entry("mouth/cpbd", CPBD, lambda files: CPBD(), "quality", "mouth"),
+        Entry("native/cpbd", CPBD, lambda files: CPBD(), "quality", "native"),
         Entry("lmd", LMD, lambda files: LMD(), "landmarks"),
         Entry("opening_corr", OpeningCorrelation, lambda files: OpeningCorrelation(), "landmarks"),
         Entry("opening_corr[speech]", OpeningCorrelation, lambda files: OpeningCorrelation("speech"), "landmarks"),
@@ -104,8 +105,11 @@ CATALOGUE: Final[dict[str, Entry]] = {
         Entry("av_offset[signed]", AVOffset, lambda files: AVOffset(signed=True), "legacy", default=False),
         Entry("mouth/psnr[uint8-wrap]", PSNR, lambda files: PSNR(wrap=True), "legacy", "mouth", default=False),
         Entry("native/psnr[uint8-wrap]", PSNR, lambda files: PSNR(wrap=True), "legacy", "native", default=False),
+        Entry("native/psnr[grey-wrap]", GreyWrapPSNR, lambda files: GreyWrapPSNR(), "legacy", "native", default=False),
+        Entry("native/ssim[grey]", GreySSIM, lambda files: GreySSIM(), "legacy", "native", default=False),
         Entry("lmd[raw]", LMD, lambda files: LMD("raw"), "legacy", default=False),
         Entry("lmd[sum]", LMD, lambda files: LMD("sum"), "legacy", default=False),
+        Entry("lmd[crop64]", LMD, lambda files: LMD("crop64"), "legacy", default=False),
     )
 }
 
@@ -132,7 +136,9 @@ def select(names: Sequence[str] | None) -> list[Entry]:
 
 
 class Take:
-    """One video of a batch, seen in every way that metrics ask for, each made at most once.
+    """One video of a batch, seen in every way that metrics ask for, each made at most once and kept as long as this.
+
+    A clip of 75 frames holds up to 140 MB here: let go of a take before the next one is scored.
 
     Args:
         scene: The clips it belongs to.
@@ -147,6 +153,12 @@ class Take:
         self.length = length
         self.recurs = recurs
         self._observed: dict[str, Any] = {}
+        self._pasted: dict[int, Tensor] = {}
+
+    @property
+    def shown(self) -> View | None:
+        """The view that was made and stands in the reference's pictures; None for the reference itself."""
+        return self.scene.view
 
     def pictures(self, way: str) -> Tensor:
         """Float pictures in [0, 1]: "native" (B, T, 3, h, w) or "mouth" (B, T, 3, 80, 160)."""
@@ -166,6 +178,11 @@ class Take:
         return found
 
     @cached_property
+    def broken(self) -> Tensor:
+        """(B, T) bool, frames with a value that is not finite."""
+        return ~finite(self.native)
+
+    @cached_property
     def _scaled(self) -> Tensor:
         """(B, T, 3, h', w') native pictures at the scale of the canonical picture."""
         return geometry.resize(self.native, self.scene.box.size)
@@ -176,16 +193,19 @@ class Take:
         try:
             return geometry.change_view(self._scaled, self.scene.box, MOUTH)
         except ValueError:  # the view is smaller than the mouth: around it stands the reference
-            clips = [
-                geometry.paste(self._around(row).float() / 255, pixels, self.scene.box)
-                for row, pixels in enumerate(self._scaled)
-            ]
-            return torch.stack([geometry.crop(clip, MOUTH) for clip in clips])
+            around = torch.stack([self._around(row) for row in range(len(self.native))])
+            return geometry.overlay(geometry.crop(around, MOUTH).float() / 255, MOUTH, self._scaled, self.scene.box)
 
     def canonical(self, row: int) -> Tensor:
-        """(T, 3, 352, 320) uint8: the reference's canonical pictures of a clip with this video pasted in."""
-        pixels = (self._scaled[row].nan_to_num(0).clamp(0, 1) * 255).round().to(torch.uint8)
-        return geometry.paste(self._around(row), pixels, self.scene.box)
+        """(T, 3, 352, 320) uint8: the reference's canonical pictures of a clip with this video pasted in.
+
+        Colors of a pixel lie side by side in memory, as what looks at them wants.
+        """
+        if row not in self._pasted:
+            pixels = self._scaled[row].nan_to_num(0).mul_(255).round_().clamp_(0, 255).to(torch.uint8)
+            around = self._around(row).contiguous(memory_format=torch.channels_last)
+            self._pasted[row] = geometry.paste(around, pixels, self.scene.box)
+        return self._pasted[row]
 
     def _around(self, row: int) -> Tensor:
         """(T, 3, 352, 320) uint8 canonical pictures of the reference; the last one stays if this video is longer."""
@@ -194,6 +214,11 @@ class Take:
 
 class _Reference(Take):
     """The true video: its pictures come from the canonical picture as they are."""
+
+    @property
+    def shown(self) -> View | None:
+        """None: nothing was made."""
+        return None
 
     @cached_property
     def mouth(self) -> Tensor:
@@ -217,6 +242,10 @@ class _Row:
         return self.take.recurs
 
     @property
+    def shown(self) -> View | None:
+        return self.take.shown
+
+    @property
     def length(self) -> int:
         return int(self.take.length[self.row])
 
@@ -230,7 +259,7 @@ class _Row:
 
     @property
     def broken(self) -> Tensor:
-        return ~self.take.native[self.row, : self.length].isfinite().flatten(1).all(1)
+        return self.take.broken[self.row, : self.length]
 
     @property
     def canonical(self) -> npt.NDArray[np.uint8]:
@@ -311,7 +340,9 @@ class Scene:
         frames = self.reference.native.shape[1]
         if video.shape[1] < frames:
             video = torch.cat([video, video.new_zeros(len(video), frames - video.shape[1], *video.shape[2:])], 1)
-        video = video.clamp(0, 1).to(self.reference.native.device)
+        if not (low >= 0 and high <= 1):
+            video = video.clamp(0, 1)
+        video = video.to(self.reference.native.device)
         own = self.reference.length if length is None else length.to(self.reference.length.device)
         return Take(self, video, own, recurs)
 
@@ -430,6 +461,11 @@ class Row:
             if isinstance(metric, SetMetric):
                 p, t = pred.observe(metric.observes), target.observe(metric.observes)
                 metric.update(p, t, batch["index"], target.length, pred.length)
+                continue
+            side = min(target.native.shape[-2:])
+            if entry.way == "native" and side < metric.least:
+                least = f"{metric.least}x{metric.least} px"
+                self.reasons[entry.name] = f"{metric.name} needs pictures of {least}; the view {scene.view} is smaller"
                 continue
             length = target.length
             if metric.aligned and not bool(same.all()):

@@ -3,10 +3,10 @@
 import hashlib
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +14,17 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
+
+from lipbench.metrics import _check
+
+_TOGETHER: Final = 1 << 19  # numbers of a video: four maps of as many stay in a processor's cache
+_TAKES: Final[dict[str | None, _check.Shape]] = {
+    None: ("B", "T", *_check.PICTURES[1:]),
+    "landmarks": ("B", "T", *_check.LANDMARKS[1:]),
+    "syncnet": ("B", "N", 2, "E"),
+    "identity": ("B", "T", "E"),
+    "lower_face": ("B", "T", 16, 32),
+}  # observation -> what `score` takes of either video; texts have no shape
 
 
 class Unavailable(RuntimeError):
@@ -69,6 +80,8 @@ class ClipMetric(Metric, ABC):
     """Batch keys that `score` takes as keywords beside pred, target and length."""
     aligned: ClassVar[bool] = True
     """Frame k is compared with frame k: undefined where the two lengths differ."""
+    least: ClassVar[int] = 1
+    """Height and width that pictures need, in pixels: smaller views leave the column empty."""
     undefined: ClassVar[str]
     """When a clip has no score, in words."""
 
@@ -102,11 +115,27 @@ class ClipMetric(Metric, ABC):
             index: (B,) position of each clip in its split.
             length: (B,) valid frames; 0 makes the clip undefined.
             **known: The batch keys in `needs`.
+
+        Raises:
+            ValueError: Shape or dtype are not what the metric takes.
         """
+        self._refuse(pred, target, index, length)
         value, weight = self.score(pred, target, length, **known)
         self.index.append(index.detach().to(self.device, torch.float64))
         self.value.append(value.detach().to(self.device, torch.float64))
         self.weight.append(weight.detach().to(self.device, torch.float64))
+
+    def _refuse(self, pred: Any, target: Any, index: Tensor, length: Tensor) -> None:  # noqa: ANN401
+        """Refuse what would be scored wrongly or end in an error that names neither."""
+        if self.observes in _TAKES:
+            _check.tensor("pred", pred, _TAKES[self.observes])
+            _check.tensor("target", target, _TAKES[self.observes])
+            if self.aligned:
+                _check.same(pred, target)
+        counts = {"pred": len(pred), "target": len(target), "index": index.numel(), "length": length.numel()}
+        if len(set(counts.values())) > 1:
+            found = ", ".join(f"{what} {count}" for what, count in counts.items())
+            raise ValueError(f"clips differ in number: {found}")
 
     def compute(self) -> Tensor:
         """Weighted mean over clips, () float64; NaN if no clip is defined."""
@@ -154,11 +183,34 @@ def over_frames(values: Tensor, length: Tensor) -> tuple[Tensor, Tensor]:
     return total / valid.sum(1), valid.sum(1)  # 0 / 0 is NaN
 
 
-def same_shape(pred: Tensor, target: Tensor) -> None:
-    """Refuse pictures of different shapes, which broadcasting would compare without a word.
+def finite(frames: Tensor) -> Tensor:
+    """Which frames hold finite values only.
 
-    Raises:
-        ValueError: The shapes differ.
+    A sum is finite if all its terms are, for anything like pixels, and takes a fraction of the time of looking at each.
+
+    Args:
+        frames: (B, T, ...) float, far from the largest numbers there are.
+
+    Returns:
+        (B, T) bool.
     """
-    if pred.shape != target.shape:
-        raise ValueError(f"pred has shape {tuple(pred.shape)} and target {tuple(target.shape)}; they must be equal")
+    return frames.flatten(2).sum(2).isfinite()
+
+
+def by_frames(compare: Callable[[Tensor, Tensor], Tensor], pred: Tensor, target: Tensor) -> Tensor:
+    """Apply a function of pictures to clips, a few frames at a time, so that its planes stay in a processor's cache.
+
+    Args:
+        compare: Scores (N,) of pictures (N, 3, h, w).
+        pred: (B, T, 3, h, w).
+        target: Same shape.
+
+    Returns:
+        (B, T).
+    """
+    _check.same(pred, target)
+    _check.tensor("pred", pred, ("B", "T", *_check.PICTURES[1:]))
+    frames = max(1, _TOGETHER // pred.shape[2:].numel())
+    pieces = zip(*(torch.split(side.flatten(0, 1), frames) for side in (pred, target)), strict=True)
+    values = [compare(p, t) for p, t in pieces]
+    return (torch.cat(values) if values else pred.new_zeros(0)).view(pred.shape[:2])

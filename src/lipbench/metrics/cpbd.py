@@ -4,9 +4,10 @@ from typing import Final, Literal, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn.functional import conv1d, max_pool2d
+from torch.nn.functional import conv1d, max_pool2d, pad
 
-from lipbench.metrics._base import ClipMetric, over_frames
+from lipbench.metrics import _check
+from lipbench.metrics._base import ClipMetric, finite, over_frames
 
 Variant = Literal["port", "atvgnet"]
 
@@ -21,6 +22,7 @@ _RADIUS: Final = 4  # of the Gaussian before Canny, 4 sigma
 _MARGIN: Final = _RADIUS + 2  # rows that an exact Canny pixel sees on either side: blur, Sobel, neighbour
 _BAND: Final = (28, 36)  # rows of a block that are looked at first
 _CHUNK: Final = 2**18  # pixels a pass: the planes of a pass stay in the cache
+_COLORS: Final = 3
 
 
 class _Edges(NamedTuple):
@@ -38,9 +40,22 @@ def grey(pictures: Tensor) -> Tensor:
 
     Returns:
         (..., h, w) uint8.
+
+    Raises:
+        ValueError: The pictures have another shape or dtype.
     """
-    red, green, blue = pictures.to(torch.int32).unbind(-3)
-    return ((19595 * red + 38470 * green + 7471 * blue + 32768) >> 16).to(torch.uint8)
+    if not _check.fits(pictures.shape, _check.PICTURES) or pictures.dtype != torch.uint8:
+        raise ValueError(
+            f"expected uint8 pictures (..., 3, h, w), got {pictures.dtype} of shape {tuple(pictures.shape)}"
+        )
+    return _luma(pictures.float()).to(torch.uint8)
+
+
+def _luma(levels: Tensor) -> Tensor:
+    """(..., 3, h, w) float32 whole numbers in 0..255 -> (..., h, w): exact, since every sum is below 2**24."""
+    red, green, blue = levels.unbind(-3)
+    total = (red * 19595).add_(green, alpha=38470).add_(blue, alpha=7471)
+    return total.add_(32768).mul_(2**-16).floor_()
 
 
 def cpbd(images: Tensor, variant: Variant = "port") -> Tensor:
@@ -50,22 +65,30 @@ def cpbd(images: Tensor, variant: Variant = "port") -> Tensor:
     it counts edges with width <= jnb: 5 px in blocks of 64x64 px with a contrast up to 50 levels, 3 px in others.
 
     "port" takes the steps of the package `cpbd` 1.0.7 (python-cpbd, commit 11e2553), with Canny as in scikit-image 0.26
-    as its gate for blocks. "atvgnet" takes those of ATVGnet's evaluation_matrix.py (commit 02d8f8f), which papers
-    quote: Sobel strength above 4 without thinning, width < jnb, and falling edges that run on over flat stretches. It
-    gives 2 to 10 times lower numbers. Its Canny gate ran in float32; here it runs in float64.
+    as its gate for blocks. "atvgnet" takes those of ATVGnet's evaluation_matrix.py (commit 02d8f8f): Sobel strength
+    above 4 without thinning, width < jnb, and falling edges that run on over flat stretches. It gives 2 to 10 times
+    lower numbers. Its Canny gate ran in float32; here it runs in float64. The same steps lie in the script released
+    with the correlation GAN (Chen et al. 2018, ECCV), but they are not what its table shows: the paper prints 0.141 for
+    the ground truth of GRID at 64x64 px, where "port" gives 0.136 and "atvgnet" 0.015 (the view mouth_square at 64x64
+    px, 64 clips; by speaker, "port" lies between 0.075 and 0.194).
+
+    The score depends on the size: the same mouths enlarged to 84x84 px, as they stand in the column `mouth/cpbd`, have
+    wider edges and 0.070. Compare with papers at the model's own size only (`native/cpbd`). Pictures lower or narrower
+    than a block have no CPBD; `cpbd` 1.0.7 and ATVGnet's script return 0 for them, as for pictures without a sharp
+    edge.
 
     Args:
-        images: (..., h, w) grey pictures, integers in 0..255.
+        images: (..., h, w) grey pictures, integers in 0..255; see `grey` for color.
         variant: Whose steps.
 
     Returns:
-        (...) float64 in [0, 1]; NaN for pictures smaller than 64x64 px, 0 for pictures without edges.
+        (...) float64 in [0, 1]; NaN for pictures lower or narrower than 64 px, 0 for pictures without edges.
 
     Raises:
-        ValueError: The pictures are floating point (in [0, 1] they would score high without a word) or not in 0..255;
-            the variant is unknown.
+        ValueError: The pictures are floating point (in [0, 1] they would score high without a word), not in 0..255, or
+            look like color pictures (a dimension of 3 where height, width or channels stand); the variant is unknown.
     """
-    _check(images, variant)
+    _refuse(images, variant)
     height, width = images.shape[-2:]
     flat = images.reshape(-1, height, width)
     if min(height, width) < BLOCK or not len(flat):
@@ -88,7 +111,7 @@ def edge_widths(images: Tensor, variant: Variant = "port") -> Tensor:
     Raises:
         ValueError: As `cpbd`.
     """
-    _check(images, variant)
+    _refuse(images, variant)
     flat = images.reshape(-1, *images.shape[-2:]).to(torch.int16)
     edges = _measure(flat, variant, _LONGEST)
     found = torch.zeros(flat.numel(), dtype=torch.int64, device=flat.device)
@@ -96,9 +119,18 @@ def edge_widths(images: Tensor, variant: Variant = "port") -> Tensor:
     return found.reshape(images.shape)
 
 
-def _check(images: Tensor, variant: str) -> None:
+def _refuse(images: Tensor, variant: str) -> None:
     if variant not in ("port", "atvgnet"):
         raise ValueError(f"CPBD has no variant {variant!r}; there are 'port' and 'atvgnet'")
+    if not isinstance(images, Tensor):
+        raise ValueError(f"CPBD takes a tensor of grey pictures (..., h, w), got {type(images).__name__}")
+    if images.ndim < 2 or 0 in images.shape[-2:]:
+        raise ValueError(f"CPBD takes grey pictures (..., h, w), got shape {tuple(images.shape)}")
+    if _COLORS in images.shape[-3:]:
+        raise ValueError(
+            f"CPBD takes grey pictures (..., h, w), got shape {tuple(images.shape)}, which looks like color; for uint8 "
+            "RGB pictures (..., 3, h, w) type cpbd(grey(x)), for three grey pictures (3, h, w) cpbd(x[:, None])[:, 0]"
+        )
     if images.dtype.is_floating_point or images.dtype in (torch.bool, torch.complex64, torch.complex128):
         raise ValueError(
             f"CPBD takes grey pictures as integers in 0..255, got {images.dtype}; "
@@ -177,7 +209,9 @@ def _sobel_edges(x: Tensor, variant: Variant) -> Tensor:
 def _turned(x: Tensor, place: Tensor, gx: Tensor, gy: Tensor) -> Tensor:
     """Pictures (F,) with any gradient that does not point right: without one, published code measures nothing."""
     found = torch.zeros(len(x), dtype=torch.bool, device=x.device)
-    found[(place // x[0].numel())[(gx < 0) | ((gx != 0) & (gy != 0))]] = True  # mostly an edge tells
+    bounds = torch.arange(len(x) + 1, device=x.device) * x[0].numel()  # edges come in order: picture by picture
+    told = pad(((gx < 0) | ((gx != 0) & (gy != 0))).cumsum(0), (1, 0))  # mostly an edge tells
+    found |= told[torch.searchsorted(place, bounds)].diff() > 0
     for k in (~found).nonzero()[:, 0].tolist():
         down, right = torch.gradient(x[k].double())
         found[k] = bool(((right < 0) | ((right != 0) & (down != 0))).any())
@@ -324,6 +358,7 @@ class CPBD(ClipMetric):
     aligned = False
     needs = frozenset({"pred_len"})
     undefined = "the pictures are smaller than 64x64 px, or a frame holds NaN"
+    least = BLOCK
 
     def __init__(self, variant: Variant = "port") -> None:
         super().__init__()
@@ -335,8 +370,15 @@ class CPBD(ClipMetric):
         """Score (B, T, 3, h, w) float pictures in [0, 1], `pred_len` (default: `length`) frames of each clip."""
         length = length if pred_len is None else pred_len
         asked = torch.arange(pred.shape[1], device=pred.device) < length.to(pred.device)[:, None]  # (B, T)
-        asked &= pred.isfinite().flatten(2).all(2)
-        pixels = (pred[asked] * 255).round().clamp(0, 255).to(torch.uint8)
-        values = torch.full(asked.shape, torch.nan, dtype=torch.float64, device=pred.device)
-        values[asked] = cpbd(grey(pixels), self.variant)
-        return over_frames(values, length)
+        asked &= finite(pred)
+        frames = max(1, _CHUNK // pred.shape[-2:].numel())
+        pieces = zip(torch.split(pred.flatten(0, 1), frames), torch.split(asked.flatten(), frames), strict=True)
+        values = [self._piece(pixels, wanted) for pixels, wanted in pieces]
+        return over_frames(torch.cat(values).view(asked.shape), length)
+
+    def _piece(self, pixels: Tensor, wanted: Tensor) -> Tensor:
+        """CPBD (N,) of those of (N, 3, h, w) that are wanted, NaN for the others."""
+        values = torch.full(wanted.shape, torch.nan, dtype=torch.float64, device=pixels.device)
+        levels = (pixels[wanted].float() * 255).round_().clamp_(0, 255)
+        values[wanted] = cpbd(_luma(levels).to(torch.uint8)[:, None], self.variant)[:, 0]
+        return values

@@ -3,7 +3,8 @@
 import torch
 from torch import Tensor
 
-from lipbench.metrics._base import ClipMetric, over_frames, same_shape
+from lipbench.metrics import _check
+from lipbench.metrics._base import ClipMetric, over_frames
 
 
 def csim(pred: Tensor, target: Tensor) -> Tensor:
@@ -17,9 +18,11 @@ def csim(pred: Tensor, target: Tensor) -> Tensor:
         (...) in [-1, 1], 1 for a copy; NaN where an embedding holds NaN or is zero.
 
     Raises:
-        ValueError: The shapes differ.
+        ValueError: The shapes differ, or they are not floating point.
     """
-    same_shape(pred, target)
+    _check.same(pred, target)
+    _check.tensor("pred", pred, ("...", "E"))
+    _check.tensor("target", target, ("...", "E"))
     a, b = (x / torch.linalg.vector_norm(x, dim=-1, keepdim=True) for x in (pred.double(), target.double()))
     cosine: Tensor = (a * b).sum(-1)
     return cosine.clamp(-1, 1)  # rounding leads outside

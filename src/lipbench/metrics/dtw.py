@@ -7,7 +7,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from lipbench.metrics._base import ClipMetric, same_shape
+from lipbench.metrics import _check
+from lipbench.metrics._base import ClipMetric
 from lipbench.metrics.lmd import LEAST, MOUTH, lmd
 from lipbench.metrics.psnr import CAP, psnr
 from lipbench.metrics.ssim import ssim
@@ -31,6 +32,8 @@ def path(cost: Tensor) -> Tensor:
     Raises:
         ValueError: The table is empty, or a distance is NaN or infinite.
     """
+    if not isinstance(cost, Tensor):
+        raise ValueError(f"DTW needs a tensor (N, M) of finite distances, got a {type(cost).__name__}")
     table: npt.NDArray[np.float64] = cost.detach().cpu().double().numpy()
     if table.ndim != 2 or not table.size or not np.isfinite(table).all():
         found = f"{int((~np.isfinite(table)).sum())} that are not"
@@ -60,16 +63,19 @@ def picture_distance(pred: Tensor, target: Tensor) -> Tensor:
     """Mean squared error between every frame of one video and every frame of the other.
 
     Args:
-        pred: (N, ...) float in [0, 1].
-        target: (M, ...) of the same size.
+        pred: (N, 3, h, w) float in [0, 1], N at least 1.
+        target: (M, 3, h, w), M at least 1.
 
     Returns:
         (N, M).
 
     Raises:
-        ValueError: The sizes differ.
+        ValueError: They are no pictures of one size in [0, 1].
     """
-    same_shape(pred[0], target[0])
+    for what, given in (("pred", pred), ("target", target)):
+        _check.tensor(what, given, ("frames", *_check.PICTURES[1:]))
+        _check.pictures_in_range(what, given)
+    _check.same(pred[0], target[0])
     a, b = pred.flatten(1), target.flatten(1)
     # |a - b|^2 by one matrix product; what all frames share is taken off first, or single precision would not do.
     common = (a.sum(0) + b.sum(0)) / (len(a) + len(b))
@@ -87,7 +93,12 @@ def lip_distance(pred: Tensor, target: Tensor) -> Tensor:
 
     Returns:
         (N, M) pixels.
+
+    Raises:
+        ValueError: They are no landmarks.
     """
+    for what, given in (("pred", pred), ("target", target)):
+        _check.tensor(what, given, ("N", *_check.LANDMARKS[1:]))
     return lmd(pred[:, None, MOUTH], target[None, :, MOUTH])
 
 
@@ -111,6 +122,9 @@ class _Warped(ClipMetric):
             target: (B, T, ...).
             length: (B,) valid frames of the target.
             pred_len: (B,) valid frames of `pred`, at most N.
+
+        Raises:
+            ValueError: `pred` was cut.
         """
         values = []
         for p, t, made, frames in zip(pred, target, pred_len.tolist(), length.tolist(), strict=True):

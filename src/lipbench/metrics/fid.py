@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
+from lipbench.metrics import _check
 from lipbench.metrics._base import Unavailable, digest
 
 WEIGHTS: Final = "weights-inception-2015-12-05-6726825d.pth"
@@ -101,7 +102,23 @@ def frechet_distance(mean_a: Tensor, covariance_a: Tensor, mean_b: Tensor, covar
 
     Returns:
         () float64, at least 0.
+
+    Raises:
+        ValueError: Shapes do not fit together, or a value is not finite.
     """
+    for what, given, shape in (
+        ("mean_a", mean_a, ("D",)),
+        ("covariance_a", covariance_a, ("D", "D")),
+        ("mean_b", mean_b, ("D",)),
+        ("covariance_b", covariance_b, ("D", "D")),
+    ):
+        _check.tensor(what, given, shape)
+        if not given.isfinite().all():
+            raise ValueError(f"{what} holds values that are not finite; expected finite ones only")
+    _check.same(mean_a, mean_b)
+    if not len(mean_a) == len(covariance_a) == len(covariance_b):
+        sizes = f"{len(mean_a)} values, {len(covariance_a)} and {len(covariance_b)} rows"
+        raise ValueError(f"means have {sizes} in the covariances; expected as many")
     a, b = (_root(covariance.double()) for covariance in (covariance_a, covariance_b))
     both = torch.linalg.svdvals(a.T @ b).sum()
     apart = (mean_a.double() - mean_b.double()).square().sum()
@@ -126,7 +143,14 @@ def kernel_distance(a: Tensor, b: Tensor) -> Tensor:
 
     Returns:
         () float64; around 0, also below, for sets of the same distribution.
+
+    Raises:
+        ValueError: They are no such features, or a set has fewer than 2.
     """
+    for what, given in (("a", a), ("b", b)):
+        _check.tensor(what, given, ("N", "D"))
+    if a.shape[1] != b.shape[1] or min(len(a), len(b)) < 2:
+        raise ValueError(f"features of {tuple(a.shape)} and {tuple(b.shape)}; expected (N, D) and (M, D), N and M >= 2")
     a, b = a.double(), b.double()
 
     def kernel(x: Tensor, y: Tensor) -> Tensor:
@@ -186,7 +210,8 @@ class SetMetric(Metric, ABC):
         Raises:
             ValueError: A frame has another number of features than D.
         """
-        for features in (pred, target):
+        for what, features in (("pred", pred), ("target", target)):
+            _check.tensor(what, features, ("B", "T", "D"))
             if features.shape[-1] != self.dim:
                 raise ValueError(f"{self.name} was made for {self.dim} features a frame, got {features.shape[-1]}")
         lengths = zip((length if pred_len is None else pred_len).tolist(), length.tolist(), strict=True)

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from lipbench.metrics import _check
 from lipbench.metrics._base import ClipMetric
 from lipbench.metrics.lmd import MOUTH
 
@@ -23,7 +24,11 @@ def jitter(points: Tensor) -> Tensor:
     Returns:
         (..., T - 2) pixels / frame^2 of every inner frame, NaN where one of its three frames has a NaN; (..., 0) for
         fewer than three frames.
+
+    Raises:
+        ValueError: They are no points of frames.
     """
+    _check.tensor("points", points, ("...", "T", *_check.POINTS[1:]))
     if points.shape[-3] < 3:
         return points.new_zeros(*points.shape[:-3], 0)
     within = points - points.mean(-2, keepdim=True)  # (..., T, P, 2)

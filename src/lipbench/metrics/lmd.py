@@ -5,12 +5,15 @@ from typing import Final, Literal
 import torch
 from torch import Tensor
 
+from lipbench.media import geometry
+from lipbench.metrics import _check
 from lipbench.metrics._base import ClipMetric
 
 MOUTH: Final = slice(48, 68)
 """The 20 lip points of the 68 (iBUG order)."""
 EYES: Final = (36, 45)
 """The outer corners of the eyes (iBUG order)."""
+_CROP: Final = 64  # px of the correlation GAN's mouths
 LEAST: Final = 0.95
 """Share of a clip's frames that must have points: below it the clip is undefined (own choice)."""
 
@@ -28,7 +31,14 @@ def lmd(pred: Tensor, target: Tensor, aligned: bool = True) -> Tensor:
 
     Returns:
         (...) pixels, NaN where a point is NaN.
+
+    Raises:
+        ValueError: They are no points, or differ in number.
     """
+    for what, given in (("pred", pred), ("target", target)):
+        _check.tensor(what, given, _check.POINTS)
+    if pred.shape[-2] != target.shape[-2]:
+        raise ValueError(f"pred has {pred.shape[-2]} points a frame and target {target.shape[-2]}; expected as many")
     if aligned:
         pred = pred - pred.mean(-2, keepdim=True)
         target = target - target.mean(-2, keepdim=True)
@@ -44,7 +54,11 @@ def interocular(points: Tensor) -> Tensor:
 
     Returns:
         (...) pixels.
+
+    Raises:
+        ValueError: They are no landmarks.
     """
+    _check.tensor("points", points, _check.LANDMARKS)
     left, right = EYES
     distance: Tensor = torch.linalg.vector_norm(points[..., left, :] - points[..., right, :], dim=-1)
     return distance
@@ -72,8 +86,10 @@ class LMD(ClipMetric):
     is undefined.
 
     Args:
-        variant: "mean" over 20 points aligned by their mean (the default), the same without alignment ("raw"), or the
-            sum over the aligned points ("sum", as ATVGnet's script).
+        variant: "mean" over 20 points aligned by their mean (the default), the same without alignment ("raw"), the sum
+            over the aligned points ("sum", as the scripts of ATVGnet and of the correlation GAN), or the mean in px of
+            a mouth of 64x64 px ("crop64"), in which the correlation GAN's paper counts: its square of the mouth, the
+            view mouth_square, is 84 canonical px wide, so that it is 64/84 of the default.
     """
 
     name = "lmd"
@@ -83,7 +99,7 @@ class LMD(ClipMetric):
     undefined = "fewer than 95 % of its frames have landmarks"
     observes = "landmarks"
 
-    def __init__(self, variant: Literal["mean", "raw", "sum"] = "mean") -> None:
+    def __init__(self, variant: Literal["mean", "raw", "sum", "crop64"] = "mean") -> None:
         super().__init__()
         self.variant = variant
 
@@ -92,6 +108,9 @@ class LMD(ClipMetric):
         distance = lmd(pred[..., MOUTH, :], target[..., MOUTH, :], aligned=self.variant != "raw")  # (B, T)
         if self.variant == "sum":
             distance = distance * (MOUTH.stop - MOUTH.start)
+        if self.variant == "crop64":
+            _, left, _, right = geometry.box("mouth_square")
+            distance = distance * (_CROP / (right - left))
         return _over_found(distance, length)
 
 

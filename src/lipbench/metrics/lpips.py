@@ -8,11 +8,13 @@ from typing import Final, cast
 import torch
 from torch import Tensor, nn
 
-from lipbench.metrics._base import ClipMetric, Unavailable, digest, over_frames, same_shape
+from lipbench.metrics import _check
+from lipbench.metrics._base import ClipMetric, Unavailable, digest, over_frames
 
 BACKBONE: Final = "alexnet-owt-7be5be79.pth"
 """torchvision's AlexNet; the eight digits begin its SHA-256 (torch hub's convention for file names)."""
 _CHUNK = 32  # frames a pass
+_LEAST: Final = 32  # px: below it the network has nothing left to compare
 
 
 def backbone_path(path: str | None = None) -> Path:
@@ -77,12 +79,12 @@ def lpips(pred: Tensor, target: Tensor, network: nn.Module) -> Tensor:
         (...) at least 0.
 
     Raises:
-        ValueError: The shapes differ.
+        ValueError: They are no pictures of one shape in [0, 1], or too small.
     """
-    same_shape(pred, target)
-    a, b = (2 * x.flatten(0, -4) - 1 for x in (pred, target))  # the network takes [-1, 1]
+    _check.pictures(pred, target, _LEAST)
+    a, b = (2 * x.reshape(-1, *x.shape[-3:]) - 1 for x in (pred, target))  # the network takes [-1, 1]
     parts = [network(a[k : k + _CHUNK], b[k : k + _CHUNK]).flatten() for k in range(0, len(a), _CHUNK)]
-    return torch.cat(parts).reshape(pred.shape[:-3])
+    return (torch.cat(parts) if parts else a.new_zeros(0)).reshape(pred.shape[:-3])
 
 
 class LPIPS(ClipMetric):
@@ -97,6 +99,7 @@ class LPIPS(ClipMetric):
     higher_is_better = False
     perfect = 0.0
     undefined = "a frame holds NaN"
+    least = _LEAST
 
     def __init__(self, weights: str | None = None) -> None:
         super().__init__()

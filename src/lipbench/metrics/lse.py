@@ -1,11 +1,12 @@
 """LSE-C, LSE-D and AV offset: how well lips and sound agree, as a SyncNet judges it (Prajwal et al. 2020)."""
 
-from typing import ClassVar, Final, Literal, NamedTuple
+from typing import ClassVar, Final, Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from lipbench.metrics import _check
 from lipbench.metrics._base import ClipMetric
 
 VSHIFT: Final = 15
@@ -21,6 +22,23 @@ class Sync(NamedTuple):
     lse_d: Tensor
     lse_c: Tensor
     offset: Tensor
+
+
+def _refuse(video: Tensor, audio: Tensor, windows: Tensor, vshift: int, padding: str) -> None:
+    _check.same(video, audio)
+    for what, given in (("video", video), ("audio", audio)):
+        _check.tensor(what, given, ("B", "N", "E"))
+    clips, count = video.shape[:2]
+    if tuple(windows.shape) != (clips,) or windows.dtype.is_floating_point:
+        raise ValueError(
+            f"windows is {windows.dtype} of shape {tuple(windows.shape)}; expected whole numbers ({clips},)"
+        )
+    if clips and not 0 <= int(windows.min()) <= int(windows.max()) <= count:
+        raise ValueError(f"windows lie in {windows.min()}..{windows.max()}; expected 0..{count}")
+    if vshift < 0 or padding not in get_args(Padding):
+        raise ValueError(
+            f"vshift is {vshift}, padding {padding!r}; expected 0 or more, and {' or '.join(get_args(Padding))}"
+        )
 
 
 def distances(video: Tensor, audio: Tensor, windows: Tensor, vshift: int = VSHIFT, padding: Padding = "zero") -> Tensor:
@@ -40,7 +58,12 @@ def distances(video: Tensor, audio: Tensor, windows: Tensor, vshift: int = VSHIF
     Returns:
         (B, 2 * vshift + 1) mean over windows; column j compares window k with sound window k + j - vshift. NaN where
         there is no pair.
+
+    Raises:
+        ValueError: Shapes do not fit together, a clip has more windows than there are, `vshift` is negative, or the
+            padding is unknown.
     """
+    _refuse(video, audio, windows, vshift, padding)
     count = video.shape[1]
     inside = torch.arange(count, device=video.device) < windows.to(video.device)[:, None]  # (B, N)
     video = video.masked_fill(~inside[..., None], 0)
@@ -70,6 +93,9 @@ def lse(video: Tensor, audio: Tensor, windows: Tensor, vshift: int = VSHIFT, pad
 
     Returns:
         Distances in the unit of the embeddings, offset in frames.
+
+    Raises:
+        ValueError: See `distances`.
     """
     mean = distances(video, audio, windows, vshift, padding)  # (B, 2 vshift + 1)
     # A shift without a pair (masked, in a clip shorter than the shift) is NaN and takes part in nothing. A shift whose

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from lipbench.media import geometry
+from lipbench.metrics import _check
 from lipbench.metrics._base import ClipMetric
 from lipbench.metrics.lmd import MOUTH
 from lipbench.types import View
@@ -37,7 +38,11 @@ def lip_speed(points: Tensor) -> Tensor:
 
     Returns:
         (..., T - 1) pixels / frame, NaN where one of the two frames has a NaN.
+
+    Raises:
+        ValueError: They are no points of frames.
     """
+    _check.tensor("points", points, ("...", "T", *_check.POINTS[1:]))
     within = points - points.mean(-2, keepdim=True)  # (..., T, P, 2)
     distance: Tensor = torch.linalg.vector_norm(within[..., 1:, :, :] - within[..., :-1, :, :], dim=-1)
     return distance.mean(-1)
@@ -55,7 +60,11 @@ def one_sidedness(points: Tensor) -> Tensor:
 
     Returns:
         Scalar in [-1, 1]: (left - right) / (left + right); NaN for fewer than 2 frames or lips that do not move.
+
+    Raises:
+        ValueError: They are no landmarks.
     """
+    _check.tensor("points", points, ("T", *_check.LANDMARKS[1:]))
     if len(points) < 2:
         return points.new_tensor(torch.nan)
     about = points - points.mean(0)  # (T, 68, 2)

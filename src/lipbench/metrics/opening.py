@@ -6,6 +6,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from lipbench.metrics import _check
 from lipbench.metrics._base import ClipMetric
 
 
@@ -17,14 +18,23 @@ def opening(points: Tensor) -> Tensor:
 
     Returns:
         (...) pixels.
+
+    Raises:
+        ValueError: They are no landmarks.
     """
+    _check.tensor("points", points, _check.LANDMARKS)
     gaps = points[..., [61, 62, 63], :] - points[..., [67, 66, 65], :]  # (..., 3, 2)
     distance: Tensor = torch.linalg.vector_norm(gaps, dim=-1)
     return distance.mean(-1)
 
 
 def correlation(pred: Tensor, target: Tensor) -> Tensor:
-    """Pearson correlation of two tracks (T,); NaN for fewer than 3 frames or a track that does not move."""
+    """Pearson correlation of two tracks (T,); NaN for fewer than 3 frames or a track that does not move.
+
+    Raises:
+        ValueError: They are no tracks of one length.
+    """
+    _tracks(pred, target)
     if len(pred) < 3:
         return pred.new_tensor(torch.nan)
     x, y = pred.double() - pred.double().mean(), target.double() - target.double().mean()
@@ -34,11 +44,22 @@ def correlation(pred: Tensor, target: Tensor) -> Tensor:
 
 
 def amplitude_ratio(pred: Tensor, target: Tensor) -> Tensor:
-    """Standard deviation of a track (T,) over that of its reference; NaN if the reference does not move."""
+    """Standard deviation of a track (T,) over that of its reference; NaN if the reference does not move.
+
+    Raises:
+        ValueError: They are no tracks of one length.
+    """
+    _tracks(pred, target)
     if len(pred) < 3:
         return pred.new_tensor(torch.nan)
     x, y = pred.double().std(), target.double().std()
     return torch.where(y < 1e-6, torch.nan, x / y)
+
+
+def _tracks(pred: Tensor, target: Tensor) -> None:
+    _check.same(pred, target)
+    _check.tensor("pred", pred, ("T",))
+    _check.tensor("target", target, ("T",))
 
 
 class _Opening(ClipMetric):

@@ -5,7 +5,8 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from lipbench.metrics._base import ClipMetric, over_frames, same_shape
+from lipbench.metrics import _check
+from lipbench.metrics._base import ClipMetric, by_frames, over_frames
 
 CAP: Final = 100.0
 """Score of identical frames in dB, and the most that any frame gets; published scripts give them 100 too."""
@@ -25,14 +26,36 @@ def psnr(pred: Tensor, target: Tensor) -> Tensor:
         (...) dB, NaN where a pixel is NaN.
 
     Raises:
-        ValueError: The shapes differ.
+        ValueError: They are no pictures of one shape in [0, 1].
     """
-    same_shape(pred, target)
+    _check.pictures(pred, target)
     error = (pred - target).square().mean((-3, -2, -1))
     return (-10 * error.log10()).clamp(max=CAP)
 
 
-def psnr_uint8_wrap(pred: Tensor, target: Tensor) -> Tensor:
+def grey_levels(pictures: Tensor) -> Tensor:
+    """Luma of pictures by ITU-R 601, rounded as OpenCV's `COLOR_RGB2GRAY` rounds 8-bit pixels.
+
+    Args:
+        pictures: (..., 3, h, w) float in [0, 1]; rounded to 8 bits first.
+
+    Returns:
+        (..., h, w) int32 in 0..255; values that are not finite become some level.
+
+    Raises:
+        ValueError: They are no such pictures.
+    """
+    _check.pictures_in_range("pictures", pictures)
+    red, green, blue = _levels(pictures).unbind(-3)
+    return (9798 * red + 19235 * green + 3735 * blue + 16384) >> 15
+
+
+def _levels(pictures: Tensor) -> Tensor:
+    """Pixels as int32 in 0..255."""
+    return (pictures * 255).round().clamp(0, 255).to(torch.int32)
+
+
+def psnr_uint8_wrap(pred: Tensor, target: Tensor, grey: bool = False) -> Tensor:
     """PSNR as released evaluation scripts of ATVGnet and TalkLip compute it: wrong, and kept only to read old tables.
 
     They subtract and square 8-bit integers, which wrap around at 256: the score has a floor near 27.9 dB however bad a
@@ -41,17 +64,19 @@ def psnr_uint8_wrap(pred: Tensor, target: Tensor) -> Tensor:
     Args:
         pred: (..., 3, h, w) float in [0, 1]; rounded to 8 bits first.
         target: Same shape.
+        grey: Of grey pictures (`grey_levels`), as the script released with the correlation GAN (Chen et al. 2018, ECCV)
+            has it. All colors together are TalkLip's way.
 
     Returns:
         (...) dB; NaN where a pixel is not finite.
 
     Raises:
-        ValueError: The shapes differ.
+        ValueError: They are no pictures of one shape in [0, 1].
     """
-    same_shape(pred, target)
-    broken = ~(pred + target).isfinite().flatten(-3).all(-1)
-    a, b = ((x * 255).round().clamp(0, 255).to(torch.int32) for x in (pred, target))
-    error = ((a - b).square() % 256).to(torch.float64).mean((-3, -2, -1)) / 255**2
+    _check.pictures(pred, target)
+    broken = ~(pred + target).flatten(-3).sum(-1).isfinite()
+    a, b = (grey_levels(x) if grey else _levels(x).flatten(-3, -2) for x in (pred, target))  # (..., rows, w)
+    error = ((a - b).square() % 256).to(torch.float64).mean((-2, -1)) / 255**2
     return (-10 * error.log10()).clamp(max=CAP).masked_fill(broken, torch.nan)
 
 
@@ -77,4 +102,14 @@ class PSNR(ClipMetric):
 
     def score(self, pred: Tensor, target: Tensor, length: Tensor) -> tuple[Tensor, Tensor]:
         """Score (B, T, 3, h, w) float pictures in [0, 1]."""
-        return over_frames((psnr_uint8_wrap if self.wrap else psnr)(pred, target), length)
+        return over_frames(by_frames(self._compare, pred, target), length)
+
+    def _compare(self, pred: Tensor, target: Tensor) -> Tensor:
+        return psnr_uint8_wrap(pred, target) if self.wrap else psnr(pred, target)
+
+
+class GreyWrapPSNR(PSNR):
+    """PSNR by the script released with the correlation GAN: `psnr_uint8_wrap` of grey pictures, 64x64 px there."""
+
+    def _compare(self, pred: Tensor, target: Tensor) -> Tensor:
+        return psnr_uint8_wrap(pred, target, grey=True)

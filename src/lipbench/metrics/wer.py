@@ -12,6 +12,7 @@ from torch import Tensor
 from lipbench.media import phonemes
 from lipbench.media.alignment import SILENCES
 from lipbench.media.text import SILENCE
+from lipbench.metrics import _check
 from lipbench.metrics._base import ClipMetric, Unavailable
 
 _SILENT: Final = SILENCES | {SILENCE}
@@ -48,10 +49,9 @@ def edits(pred: Sequence[Sequence[str]], target: Sequence[Sequence[str]]) -> Edi
         target: The truth of each.
 
     Raises:
-        ValueError: The two differ in number.
+        ValueError: The two differ in number, or one is a single text.
     """
-    if len(pred) != len(target):
-        raise ValueError(f"{len(pred)} transcripts for {len(target)} texts; each needs its own")
+    _refuse(pred, target)
     number: dict[str, int] = {}
     read, true = (
         [np.array([number.setdefault(token, len(number)) for token in tokens], np.int64) for tokens in side]
@@ -66,6 +66,14 @@ def edits(pred: Sequence[Sequence[str]], target: Sequence[Sequence[str]]) -> Edi
     errors, substitutions = cost // _ERROR, cost % _ERROR
     insertions = (errors - substitutions + have - length) // 2
     return Edits(substitutions, errors - substitutions - insertions, insertions, length)
+
+
+def _refuse(pred: Sequence[object], target: Sequence[object]) -> None:
+    for what, given in (("pred", pred), ("target", target)):
+        if isinstance(given, str) or not isinstance(given, Sequence):
+            raise ValueError(f"{what} is a {type(given).__name__}; expected a list with an entry for every clip")
+    if len(pred) != len(target):
+        raise ValueError(f"{len(pred)} transcripts for {len(target)} texts; each needs its own")
 
 
 def _cost(read: list[Counts], true: list[Counts]) -> Counts:
@@ -102,8 +110,12 @@ def teacher_forced(scores: Tensor, length: Tensor, symbols: Sequence[str]) -> li
         B transcripts; None where a score is not finite.
 
     Raises:
-        ValueError: There are more or fewer symbols than outputs, or a truth is longer than the steps.
+        ValueError: There are more or fewer symbols than outputs, a truth is longer than the steps, or a clip has no
+            length.
     """
+    _check.tensor("scores", scores, ("B", "L", "V"))
+    if tuple(length.shape) != (len(scores),) or not len(scores):
+        raise ValueError(f"lengths of shape {tuple(length.shape)} for {len(scores)} clips; each needs its own")
     if len(symbols) != scores.shape[2] or int(length.max()) > scores.shape[1]:
         raise ValueError(
             f"{len(symbols)} symbols and up to {int(length.max())} characters for scores of shape "
@@ -280,10 +292,9 @@ class WordAccuracy(ClipMetric):
         """Score B transcripts against what was said; see `WER`.
 
         Raises:
-            ValueError: The two differ in number.
+            ValueError: The two differ in number, or one is a single text.
         """
-        if len(pred) != len(target):
-            raise ValueError(f"{len(pred)} transcripts for {len(target)} texts; each needs its own")
+        _refuse(pred, target)
         pairs = zip(pred, target, length.tolist(), strict=True)
         value = torch.tensor(
             [float(p.split() == t.split()) if p is not None and t.split() and n else torch.nan for p, t, n in pairs],
