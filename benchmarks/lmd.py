@@ -1,7 +1,8 @@
 """LMD a clip: points in the reference's box, as lipbench looks for them, beside a detector on every frame.
 
 Both sides look at the same pictures: the canonical pictures of real GRID clips, and blurred copies of them as the
-generated video. lipbench takes the reference's box for both videos and never calls a detector. The other side is what
+generated video. lipbench takes the reference's box for both videos and asks a detector on a few frames whether a face is
+there at all. The other side is what
 published scripts do (ATVGnet's `evaluation_matrix.py`, commit 02d8f8f): dlib's detector on every frame of both videos,
 enlarged once, the last face that it finds, then the 68 points; frames without a face are left out. Without the
 enlargement the detector is cheaper, so that is measured too. All take the mean over 20 aligned points. The boxes come
@@ -27,9 +28,11 @@ from lipbench.evaluation.videos import EVERY
 from lipbench.media import geometry, landmarks, video
 from lipbench.metrics._observers import Landmarks
 from lipbench.metrics.lmd import MOUTH, lmd
+from lipbench.types import View
 
 ROOT = Path(__file__).resolve().parents[2] / "shared" / "grid"
 OURS = "lipbench, reference's box"
+FACE = View("face", geometry.FACE, geometry.FACE)
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,7 @@ class Pictures:
 
     canonical: np.ndarray  # (T, 352, 320, 3) uint8
     boxes: np.ndarray  # (T, 4)
+    shown: View = FACE  # as a generated face, so that one is looked for
     recurs: bool = False  # nothing is kept on disk
 
 

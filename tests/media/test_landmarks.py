@@ -1,7 +1,9 @@
 import sys
 
+import cv2
 import numpy as np
 import pytest
+from skimage import data
 
 from lipbench.media import geometry, landmarks, video
 
@@ -242,3 +244,41 @@ def test_broken_pictures_show_as_frames_without_a_face(dlib, grid_root, name):
     track = landmarks.track(video.read_video(grid_root / "video" / "s1" / f"{name}.mpg").frames, dlib)
     assert not track.found[:12].any()
     assert track.coverage < 0.9
+
+
+def astronaut():
+    """A face and its box."""
+    frame = data.astronaut()
+    found = landmarks.load("dlib").detect(frame)
+    assert found is not None
+    return frame, tuple(landmarks.box_of(landmarks.load("dlib").points(frame, found)).tolist())
+
+
+def test_a_face_is_seen_where_it_is_and_nowhere_else():
+    frame, box = astronaut()
+    left, top, right, bottom = box
+    dlib, side = landmarks.load("dlib"), right - left
+    small = cv2.resize(frame, None, fx=0.3, fy=0.3, interpolation=cv2.INTER_AREA)
+    assert dlib.sees(frame, box)
+    assert dlib.sees(cv2.GaussianBlur(frame, (0, 0), 3), box)
+    assert dlib.sees(small, tuple(0.3 * v for v in box))
+    assert not dlib.sees(frame, (left + side, top + side, right + side, bottom + side))
+    assert not dlib.sees(frame, (left - side, top - side, right + side, bottom + side))
+    for other in (0 * frame, data.brick()[..., None].repeat(3, 2), np.ascontiguousarray(frame[::-1])):
+        assert not dlib.sees(other, box)
+
+
+def test_plain_frames_and_noise_have_no_structure():
+    rng = np.random.default_rng(0)
+    _, (left, top, right, _) = astronaut()
+    mouth = data.astronaut()[int(top) + 70 : int(top) + 120, int(left) : int(right)]
+    assert landmarks.structured(mouth)
+    assert landmarks.structured(cv2.GaussianBlur(mouth, (0, 0), 5))
+    assert landmarks.structured(mouth // 3)
+    for plain in (
+        0 * mouth,
+        0 * mouth + np.array([230, 140, 60], np.uint8),
+        rng.integers(100, 116, mouth.shape, np.uint8),
+    ):
+        assert not landmarks.structured(plain)
+    assert not landmarks.structured(rng.integers(0, 256, (80, 160, 3), np.uint8))

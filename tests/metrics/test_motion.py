@@ -62,6 +62,7 @@ def clip(left=SPOKEN, right=SPOKEN, chin=SPOKEN // 2):
     for patch, track in ((LEFT, left), (RIGHT, right), (CHIN, chin)):
         face[0, :, :, *patch] += torch.from_numpy(np.asarray(track, np.uint8))[:, None, None, None]
     face[..., :32, :] = 20  # hair: a blank picture has no landmarks
+    face[..., 150:165, :] = 60  # nor has a plain lower face
     return face
 
 

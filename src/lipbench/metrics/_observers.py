@@ -37,6 +37,11 @@ class Clip(Protocol):
         ...
 
     @property
+    def shown(self) -> View | None:
+        """The view that was made and pasted into the canonical pictures; None for the reference itself."""
+        ...
+
+    @property
     def broken(self) -> Tensor:
         """(T,) bool, frames with a value that is not finite: nothing can be found in them."""
         ...
@@ -81,7 +86,13 @@ class Observer(Protocol):
 class Landmarks:
     """68 points on every frame, looked for in the reference's face box for both videos: a mouth crop has no face.
 
-    Nothing tells whether a face is there: dlib fits its points to anything. Blank pictures alone have none.
+    Points are fitted to anything, so what was generated must show a face, or a frame has none. Where the view holds the
+    whole face, the detector must see one about where the reference's is. Where it does not, there is no face to detect:
+    blank frames and those of mere texture (`landmarks.structured`) have no points, and any other picture has, also one
+    of something else than a mouth. Only generated pixels are looked at, since what surrounds them is the reference's.
+    The reference itself was found when it was prepared; its blank pictures have no points.
+
+    A frame that hardly differs from the last one looked at is taken to show what that one shows.
 
     Args:
         backend: "dlib" or "face-alignment".
@@ -94,6 +105,7 @@ class Landmarks:
     needs = frozenset({"face", "landmarks"})
     _BLANK: Final = 16  # levels of 255 between the darkest and the brightest value: a face spans ten times as many
     _EVERY: Final = 8  # pixels between those that are looked at
+    _ALIKE: Final = 6  # levels of 255 by which, in the mean, two pictures differ that show the same
     _PACKAGES = {"dlib": "dlib-bin", "face-alignment": "face-alignment"}  # noqa: RUF012
 
     def __init__(self, backend: str = "dlib", cache: Path | None = None) -> None:
@@ -107,20 +119,48 @@ class Landmarks:
     def observe(self, clip: Clip) -> Tensor:
         """Points (T, 68, 2) float32 in canonical pixels."""
         pictures, boxes = clip.canonical, clip.boxes
-        if self._cache is None or not clip.recurs:
-            return torch.from_numpy(self._points(pictures, boxes))
+        points = self._kept(pictures, boxes) if self._cache and clip.recurs else self._points(pictures, boxes)
+        if clip.shown is not None:
+            points[~self._faces(pictures, boxes, clip.shown)] = np.nan
+        return torch.from_numpy(points)
+
+    def _kept(self, pictures: npt.NDArray[np.uint8], boxes: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """Points from the cache, into which they are put if they are not there."""
+        assert self._cache is not None
         digest = hashlib.sha256(np.ascontiguousarray(pictures).data)
         digest.update(np.ascontiguousarray(boxes, np.float32).data)
         path = self._cache / "landmarks" / self.judge.replace(" ", "-") / f"{digest.hexdigest()[:32]}.npy"
         if path.is_file():
-            return torch.from_numpy(np.load(path))
+            return np.asarray(np.load(path), np.float32)
         points = self._points(pictures, boxes)
         path.parent.mkdir(parents=True, exist_ok=True)
         aside = path.with_name(f"{path.name}.{os.getpid()}.tmp")  # other processes may write the same clip
         with aside.open("wb") as stream:
             np.save(stream, points)
         aside.replace(path)
-        return torch.from_numpy(points)
+        return points
+
+    def _faces(
+        self, pictures: npt.NDArray[np.uint8], boxes: npt.NDArray[np.float32], view: View
+    ) -> npt.NDArray[np.bool_]:
+        """(T,) frames whose generated part can show a face."""
+        top, left, bottom, right = geometry.box(view.name)
+        face = geometry.box("face")
+        whole = top <= face[0] and left <= face[1] and bottom >= face[2] and right >= face[3]
+        found = np.zeros(len(pictures), np.bool_)
+        last: npt.NDArray[np.int16] | None = None
+        verdict = False
+        for k, (picture, box) in enumerate(zip(pictures[:, top:bottom, left:right], boxes, strict=True)):
+            if not np.isfinite(box).all():
+                continue
+            some = picture[:: self._EVERY, :: self._EVERY].astype(np.int16)
+            if last is None or np.abs(some - last).mean() > self._ALIKE:
+                last = some
+                x0, y0, x1, y1 = box.tolist()
+                within = x0 - left, y0 - top, x1 - left, y1 - top
+                verdict = self._landmarker.sees(picture, within) if whole else landmarks.structured(picture)
+            found[k] = verdict
+        return found
 
     def _points(self, pictures: npt.NDArray[np.uint8], boxes: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         points = np.full((len(pictures), 68, 2), np.nan, np.float32)
