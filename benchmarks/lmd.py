@@ -1,13 +1,12 @@
 """LMD a clip: points in the reference's box, as lipbench looks for them, beside a detector on every frame.
 
 Both sides look at the same pictures: the canonical pictures of real GRID clips, and blurred copies of them as the
-generated video. lipbench takes the reference's box for both videos and asks a detector on a few frames whether a face is
-there at all. The other side is what
-published scripts do (ATVGnet's `evaluation_matrix.py`, commit 02d8f8f): dlib's detector on every frame of both videos,
-enlarged once, the last face that it finds, then the 68 points; frames without a face are left out. Without the
-enlargement the detector is cheaper, so that is measured too. All take the mean over 20 aligned points. The boxes come
-from preparing the corpus, once for all models: how long that takes is printed. Times are processor time of one thread,
-so that other work on the machine does not count.
+generated video. lipbench takes the reference's box for both videos and asks a detector on a few frames whether a face
+is there at all. The other side is what published scripts do (ATVGnet's `evaluation_matrix.py`, commit 02d8f8f): dlib's
+detector on every frame of both videos, enlarged once, the last face that it finds, then the 68 points; frames without a
+face are left out. Without the enlargement the detector is cheaper, so that is measured too. All take the mean over 20
+aligned points. The boxes come from preparing the corpus, once for all models: how long that takes is printed. Times are
+processor time of one thread, so that other work on the machine does not count.
 
     python benchmarks/lmd.py [--root GRID] [--clips 2] [--rounds 3]
 """
