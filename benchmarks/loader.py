@@ -4,6 +4,7 @@ All sides end in the same thing: uint8 pictures of a view, (frames, 3, h, w), cu
 
 - whole: the store, through the loader that training uses
 - packed: a copy with this view alone (`lipbench prepare --pack face 96 96`), through the same loader
+- pixels: the same without JPEG (`--pixels`)
 - JPEG folder: one JPEG a frame, cut out as Wav2Lip's preprocessing does, read by `cv2.imread` and resized by
   `cv2.resize`, as its loader does
 - corpus files: each file decoded, with a seek where that helps, the box cut out and resized
@@ -27,7 +28,7 @@ import torch
 from av.video.reformatter import VideoReformatter
 
 from lipbench.data import _prepare, _store
-from lipbench.data._loader import ClipDataset, collate
+from lipbench.data._loader import ClipDataset
 from lipbench.data._store import Store, default_path
 from lipbench.data.grid import Grid
 from lipbench.media import geometry, video
@@ -86,9 +87,9 @@ def read_faces(folder: Path, view: View, first: int, count: int) -> np.ndarray:
     return np.stack(faces)[..., ::-1].transpose(0, 3, 1, 2)
 
 
-def write_packed(folder: Path, store: Store, ids: Sequence[str], view: View) -> Store:
+def write_packed(folder: Path, store: Store, ids: Sequence[str], view: View, pixels: bool) -> Store:
     """A packed store of a few clips."""
-    rows = [_prepare._packed_row(store[clip_id], view) for clip_id in ids]
+    rows = [_prepare._packed_row(store[clip_id], view, pixels) for clip_id in ids]
     settings = {**store.manifest["settings"], "packed": {"name": view.name, "height": view.height, "width": view.width}}
     lines = {row["clip_id"]: _store.summary(row, k) for k, row in enumerate(rows)}
     metadata = {"settings": settings, "made_with": {}, "clips": lines, "rejected": {}, "sources": {}}
@@ -131,12 +132,13 @@ def main() -> None:
         folder = Path(made)
         for clip_id in ids:
             write_faces(folder / "faces" / clip_id, raw[clip_id], boxes[clip_id])
-        packed = write_packed(folder / "packed", store, ids, view)
+        packed = write_packed(folder / "packed", store, ids, view, pixels=False)
+        plain = write_packed(folder / "pixels", store, ids, view, pixels=True)
 
         def of_store(opened: Store, window: int | None) -> Callable[[int], object]:
             spec = ClipSpec(frames={"video": view}, window=window)
             dataset = ClipDataset(opened, ids, spec, frozenset(), seed=0, training=window is not None, speakers={})
-            return lambda k: collate([dataset[k]])
+            return lambda k: dataset[k]["video"]
 
         def of_faces(window: int | None) -> Callable[[int], object]:
             def work(k: int) -> np.ndarray:
@@ -152,26 +154,30 @@ def main() -> None:
 
             return work
 
-        print(
-            f"{len(ids)} clips, view {view}, one process, one thread; ms of processor time, median of {ROUNDS} rounds"
-        )
-        print(f"{'':18}{'whole':>9}{'packed':>9}{'folder':>9}{'files':>9}   folder/whole  folder/packed  files/whole")
+        print(f"{len(ids)} clips, view {view}, one process, one thread")
+        print(f"ms of processor time, median of {ROUNDS} rounds, and ratios")
+        names = ("whole", "packed", "pixels", "folder", "files")
+        ratios = [("folder", "whole"), ("folder", "packed"), ("folder", "pixels"), ("files", "whole")]
+        print(" " * 16 + "".join(f"{n:>8}" for n in names) + "".join(f"{a}/{b}".rjust(15) for a, b in ratios))
         for label, window, times in (("a single frame", 1, 10), ("5 frames", 5, 5), ("whole clips", None, 1)):
-            sides = [of_store(store, window), of_store(packed, window), of_faces(window), of_files(window)]
-            for side in sides:
+            stores = [of_store(opened, window) for opened in (store, packed, plain)]
+            sides = dict(zip(names, (*stores, of_faces(window), of_files(window)), strict=True))
+            for side in sides.values():
                 cost(side, min(3, len(ids)), 1)  # once through, so that imports and caches do not count
-            repeats = (times, times, times, 1)
-            rounds = [[cost(side, len(ids), n) for side, n in zip(sides, repeats, strict=True)] for _ in range(ROUNDS)]
-            whole, small, faces, files = (float(np.median(side)) for side in zip(*rounds, strict=True))
-            print(
-                f"{label:18}{1e3 * whole:9.2f}{1e3 * small:9.2f}{1e3 * faces:9.2f}{1e3 * files:9.1f}"
-                f"{faces / whole:15.2f}{faces / small:15.2f}{files / whole:13.1f}"
-            )
+            rounds = [
+                {name: cost(side, len(ids), 1 if name == "files" else times) for name, side in sides.items()}
+                for _ in range(ROUNDS)
+            ]
+            found = {name: 1e3 * float(np.median([each[name] for each in rounds])) for name in names}
+            shown = "".join(f"{found[name]:8.2f}" for name in names)
+            print(f"{label:16}{shown}" + "".join(f"{found[a] / found[b]:15.2f}" for a, b in ratios))
         same = [
             np.abs(store[i].view([40], view).numpy().astype(int) - read_faces(folder / "faces" / i, view, 40, 1)).mean()
             for i in ids
         ]
         near = [(store[i].view([40], view).int() - packed[i].view([40], view).int()).abs().float().mean() for i in ids]
+        equal = all(torch.equal(store[i].view([40], view), plain[i].view([40], view)) for i in ids)
+        print(f"frame 40 of every clip is the same in the whole store and as pixels: {equal}")
         print(
             f"frame 40 differs from the whole store's by {np.mean(same):.1f} of 255 in the folder (its box does not "
             f"turn with the head) and by {np.mean(near):.2f} in the packed store (coded twice)"

@@ -248,3 +248,18 @@ def test_odd_manifests_are_sentences(
     (tmp_path / "manifest.json").write_bytes(written)
     with pytest.raises(ValueError, match=told):
         Store(tmp_path)
+
+
+def test_packed_as_pixels_is_exactly_the_whole_store(rendered_store: Path, tmp_path: Path) -> None:
+    view = View("face", 24, 24)
+    small = _prepare.pack(rendered_store, view, tmp_path / "jpeg", progress=False)
+    folder = _prepare.pack(rendered_store, view, tmp_path / "pixels", pixels=True, progress=False)
+    packed, whole = Store(folder), Store(rendered_store)
+    for clip_id in whole.clip_ids[::5]:
+        assert torch.equal(packed[clip_id].view([7, 0, 7], view), whole[clip_id].view([7, 0, 7], view))
+    given = packed["rendered/s1/clip0"].view([3], view)
+    given.zero_()  # a copy: the file is not written
+    assert packed["rendered/s1/clip0"].view([3], view).any()
+    assert [_store.damaged(path, view) for path in shards(folder)] == [{}, {}, {}]
+    with pytest.raises(ValueError, match="made with other settings \\(coding"):
+        _prepare.pack(rendered_store, view, small, pixels=True, progress=False)

@@ -353,4 +353,5 @@ def _again(name: str, store: "Store") -> str:
         if settings.get(option) not in (None, "dlib")
     )
     packed = f" --pack {store.packed.name} {store.packed.height} {store.packed.width}" if store.packed else ""
+    packed += " --pixels" if settings.get("coding") == "pixels" else ""
     return f"lipbench prepare --data {name}{root}{options}{packed} --verify"

@@ -130,10 +130,6 @@ def face_problem(
     for k in range(first, last - second + 1):
         if shapes[k : k + second].std(0).mean() < _SHAPE:
             return f"the mouth keeps one shape in frames {k}-{k + second - 1}, while words are said"
-    left, top, right, bottom = _around(points, 1)
-    inside = [frame[top:bottom, left:right] for frame in frames[::_LINE_STEP]]
-    if min(inside[0].shape[:2]) > _LINE * _CELL and (cut := np.array([_lines(part) for part in inside])).any():
-        return f"the face is cut by a straight edge in {_spans(np.repeat(cut > 0, _LINE_STEP)[: len(frames)])}"
     return None
 
 
@@ -263,7 +259,7 @@ def _constant(frame: npt.NDArray[np.uint8], cells: npt.NDArray[np.int16]) -> flo
 
     kernel = np.ones((3, 3), np.uint8)
     texture = cv2.subtract(cv2.dilate(frame, kernel), cv2.erode(frame, kernel))  # range of the pixels around each
-    smooth = _cells(texture).max(-1).ravel() <= 2
+    smooth = _cells(np.asarray(texture, np.uint8)).max(-1).ravel() <= 2
     colors = cells.reshape(3, -1)[:, smooth].T  # (smooth cells, 3)
     if len(colors) == 0:
         return 0.0

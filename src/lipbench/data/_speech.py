@@ -64,24 +64,24 @@ def problem(
         return "the sound holds numbers that are none (NaN or infinite)"
     if abs(length - seconds) > _GAP:
         return f"picture and sound differ in length: {seconds:.2f} s of picture, {length:.2f} s of sound"
-    samples = np.asarray(samples, np.float64)
-    mean, spread = float(samples.mean()), float(samples.std())
-    if np.abs(samples - mean).max() < _SILENT:
+    values: npt.NDArray[np.float64] = np.asarray(samples, np.float64)
+    mean, spread = float(values.mean()), float(values.std())
+    if np.abs(values - mean).max() < _SILENT:
         return "the sound is silent throughout" if abs(mean) < _SILENT else "the sound is one constant value"
     if abs(mean) > _OFFSET * spread:
         return f"the sound lies off its zero line (mean {mean:.2f}, standard deviation {spread:.2f})"
-    loud, times = _loudness(samples, rate)
+    loud, times = _loudness(values, rate)
     quiet, most = np.percentile(loud, [5, 95])
     if most - quiet < _RANGE:
         return f"nobody speaks: the sound is equally loud throughout (within {most - quiet:.0f} dB)"
-    if (peak := np.abs(samples).max()) < _CREST * spread:
+    if (peak := np.abs(values).max()) < _CREST * spread:
         return f"the sound is clipped throughout (its peak is {peak / spread:.1f} times its root mean square)"
     speaks = loud > quiet + 0.4 * (most - quiet)  # as `audio.speech_span` says
     said = alignment.spoken(words)
     heard = [bool(speaks[(times > word.start - 0.02) & (times < word.end + 0.02)].any()) for word in said]
     if np.mean(heard) < _HEARD:
         return f"the sound is quiet in {len(said) - sum(heard)} of {len(said)} words of the alignment"
-    nothing = np.abs(samples[round(said[0].start * rate) : round(said[-1].end * rate)]) < _SILENT / 10
+    nothing = np.abs(values[round(said[0].start * rate) : round(said[-1].end * rate)]) < _SILENT / 10
     first, last = longest(nothing)
     if last - first > _BREAK * rate:
         return f"the sound breaks off for {(last - first) / rate:.2f} s between first and last word"

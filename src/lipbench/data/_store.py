@@ -90,7 +90,7 @@ def schema(metadata: dict[str, Any]) -> "pa.Schema":
         "sound": pa.list_(pa.int16()),
         "transforms": pa.list_(pa.float64()),  # (T, 2, 3): source frame -> canonical picture
         "landmarks": pa.list_(pa.float32()),  # (T, 68, 2): x, y in canonical pixels
-        "pictures": pa.list_(pa.binary()),  # T of JPEG
+        "pictures": pa.list_(pa.binary()),  # T of JPEG; in packed stores also plain pixels, (3, height, width) each
         "source_sha256": pa.string(),
         "hash": pa.string(),  # of all the columns above
     }
@@ -485,6 +485,9 @@ class StoredClip:
         Raises:
             ValueError: The store is packed and a view lies outside what it holds.
         """
+        if self.packed is not None and self._pixels is not None:
+            pixels = torch.from_numpy(self._pixels[np.asarray(frames, np.int64)])  # (n, 3, h, w), a copy
+            return {name: geometry.change_view(pixels, self.packed, view) for name, view in wanted.items()}
         if self.packed is not None:
             pixels = torch.from_numpy(self._decode(frames, self.packed.size, 0, self.packed.height)).permute(0, 3, 1, 2)
             return {name: geometry.change_view(pixels, self.packed, view) for name, view in wanted.items()}
@@ -497,6 +500,22 @@ class StoredClip:
     def view(self, frames: Sequence[int] | npt.NDArray[np.integer], view: View) -> Tensor:
         """One view of the frames asked for, (n, 3, view.height, view.width) uint8; see `views`."""
         return self.views(frames, {view.name: view})[view.name]
+
+    @cached_property
+    def _pixels(self) -> npt.NDArray[np.uint8] | None:
+        """(T, 3, h, w) of a store packed as pixels, straight out of the file; None where pictures are JPEG.
+
+        The two are told apart by length: no JPEG is as long as its pixels, let alone all of a clip.
+        """
+        if self.packed is None:
+            return None
+        column = self._batch.column("pictures").values
+        offsets = np.frombuffer(column.buffers()[1], np.int32)[column.offset : column.offset + len(column) + 1]
+        size = 3 * self.packed.height * self.packed.width
+        if len(column) == 0 or (np.diff(offsets) != size).any():
+            return None
+        content = np.frombuffer(column.buffers()[2], np.uint8)[offsets[0] : offsets[-1]]
+        return content.reshape(-1, 3, *self.packed.size)
 
     def _decode(
         self, frames: Sequence[int] | npt.NDArray[np.integer], size: tuple[int, int], top: int, bottom: int
