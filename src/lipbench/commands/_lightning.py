@@ -175,10 +175,11 @@ class Cli(LightningCLI):
             ValueError: The checkpoint's weights do not fit its arguments.
         """
         options = self._options
+        if self._content:
+            self._check_checkpoint()
         if self.subcommand == "fit":
             self._check_limits()
         if self._content:
-            self._check_checkpoint()
             kind = (
                 _names.load("model", _short(options.model)) if _load.may_be_imported(options.model.class_path) else None
             )
