@@ -249,7 +249,7 @@ def test_punctuation_is_left_out_and_unknown_words_are_named(here, patient, face
         ({"image": "text.png"}, "is no picture"),
         ({"ckpt_path": "none.ckpt", "image": "grey.png"}, "no checkpoint at none.ckpt"),
         ({"ckpt_path": "last"}, "generate needs the file of a checkpoint"),
-        ({"ckpt_path": "text.png"}, "is no checkpoint that can be read"),
+        ({"ckpt_path": "text.png"}, "is no file of PyTorch"),
         ({"ckpt_path": "foreign.ckpt"}, "was not written by lipbench"),
         ({"ckpt_path": "elsewhere.ckpt"}, "is no model of lipbench"),
         ({"ckpt_path": "part.ckpt"}, "is not whole as `lipbench fit` writes it: it has no entry"),
@@ -287,7 +287,9 @@ def test_wrong_input(here, patient, hearing, face, capsys, change, expected):
     Image.fromarray(grey).save("grey.png")
     Path("text.png").write_text("no picture")
     torch.save({"state_dict": {}}, "foreign.ckpt")
-    torch.save({"lipbench": {"class": "os.path.join"}}, "elsewhere.ckpt")
+    other = torch.load(hearing, weights_only=True)
+    other["lipbench"]["class"] = other["hyper_parameters"]["_class_path"] = "os.path.join"
+    torch.save(other, "elsewhere.ckpt")
     part = {"lipbench": {"class": "lipbench.models.paralip.ParaLip"}, "state_dict": {}, "hyper_parameters": {}}
     torch.save(part, "part.ckpt")
     Path("hearing.ckpt").symlink_to(hearing)
