@@ -9,8 +9,8 @@ _COMMON: Final = """\
   --print_config              print everything that would be used, as YAML, and stop
   --model.ARG X, --data.ARG X arguments of the model and the corpus, e.g. --model.lr 5e-4 --data.batch_size 8
   --trainer.ARG X             anything of Lightning's Trainer, e.g.
-      --trainer.max_time 00:01:00:00     stop after days:hours:minutes:seconds
-      --trainer.max_steps 20000          stop after so many batches
+      --trainer.max_time 00:01:00:00     stop this run after days:hours:minutes:seconds
+      --trainer.max_steps 20000          stop after so many batches, those before a resume included
       --trainer.devices 4 --trainer.strategy ddp
       --trainer.precision bf16-mixed
       --trainer.fast_dev_run true        one batch of everything, nothing is written
@@ -19,7 +19,9 @@ _COMMON: Final = """\
   --seed_everything 0         another number is another run"""
 
 _OWN: Final = {
-    "fit": "  --ckpt_path FILE|last       resume an interrupted run; its arguments stay as they were",
+    "fit": """\
+  --ckpt_path FILE|last       resume a run that stopped, in its own folder; its arguments stay as they were. Ctrl-C and
+                              SIGTERM stop at the end of a batch, save, and print the line that resumes""",
     "validate": "  --ckpt_path FILE|last|best  which weights; `last` and `best` are those of the newest run",
     "test": """\
   --ckpt_path FILE|last|best  which weights; `last` and `best` are those of the newest run. Alone, without --model and
