@@ -23,6 +23,8 @@ from lipbench.commands import _checkpoints
 from lipbench.media import video
 from lipbench.models._base import TrainingFailed
 from lipbench.models.paralip import ParaLip
+from lipbench.nets import weights
+from lipbench.nets.wav2lip import Expert
 
 
 def test_fit_leaves_a_run_folder(world):
@@ -387,3 +389,29 @@ def test_a_killed_fit_resumed_ends_in_the_weights_of_an_uninterrupted_one(here, 
         assert done.returncode == 0, done.stderr
     monkeypatch.chdir(tmp_path)
     assert_same_runs("one", "two")
+
+
+def test_an_expert_that_was_moved_is_asked_for(here, capsys, tmp_path):
+    """It is no part of the checkpoint: the run that goes on needs the same file, wherever it lies."""
+    for seed, name in enumerate(("expert", "other")):
+        torch.manual_seed(seed)
+        net = Expert(24, (8, 8, 8, 8), (0, 0, 0), (8, 8, 8, 8), (0, 0, 0, 0), 16)
+        weights.save(f"{name}.safetensors", net, arguments=net.arguments, view=net.view, trained_on="nothing")
+    recipe = yaml.safe_load(here.recipe.read_text())
+    sizes = {"size": 12, "widths": [12, 8, 8], "residuals": [0, 0], "decoder_widths": [8, 8, 8], "hidden": 8}
+    sizes |= {"decoder_residuals": 0, "audio_widths": [4, 4, 6, 8], "audio_residuals": [0, 0, 0, 0], "sync_from": 0}
+    recipe["model"] = {"class_path": "lipbench.models.wav2lip.Wav2Lip", "init_args": sizes}
+    Path("w.yaml").write_text(yaml.safe_dump(recipe))
+    words = ["fit", "--config", "w.yaml", "--trainer.limit_val_batches", "0", "--trainer.max_steps"]
+    assert cli.main([*words, "1", "--model.expert", "expert.safetensors"]) == 0
+    Path("expert.safetensors").rename("moved.safetensors")
+    assert cli.main([*words, "2", "--ckpt_path", "last"]) == 1
+    said = capsys.readouterr().err
+    assert "was trained with --model.expert expert.safetensors, and no such file is there" in said
+    assert "--model.expert FILE (SHA-256 " in said
+    assert cli.main([*words, "2", "--ckpt_path", "last", "--model.expert", "other.safetensors"]) == 1
+    assert "the run that is resumed was trained with" in capsys.readouterr().err
+    assert cli.main([*words, "2", "--ckpt_path", "last", "--model.expert", "moved.safetensors"]) == 0
+    (last,) = Path("runs").rglob("last.ckpt")
+    assert torch.load(last, weights_only=True)["global_step"] == 2
+    assert cli.main(["validate", "--ckpt_path", str(last)]) == 0

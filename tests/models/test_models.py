@@ -13,7 +13,7 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 
 import lipbench.models
 from lipbench.models._adversarial import AdversarialModel
-from lipbench.models._base import GenerativeModel
+from lipbench.models._base import BenchModule, GenerativeModel
 from lipbench.types import ClipBatch, Generated, Timing
 
 SMALL: dict[str, dict[str, Any]] = {
@@ -307,6 +307,36 @@ def test_resumed_equals_uninterrupted(
         assert str(whole["optimizer_states"]) == str(resumed["optimizer_states"])
         assert whole["lipbench"] == resumed["lipbench"]
         assert whole["lr_schedulers"] == resumed["lr_schedulers"]
+
+
+OBSERVERS: dict[str, dict[str, Any]] = {
+    "lipnet": {"size": (16, 24), "widths": (4, 6, 8), "hidden": 8},
+    "lipresnet": {"size": (16, 24), "front": 4, "widths": (4, 4, 8, 8), "hidden": 8},
+    "syncnet": {
+        **{"network": "small", "size": (8, 8), "video_widths": (16, 16), "audio_widths": (16, 16, 16, 16, 32)},
+        **{"hidden": 32, "width": 16},
+    },
+    "wav2lip_expert": {
+        **{"size": 24, "widths": (8, 8, 8, 8), "residuals": (0, 0, 0), "audio_widths": (8, 8, 8, 8)},
+        **{"audio_residuals": (0, 0, 0, 0), "hidden": 16, "window": 6},
+    },
+}
+"""The models that make no video, small."""
+
+
+@pytest.mark.parametrize("name", sorted(set(FILES) - set(NAMES)))
+def test_observers_train_in_half_precision(
+    name: str, fake_data: Callable[..., Any], trainer_for: Callable[..., pl.Trainer]
+) -> None:
+    (kind,) = (
+        item
+        for item in vars(importlib.import_module(f"lipbench.models.{name}")).values()
+        if inspect.isclass(item) and issubclass(item, BenchModule) and item.__module__.endswith(f".{name}")
+    )
+    model = kind(**OBSERVERS[name])
+    trainer_for(max_steps=2, precision="bf16-mixed").fit(model, fake_data(2))
+    assert model.batches == 2
+    assert all(value.dtype == torch.float32 and bool(value.isfinite().all()) for value in model.parameters())
 
 
 def test_trains_and_tests_in_half_precision(

@@ -10,8 +10,8 @@ _COMMON: Final = """\
   --model.ARG X, --data.ARG X arguments of the model and the corpus, e.g. --model.lr 5e-4 --data.batch_size 8;
                               lists with or without brackets: --model.size 40,80
   --trainer.ARG X             anything of Lightning's Trainer, e.g.
-      --trainer.max_time 00:01:00:00     stop after days:hours:minutes:seconds
-      --trainer.max_steps 20000          stop after so many batches
+      --trainer.max_time 00:01:00:00     stop this run after days:hours:minutes:seconds
+      --trainer.max_steps 20000          stop after so many batches, those before a resume included
       --trainer.devices 4 --trainer.strategy ddp
       --trainer.precision bf16-mixed
       --trainer.fast_dev_run true        one batch of everything, nothing is written
@@ -25,7 +25,9 @@ _WEIGHTS: Final = """\
   --ckpt_path FILE|last|best  which weights; `last` and `best` are those of the newest run. A FILE needs no --model and
                               --data: it brings the arguments of its run"""
 _OWN: Final = {
-    "fit": "  --ckpt_path FILE|last       resume an interrupted run; its arguments stay as they were",
+    "fit": """\
+  --ckpt_path FILE|last       resume a run that stopped, in its own folder; its arguments stay as they were. Ctrl-C and
+                              SIGTERM stop at the end of a batch, save, and print the line that resumes""",
     "validate": _WEIGHTS,
     "test": f"{_WEIGHTS}\n  --evaluator.ARG X           what is scored and where the record goes",
     "predict": f"{_WEIGHTS}\n{' ' * 30}(videos go into the run's folder: as made, and beside the reference)",
