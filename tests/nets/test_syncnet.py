@@ -198,7 +198,7 @@ def test_wrong_files_are_refused(published, tmp_path):
     refused({"features.0.weight": torch.zeros(3)}, "is not SyncNet v2: it has 'features.0.weight'")
     refused([1, 2], "holds list; expected a plain dictionary of tensors")
     (tmp_path / "text.model").write_text("<html>not found</html>")
-    with pytest.raises(ValueError, match=r"text.model is no plain dictionary of tensors"):
+    with pytest.raises(ValueError, match=r"text.model is a web page"):
         syncnet.load(tmp_path / "text.model")
     (tmp_path / "hostile.model").write_bytes(pickle.dumps({"a": Hostile(tmp_path / "ran")}, protocol=2))
     with pytest.raises(ValueError, match="is no plain dictionary of tensors"):
@@ -216,5 +216,5 @@ def test_safetensors_of_another_network_are_refused(tmp_path):
     network = small()
     network.audio[1] = nn.Conv1d(13, 65, 3)
     save(network, tmp_path / "odd.safetensors")
-    with pytest.raises(ValueError, match=r"audio.1.bias has shape \(65,\), expected \(64,\)"):
+    with pytest.raises(ValueError, match=r"audio.1.bias has shape \(65,\) .*, expected \(64,\)"):
         syncnet.load(tmp_path / "odd.safetensors")

@@ -64,8 +64,9 @@ def listed(text: str) -> list[str]:
     Brackets inside stay: "[lmd, psnr[uint8-wrap]]" has the members lmd and psnr[uint8-wrap].
     """
     text = text.strip()
-    if text[:1] + text[-1:] in ("[]", "()"):
-        text = text[1:-1]
+    for opening, closing in ("[]", "()"):  # one end alone where the shell has parted the list
+        text = text.removeprefix(opening)
+        text = text.removesuffix(closing) if text.count(closing) > text.count(opening) else text
     return [part.strip("\"'") for part in re.split(r"[,\s]+", text) if part.strip("\"'")]
 
 

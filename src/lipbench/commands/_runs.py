@@ -1,23 +1,10 @@
 """Run folders: a new one for each run, the same one for a run that is resumed, and never two runs in one."""
 
 import fcntl
-import re
 from pathlib import Path
-from typing import IO, Any, Final
+from typing import IO
 
 import yaml
-
-from lipbench.commands._names import UsageError
-
-_KNOWN: Final = ("lipbench.", "pytorch_lightning.", "lightning.", "torch.")
-_CLASSES: Final = (
-    "callbacks",
-    "logger",
-    "plugins",
-    "profiler",
-    "strategy",
-    "accelerator",
-)  # of the Trainer's arguments
 
 _held: list[IO[str]] = []  # locks, open while a run writes
 
@@ -84,37 +71,3 @@ def root_of(checkpoint: Path) -> str | None:
     except (OSError, ValueError, LookupError, TypeError, yaml.YAMLError):
         return None
     return str(found)
-
-
-def check_brought(file: Path) -> None:
-    """Refuse a configuration that nobody typed, and that would import what a stranger has named.
-
-    Args:
-        file: The config.yaml beside a checkpoint.
-
-    Raises:
-        UsageError: It names a class outside lipbench, Lightning and PyTorch, or is no configuration.
-    """
-    try:
-        content = yaml.safe_load(file.read_text("utf-8"))
-    except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
-        raise UsageError(
-            f"{file} cannot be read ({type(error).__name__}); name model and corpus, or --config"
-        ) from None
-    for name in _named(content):
-        if not name.startswith(_KNOWN) and "." in name:
-            raise UsageError(
-                f"{file}, which lies beside the checkpoint, names {name!r}. It is not imported. If you trust the file, "
-                f"say so: --config {file}"
-            )
-
-
-def _named(value: Any, key: str = "") -> list[str]:  # noqa: ANN401 - what a file holds
-    """Everything in a configuration that is, or could be taken for, a class path."""
-    if isinstance(value, dict):
-        return [name for k, item in value.items() for name in _named(item, str(k))]
-    if isinstance(value, list):
-        return [name for item in value for name in _named(item, key)]
-    if isinstance(value, str) and (key == "class_path" or key in ("model", "data", *_CLASSES)):
-        return [value] if re.fullmatch(r"[\w.]+", value) else []
-    return []

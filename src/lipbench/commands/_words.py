@@ -13,7 +13,7 @@ from typing import Final, get_args, get_origin
 
 import yaml
 
-from lipbench.commands import _names, _recipes, _runs
+from lipbench.commands import _names, _recipes
 from lipbench.commands._names import UsageError
 
 _KINDS: Final = ("model", "data")
@@ -200,7 +200,6 @@ def _of_checkpoint(
         )
     saved = path.parent.parent / "config.yaml"
     if saved.is_file():
-        _runs.check_brought(saved)
         config = _recipes.read(saved)
         stated = {kind: _class(config, kind) for kind in _KINDS}
         _check_own(saved, config, {*named.values()})
