@@ -409,9 +409,11 @@ def test_an_expert_that_was_moved_is_asked_for(here, capsys, tmp_path):
     said = capsys.readouterr().err
     assert "was trained with --model.expert expert.safetensors, and no such file is there" in said
     assert "--model.expert FILE (SHA-256 " in said
+    (last,) = Path("runs").rglob("last.ckpt")
+    before = last.read_bytes()
     assert cli.main([*words, "2", "--ckpt_path", "last", "--model.expert", "other.safetensors"]) == 1
     assert "the run that is resumed was trained with" in capsys.readouterr().err
+    assert last.read_bytes() == before  # what could not be restored does not replace it
     assert cli.main([*words, "2", "--ckpt_path", "last", "--model.expert", "moved.safetensors"]) == 0
-    (last,) = Path("runs").rglob("last.ckpt")
     assert torch.load(last, weights_only=True)["global_step"] == 2
     assert cli.main(["validate", "--ckpt_path", str(last)]) == 0

@@ -60,7 +60,7 @@ class Last(Checkpoint):
         self.batches = -1
         """Batches that were done when it was written last."""
         self._ended = -1  # batches that were done when training stopped of itself
-        self._started = 0  # batches that were done before this run
+        self._started: int | None = None  # batches that were done before this run; None before it trains
         self._written = time.monotonic()
         self._flush = False
         self._signal = self._stopping = 0
@@ -159,6 +159,7 @@ class Last(Checkpoint):
             and not spoiled
             and trainer.state.fn == "fit"
             and trainer.world_size == 1  # the others would not take part
+            and self._started is not None  # not while a checkpoint is restored: what is half restored would replace it
             and pl_module.batches > max(self._started, self.batches)
         ):
             try:
