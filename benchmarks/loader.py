@@ -27,7 +27,7 @@ import numpy as np
 import torch
 from av.video.reformatter import VideoReformatter
 
-from lipbench.data import _prepare, _store
+from lipbench.data import _pack, _prepare, _store
 from lipbench.data._loader import ClipDataset
 from lipbench.data._store import Store, default_path
 from lipbench.data.grid import Grid
@@ -89,13 +89,13 @@ def read_faces(folder: Path, view: View, first: int, count: int) -> np.ndarray:
 
 def write_packed(folder: Path, store: Store, ids: Sequence[str], view: View, pixels: bool) -> Store:
     """A packed store of a few clips."""
-    rows = [_prepare._packed_row(store[clip_id], view, pixels) for clip_id in ids]
+    rows = [_pack.packed_row(store[clip_id], view, pixels) for clip_id in ids]
     settings = {**store.manifest["settings"], "packed": {"name": view.name, "height": view.height, "width": view.width}}
     lines = {row["clip_id"]: _store.summary(row, k) for k, row in enumerate(rows)}
     metadata = {"settings": settings, "made_with": {}, "clips": lines, "rejected": {}, "sources": {}}
     (folder / "shards").mkdir(parents=True)
     _store.write_shard(folder / "shards" / "all-000of001.arrow", rows, metadata)
-    _prepare._write_manifest(folder, settings, view)
+    _prepare.write_manifest(folder, settings, view)
     return Store(folder)
 
 

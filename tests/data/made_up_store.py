@@ -75,7 +75,7 @@ def make_store(folder: Path, clip_ids: Sequence[str], lengths: Sequence[int], da
         rejected = {f"{data}/{speaker}/bad": {"reason": "picture is black in all frames", "again": False}}
         metadata = {"settings": settings, "made_with": {}, "clips": lines, "rejected": rejected, "sources": {}}
         _store.write_shard(folder / "shards" / f"{speaker}-000of001.arrow", rows, metadata)
-    _prepare._write_manifest(folder, settings, None)
+    _prepare.write_manifest(folder, settings, None)
     return folder
 
 

@@ -285,7 +285,7 @@ def test_errors_say_what_to_type(rendered_store: Path, grid_store: Path, home: P
 
 
 def test_packed_store_supplies_no_face(rendered_store: Path, tmp_path: Path) -> None:
-    from lipbench.data._prepare import pack
+    from lipbench.data._pack import pack
 
     folder = pack(rendered_store, View("mouth", 20, 40), tmp_path / "packed", progress=False)
     module = rendered(folder, ClipSpec({"video": MOUTH}), "test")

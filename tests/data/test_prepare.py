@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from made_up_store import DEADLY, deadly_shard
 
-from lipbench.data import _prepare, _store
+from lipbench.data import _pack, _prepare, _store
 from lipbench.data._prepare import prepare
 from lipbench.data._store import Store
 from lipbench.data.grid import Grid
@@ -321,15 +321,15 @@ def test_damaged_shards_are_made_anew(corpus: Path, prepared: Path, tmp_path: Pa
 def test_damaged_shards_of_packed_stores_are_made_anew(corpus: Path, prepared: Path, tmp_path: Path) -> None:
     _, store = copied(corpus, prepared, tmp_path)
     view = View("mouth", 16, 32)
-    packed = _prepare.pack(store, view, tmp_path / "packed", progress=False)
+    packed = _pack.pack(store, view, tmp_path / "packed", progress=False)
     (path,) = (packed / "shards").iterdir()
     content = path.read_bytes()
     sound = Store(packed)["rendered/s2/bbadzn"].columns()["sound"].tobytes()
     path.write_bytes(content.replace(sound, sound[:50] + b"??" + sound[52:]))
-    _prepare.pack(store, view, packed, verify=True, progress=False)
+    _pack.pack(store, view, packed, verify=True, progress=False)
     assert path.read_bytes() == content
     path.write_bytes(b"")
-    _prepare.pack(store, view, packed, progress=False)
+    _pack.pack(store, view, packed, progress=False)
     assert path.read_bytes() == content
 
 

@@ -11,7 +11,7 @@ import torch
 from made_up_store import colour, row
 from torch.utils.data import DataLoader
 
-from lipbench.data import _prepare, _store
+from lipbench.data import _pack, _store
 from lipbench.data._loader import ClipDataset, collate
 from lipbench.data._store import Store
 from lipbench.types import ClipSpec, View
@@ -110,7 +110,7 @@ def test_home_follows_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path:
 
 def test_packed_copy(rendered_store: Path, tmp_path: Path) -> None:
     view = View("mouth", 40, 80)
-    folder = _prepare.pack(rendered_store, view, tmp_path / "packed", progress=False)
+    folder = _pack.pack(rendered_store, view, tmp_path / "packed", progress=False)
     packed, whole = Store(folder), Store(rendered_store)
     assert packed.packed == view
     assert packed.clip_ids == whole.clip_ids
@@ -127,12 +127,12 @@ def test_packed_copy(rendered_store: Path, tmp_path: Path) -> None:
     size = sum(p.stat().st_size for p in folder.rglob("*.arrow"))
     assert size < 0.6 * sum(p.stat().st_size for p in rendered_store.rglob("*.arrow"))  # flat pictures are small anyway
     stamps = {p: p.stat().st_mtime_ns for p in folder.rglob("*.arrow")}
-    _prepare.pack(rendered_store, view, folder, progress=False)
+    _pack.pack(rendered_store, view, folder, progress=False)
     assert {p: p.stat().st_mtime_ns for p in folder.rglob("*.arrow")} == stamps
     with pytest.raises(ValueError, match="made with other settings"):
-        _prepare.pack(rendered_store, View("mouth", 80, 160), folder, progress=False)
+        _pack.pack(rendered_store, View("mouth", 80, 160), folder, progress=False)
     with pytest.raises(ValueError, match="packed store already"):
-        _prepare.pack(folder, view, progress=False)
+        _pack.pack(folder, view, progress=False)
 
 
 def shards(store: Path) -> list[Path]:
@@ -147,7 +147,7 @@ def flip(path: Path, place: int) -> None:
 
 def test_every_row_agrees_with_its_hash(rendered_store: Path, tmp_path: Path) -> None:
     assert [_store.damaged(path, None) for path in shards(rendered_store)] == [{}, {}, {}]
-    folder = _prepare.pack(rendered_store, View("mouth", 20, 40), tmp_path / "packed", progress=False)
+    folder = _pack.pack(rendered_store, View("mouth", 20, 40), tmp_path / "packed", progress=False)
     assert [_store.damaged(path, Store(folder).packed) for path in shards(folder)] == [{}, {}, {}]
 
 
@@ -252,8 +252,8 @@ def test_odd_manifests_are_sentences(
 
 def test_packed_as_pixels_is_exactly_the_whole_store(rendered_store: Path, tmp_path: Path) -> None:
     view = View("face", 24, 24)
-    small = _prepare.pack(rendered_store, view, tmp_path / "jpeg", progress=False)
-    folder = _prepare.pack(rendered_store, view, tmp_path / "pixels", pixels=True, progress=False)
+    small = _pack.pack(rendered_store, view, tmp_path / "jpeg", progress=False)
+    folder = _pack.pack(rendered_store, view, tmp_path / "pixels", pixels=True, progress=False)
     packed, whole = Store(folder), Store(rendered_store)
     for clip_id in whole.clip_ids[::5]:
         assert torch.equal(packed[clip_id].view([7, 0, 7], view), whole[clip_id].view([7, 0, 7], view))
@@ -262,4 +262,4 @@ def test_packed_as_pixels_is_exactly_the_whole_store(rendered_store: Path, tmp_p
     assert packed["rendered/s1/clip0"].view([3], view).any()
     assert [_store.damaged(path, view) for path in shards(folder)] == [{}, {}, {}]
     with pytest.raises(ValueError, match="made with other settings \\(coding"):
-        _prepare.pack(rendered_store, view, small, pixels=True, progress=False)
+        _pack.pack(rendered_store, view, small, pixels=True, progress=False)

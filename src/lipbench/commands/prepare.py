@@ -91,7 +91,7 @@ def run(
         raise UsageError("--pixels goes with --pack, e.g. --pack face 96 96 --pixels")
     view = _view(pack)
 
-    from lipbench.data import _prepare, _store
+    from lipbench.data import _pack, _prepare, _store
 
     corpus = _names.load("data", data)
     if data == "rendered":
@@ -109,7 +109,7 @@ def run(
             f"{_store.printable(clip_id)}, for one: {reason}. {_store.MANIFEST} in it gives the reason for each"
         )
     if view is not None:
-        print(f"packed: {_prepare.pack(summary.store, view, pixels=pixels, verify=verify)}")
+        print(f"packed: {_pack.pack(summary.store, view, pixels=pixels, verify=verify)}")
 
 
 def _view(pack: list[str] | None) -> "View | None":

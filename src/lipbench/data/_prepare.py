@@ -99,9 +99,10 @@ def prepare(
     hash, which reads the whole store (`verify`).
 
     Clips that are broken are left out, each with a reason, and never stop the run. A clip is rejected if its files do
-    not open, its alignment does not say what its name says, its picture is broken (`_quality`), it has fewer than 25
-    frames, its words end more than 0.1 s from the end of the picture, it has no sound, or no face in more than a
-    tenth of its frames.
+    not open, its alignment does not say what its name says or gives impossible times, its picture or face is broken
+    (`_quality`), it has fewer than 25 frames, its words end more than 0.1 s from the end of the picture, its sound is
+    broken, of another length, or not where the words are (`_speech`), or it has no face in more than a tenth of its
+    frames.
 
     Args:
         data: The corpus.
@@ -145,9 +146,9 @@ def prepare(
     with _store.alone(folder, "prepare"):
         for part in [*folder.glob("*.part"), *shards_folder.glob("*.part")]:
             part.unlink()
-        _check_settings(folder, settings)
+        check_settings(folder, settings)
         shards = _assign(clips)
-        damaged = _damaged(folder, settings, None, progress) if verify else _unreadable(folder, settings)
+        damaged = damaged_shards(folder, settings, None, progress) if verify else unreadable_shards(folder, settings)
         _keep_what_cannot_be_made(damaged, shards)
         seen = _read_seen(folder)
         pending: dict[str, list[RawClip]] = {}
@@ -161,7 +162,7 @@ def prepare(
         if pending:
             if landmarks != "exact":
                 backends.load(landmarks)  # what it needs and lacks is said here, once, not with every clip
-            with _bar(progress, done, len(clips) - done) as advance:
+            with bar(progress, done, len(clips) - done) as advance:
                 _pool.run(
                     pending,
                     partial(_make_shard, folder, settings),
@@ -173,7 +174,7 @@ def prepare(
         for path in sorted(shards_folder.glob("*.arrow")):
             if path.stem not in shards and path.stem.rsplit("-", 1)[0] in speakers:
                 path.unlink()  # clips that were there before and are gone, or a speaker with more clips than before
-        manifest = _write_manifest(folder, settings, None)
+        manifest = write_manifest(folder, settings, None)
         _write_seen(folder, {name: _stamps(members) for name, members in shards.items()}, seen)
     summary = Summary(
         store=folder,
@@ -187,77 +188,6 @@ def prepare(
     if progress:
         _print_table(manifest, summary)
     return summary
-
-
-def pack(
-    store: str | Path,
-    view: View,
-    out: str | Path | None = None,
-    *,
-    pixels: bool = False,
-    verify: bool = False,
-    progress: bool = True,
-) -> Path:
-    """Write a copy of a store with one view only; scores from it are those of that view alone.
-
-    As JPEG it is small, for transport. As pixels it is for training: 3 bytes a pixel, about six times as much, read
-    without decoding, and exactly what the whole store gives.
-
-    Args:
-        store: A whole store.
-        view: What to keep, at which size.
-        out: Folder to write; by default beside the store, such as `grid-mouth-80x160` (`-pixels`).
-        pixels: Plain pixels instead of JPEG.
-        verify: Compare every row that is there with its hash first, and make damaged shards anew.
-        progress: Show a bar.
-
-    Returns:
-        The folder of the packed store.
-
-    Raises:
-        FileNotFoundError: No store there.
-        ValueError: Unknown view, the store is itself packed, or the folder holds something else.
-    """
-    source = _store.Store(store)
-    if source.packed is not None:
-        raise ValueError(f"{source.path} is a packed store already ({source.packed}); pack from the whole one")
-    geometry.box(view.name)
-    name = f"{source.path.name}-{view.name}-{view.height}x{view.width}{'-pixels' if pixels else ''}"
-    folder = Path(out) if out else source.path.with_name(name)
-    (folder / "shards").mkdir(parents=True, exist_ok=True)
-    settings = {**source.manifest["settings"], "packed": asdict(view)} | ({"coding": "pixels"} if pixels else {})
-    clips: dict[str, list[str]] = {}
-    for clip_id, line in source.manifest["clips"].items():
-        clips.setdefault(line["shard"], []).append(clip_id)
-    with _store.alone(folder, "prepare"), _bar(progress, len(source), 0) as advance:
-        _check_settings(folder, settings)
-        damaged = _damaged(folder, settings, view, False) if verify else _unreadable(folder, settings)
-        for path in (folder / "shards").glob("*.arrow"):
-            if not (source.path / "shards" / path.name).is_file():
-                path.unlink()
-        for original in sorted((source.path / "shards").glob("*.arrow")):
-            metadata = _store.shard_metadata(original)
-            path = folder / "shards" / original.name
-            hashes = {clip_id: line["hash"] for clip_id, line in metadata["clips"].items()}
-            whole = path.is_file() and original.stem not in damaged
-            if not (whole and _store.shard_metadata(path)["sources"] == hashes):
-                rows = [_packed_row(source[clip_id], view, pixels) for clip_id in clips.get(original.stem, [])]
-                for row in rows:
-                    metadata["clips"][row["clip_id"]]["hash"] = row["hash"]
-                _store.write_shard(path, rows, {**metadata, "settings": settings, "sources": hashes})
-            advance(len(hashes))
-        _write_manifest(folder, settings, view)
-    return folder
-
-
-def _packed_row(clip: _store.StoredClip, view: View, pixels: bool) -> dict[str, Any]:
-    frames = clip.view(range(clip.n_frames), view)  # (T, 3, h, w)
-    if pixels:
-        pictures = [frame.numpy().tobytes() for frame in frames.contiguous()]
-    else:
-        pictures = [_jpeg.encode(np.ascontiguousarray(frame)) for frame in frames.permute(0, 2, 3, 1).numpy()]
-    row = {**clip.columns(), "pictures": pictures}
-    return {**row, "hash": _store.row_hash(row)}
 
 
 # ---------------------------------------------------------------------------------------------------- one clip
@@ -447,24 +377,26 @@ def _up_to_date(
     return bool(metadata["sources"] == {clip.clip_id: _identity(clip) for clip in clips})
 
 
-def _unreadable(folder: Path, settings: dict[str, Any]) -> dict[str, dict[str, str]]:
+def unreadable_shards(folder: Path, settings: dict[str, Any]) -> dict[str, dict[str, str]]:
     """Shards whose head or end is damaged: name -> {its name -> reason}, since the clips in it are not known."""
     found: dict[str, dict[str, str]] = {}
     for path in sorted((folder / "shards").glob("*.arrow")):
         try:
-            if _store.shard_metadata(path)["settings"] != settings:  # one shard alone: see `_check_settings`
+            if _store.shard_metadata(path)["settings"] != settings:  # one shard alone: see `check_settings`
                 found[path.stem] = {path.stem: "its settings are not those of the store"}
         except _store.DamagedStore as error:
             found[path.stem] = {path.stem: str(error)}
     return found
 
 
-def _damaged(folder: Path, settings: dict[str, Any], packed: View | None, progress: bool) -> dict[str, dict[str, str]]:
+def damaged_shards(
+    folder: Path, settings: dict[str, Any], packed: View | None, progress: bool
+) -> dict[str, dict[str, str]]:
     """Shards with rows that are not as they were written: name -> clip id -> what is wrong."""
-    found = _unreadable(folder, settings)
+    found = unreadable_shards(folder, settings)
     whole = [path for path in sorted((folder / "shards").glob("*.arrow")) if path.stem not in found]
     total = sum(len(_store.shard_metadata(path)["clips"]) for path in whole)
-    with _bar(progress, total, 0, "comparing with hashes") as advance:
+    with bar(progress, total, 0, "comparing with hashes") as advance:
         for path in whole:
             if lines := _store.damaged(path, packed, advance):
                 found[path.stem] = lines
@@ -514,7 +446,7 @@ def _write_seen(folder: Path, now: dict[str, dict[str, list[Any]]], before: dict
         _store.write_text(file, text)
 
 
-def _check_settings(folder: Path, settings: dict[str, Any]) -> None:
+def check_settings(folder: Path, settings: dict[str, Any]) -> None:
     """Stop if the store was made otherwise, by what most of its shards say: one shard alone may be damaged.
 
     Raises:
@@ -539,7 +471,7 @@ def _check_settings(folder: Path, settings: dict[str, Any]) -> None:
         )
 
 
-def _write_manifest(folder: Path, settings: dict[str, Any], packed: View | None) -> dict[str, Any]:
+def write_manifest(folder: Path, settings: dict[str, Any], packed: View | None) -> dict[str, Any]:
     """Put the manifest together from the shards; sorted, with nothing in it that depends on order or time."""
     clips: dict[str, Any] = {}
     rejected: dict[str, Any] = {}
@@ -576,7 +508,7 @@ def _write_manifest(folder: Path, settings: dict[str, Any], packed: View | None)
 
 
 @contextmanager
-def _bar(show: bool, total: int, before: int, what: str = "preparing") -> Iterator[Any]:
+def bar(show: bool, total: int, before: int, what: str = "preparing") -> Iterator[Any]:
     """A progress bar; yields a function that moves it on."""
     if not show:
         yield lambda steps: None
