@@ -122,7 +122,7 @@ def test_an_interrupt_ends_workers_without_a_word_of_theirs(tmp_path):
     script = tmp_path / "script.py"
     script.write_text(
         "import signal, sys, time\n"
-        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a test in the background inherits that it is ignored
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a background job inherits that it is ignored
         f"sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
         "from lipbench.evaluation.workers import Pool; import squares\n"
         "if __name__ == '__main__':\n"
