@@ -121,32 +121,44 @@ def test_nothing_goes_through_shared_memory(monkeypatch):
 def test_an_interrupt_ends_workers_without_a_word_of_theirs(tmp_path):
     script = tmp_path / "script.py"
     script.write_text(
-        "import signal, sys, time\n"
-        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a background job inherits that it is ignored
+        "import signal, sys\n"
         f"sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
         "from lipbench.evaluation.workers import Pool; import squares\n"
         "if __name__ == '__main__':\n"
-        "    with Pool(squares.squares, 2, print, '--workers') as pool:\n"
+        "    signal.signal(signal.SIGINT, signal.default_int_handler)  # shells ignore it for what runs behind them\n"
+        "    with Pool(squares.squares, 2, lambda found: print(found[1]), '--workers') as pool:\n"
         "        for k in range(1, 10_000_000):\n"
         "            pool.submit(str(k), 3 * k)\n"
     )
-    process = subprocess.Popen(
-        [sys.executable, "-u", str(script)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
-    )
-    assert process.stdout is not None
-    for _ in range(4):
-        process.stdout.readline()
-    os.killpg(process.pid, signal.SIGINT)  # to all of them, as a terminal does
-    _, errors = process.communicate(timeout=60)
-    assert errors.decode().count("KeyboardInterrupt") == 1, errors.decode()
-    deadline = time.monotonic() + 20
-    while time.monotonic() < deadline:
+    command = [sys.executable, "-u", str(script)]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True, text=True
+    ) as process:
         try:
-            os.killpg(process.pid, 0)
-        except ProcessLookupError:
-            return
-        time.sleep(0.1)
-    pytest.fail("a process is left")
+            seen = set()
+            while len(seen) < 2:  # until both workers work
+                line = process.stdout.readline()
+                assert line, process.stderr.read()
+                seen.add(line)
+            os.killpg(process.pid, signal.SIGINT)  # to all of them, as a terminal does
+            _, errors = process.communicate(timeout=60)
+            assert errors.count("KeyboardInterrupt") == 1, errors
+            deadline = time.monotonic() + 20
+            while time.monotonic() < deadline and _there(process.pid):
+                time.sleep(0.1)
+            assert not _there(process.pid)
+        finally:
+            if _there(process.pid):
+                os.killpg(process.pid, signal.SIGKILL)
+
+
+def _there(group):
+    """Whether a process of the group is left."""
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    return True
 
 
 @pytest.mark.parametrize(
