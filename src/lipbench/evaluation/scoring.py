@@ -49,57 +49,47 @@ class Scores:
     reasons: dict[str, dict[str, str]]
 
 
-class _Kept(SetMetric):
+class _Kept:
     """Stands for a metric of sets where clips are scored: it keeps what it is given.
 
     Sums of several processes would depend on the order of their terms, and each would take the memory of all.
 
     Args:
-        metric: The one that adds up.
+        observes: As the metric's.
     """
 
-    def __init__(self, metric: SetMetric) -> None:
-        super().__init__(metric.dim)
-        self.__dict__["observes"] = metric.observes
+    def __init__(self, observes: str) -> None:
+        self.observes = observes
         self.given: list[Arrays] = []
 
-    def update(
-        self, pred: Tensor, target: Tensor, index: Tensor, length: Tensor, pred_len: Tensor | None = None
-    ) -> None:
+    def update(self, pred: Tensor, target: Tensor, index: Tensor, length: Tensor, pred_len: Tensor) -> None:
         """Keep the features and lengths of one update."""
-        own = length if pred_len is None else pred_len
-        self.given.append(tuple(value.detach().cpu().numpy() for value in (pred, target, index, length, own)))
-
-    def add(self, pred: Tensor, target: Tensor, clip: int) -> None:
-        """Nothing is added up here."""
-        raise NotImplementedError
-
-    def compute(self) -> Tensor:
-        """There is nothing to compute."""
-        raise NotImplementedError
+        self.given.append(tuple(value.detach().cpu().numpy() for value in (pred, target, index, length, pred_len)))
 
 
 def keeping(rows: Mapping[str, Row]) -> None:
     """Make rows keep what metrics of sets are given, for `taken`."""
     for row in rows.values():
-        row.sets = {name: _Kept(metric) for name, metric in row.sets.items()}
+        kept = {name: _Kept(metric.observes) for name, metric in row.sets.items()}
+        row.sets = cast("dict[str, SetMetric]", kept)  # until `taken`, only `update` is called
+
+
+def _kept(row: Row) -> dict[str, _Kept]:
+    return cast(dict[str, _Kept], row.sets)
 
 
 def taken(rows: Mapping[str, Row]) -> Scores:
     """What rows made by `keeping` found since the last call; they are empty afterwards."""
     scores = Scores(
         {name: row.local() for name, row in rows.items()},
-        {
-            name: {column: cast(_Kept, metric).given for column, metric in row.sets.items()}
-            for name, row in rows.items()
-        },
+        {name: {column: kept.given for column, kept in _kept(row).items()} for name, row in rows.items()},
         {name: dict(row.reasons) for name, row in rows.items()},
     )
     for row in rows.values():
         for metric in row.metrics.values():
             metric.reset()
-        for kept in row.sets.values():
-            cast(_Kept, kept).given = []
+        for kept in _kept(row).values():
+            kept.given = []
     return scores
 
 

@@ -449,8 +449,8 @@ class Row:
         frames = target.native.shape[1]
         same = pred.length == target.length
         for entry in self.entries:
-            metric = self.metrics.get(entry.name) or self.sets.get(entry.name)
-            if metric is None:
+            metric, whole = self.metrics.get(entry.name), self.sets.get(entry.name)
+            if metric is None and whole is None:
                 continue
             missing = sorted(wants(entry, self.observers) - batch.keys())
             if missing:
@@ -458,9 +458,10 @@ class Row:
                     " (a packed store keeps the model's view only)" if "face" in missing else ""
                 )
                 continue
-            if isinstance(metric, SetMetric):
-                p, t = pred.observe(metric.observes), target.observe(metric.observes)
-                metric.update(p, t, batch["index"], target.length, pred.length)
+            if whole is not None:
+                p, t = pred.observe(whole.observes), target.observe(whole.observes)
+                whole.update(p, t, batch["index"], target.length, pred.length)
+            if metric is None:
                 continue
             side = min(target.native.shape[-2:])
             if entry.way == "native" and side < metric.least:
