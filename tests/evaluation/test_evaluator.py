@@ -27,7 +27,7 @@ from lipbench.types import ClipSpec
 def tested(tmp_path_factory):
     """One test run with everything on, and its folder."""
     out = tmp_path_factory.mktemp("results")
-    return fake_run.run(out, out / "cache"), out
+    return fake_run.run(out, tmp_path_factory.mktemp("cache")), out
 
 
 def test_rows_and_files(tested):
@@ -259,7 +259,7 @@ def test_a_model_driven_by_sound(tmp_path, judges):
 def test_calibration_rows_do_not_depend_on_the_model(tmp_path, judges):
     names = ["native/psnr", "sync", "wer"]
     first, second = (
-        fake_run.run(tmp_path / str(k), tmp_path, model=model, data=Heard(), metrics=names)
+        fake_run.run(tmp_path / str(k), tmp_path / f"cache{k}", model=model, data=Heard(), metrics=names)
         for k, model in enumerate((Talker(), fake_run.Blinker()))
     )
     own, other = ({r.stem: r.scores for r in e.records if r.kind == "calibration"} for e in (first, second))

@@ -51,8 +51,8 @@ class Evaluator(Callback):
             legacy); default: those marked in docs/metrics.md.
         controls: Score the control rows.
         calibration: Score the calibration rows.
-        observations: Folder that keeps the landmarks of reference videos; default: `cache/observations` in lipbench's
-            home.
+        observations: Folder that keeps the landmarks of reference videos and the scores of calibration rows; default:
+            `cache/observations` in lipbench's home.
         files: Weights that metrics need -> path: lpips (AlexNet), transcript and second_transcript (lip readers),
             syncnet, inception, identity (ArcFace), i3d. In place of a path a name of `lipbench weights` will do.
             Readers and SyncNets that come with lipbench judge their own protocols unless others are named here.

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from lipbench.evaluation import calibration
 from lipbench.evaluation.calibration import Control
+from lipbench.evaluation.kept import KeptScores, RowScores
 from lipbench.evaluation.record import Record
 from lipbench.metrics import _shipped
 from lipbench.metrics._bank import Bank, Row, wants
@@ -153,12 +154,20 @@ class Scorer:
         self._plan = plan
         self._bank = Bank(plan.metrics, plan.files, plan.cache)
         self._rows = plan.rows(self._bank)
+        self._reasons = {name: dict(row.reasons) for name, row in self._rows.items()}
+        sets = any(row.sets for row in self._rows.values())
         keeping(self._rows)
         self._mean = torch.empty(0) if plan.mean is None else torch.from_numpy(plan.mean)
+        self._kept = None
+        if plan.checks and plan.cache and not sets:
+            folder = plan.cache / "calibration"
+            self._kept = KeptScores(folder, self._bank, plan.view, plan.checks, self._mean, plan.device)
 
     @torch.inference_mode()
     def __call__(self, clip: tuple[ClipBatch, Videos]) -> Scores:
         """Score a batch of one clip, and what was made for it: a video for the model's row and for each control's."""
+        for name, row in self._rows.items():
+            row.reasons = dict(self._reasons[name])  # not those of the clip before
         batch, made = _moved(clip, self._plan.device)
         scene = self._bank.scene(batch, self._plan.view)
         self._rows[MODEL].update(scene.take(*made[MODEL]), scene)
@@ -167,10 +176,26 @@ class Scorer:
             if control.beside in self._rows:
                 other = calibration.beside(self._bank, scene, "sound")
                 self._rows[control.beside].update(other.take(*made[control.name]), scene)
-        if self._plan.checks:
+        path = self._kept.path(clip[0]) if self._kept else None
+        kept = self._kept.read(path) if self._kept and path else None
+        if kept is None and self._plan.checks:
             for name, take, target in calibration.takes(self._bank, scene, self._mean, self._plan.checks):
                 self._rows[name].update(take, target)
-        return taken(self._rows)
+        scores = taken(self._rows)
+        if kept is not None:
+            index = batch["index"].cpu().numpy()
+            for name, (values, reasons) in kept.items():
+                scores.clips[name].update({k: PerClip(index, *map(np.atleast_1d, v)) for k, v in values.items()})
+                scores.reasons[name].update(reasons)
+        elif self._kept and path:
+            self._kept.write(path, {name: _single(scores, name) for name in self._plan.checks})
+        return scores
+
+
+def _single(scores: Scores, row: str) -> RowScores:
+    """The scores of the only clip."""
+    values = {k: (float(c.value[0]), float(c.weight[0])) for k, c in scores.clips[row].items() if len(c.index)}
+    return values, scores.reasons[row]
 
 
 def read(bank: Bank) -> frozenset[str]:
