@@ -28,12 +28,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from lipbench.data._loader import ClipDataset, collate, to_float
-from lipbench.data._store import Store, default_path
+from lipbench.data.loader import ClipDataset, collate, to_float
+from lipbench.data.store import Store
+from lipbench.evaluation.bank import Bank, Row
 from lipbench.media import geometry
 from lipbench.metrics import cpbd, psnr, ssim
-from lipbench.metrics._bank import Bank, Row, Take, _Row
-from lipbench.metrics._base import over_frames
+from lipbench.paths import default_store
+from lipbench.scoring.base import over_frames
+from lipbench.scoring.views import Take, _Row
 from lipbench.types import ClipSpec, View
 
 CLOSE = 1e-6  # relative to 1 where a score is smaller
@@ -172,7 +174,7 @@ def main() -> None:
     cv2.setNumThreads(1)
 
     try:
-        store = Store(arguments.store or default_path(arguments.data))
+        store = Store(arguments.store or default_store(arguments.data))
     except FileNotFoundError as error:
         raise SystemExit(f"{error}; make it with: lipbench prepare --data {arguments.data}") from error
     count = min(arguments.clips, len(store))

@@ -22,11 +22,11 @@ import cv2
 import numpy as np
 import torch
 
-from lipbench.data.grid import Grid
-from lipbench.evaluation.videos import EVERY
+from lipbench.corpora.grid import Grid
+from lipbench.evaluation.external_videos import EVERY
 from lipbench.media import geometry, landmarks, video
-from lipbench.metrics._observers import Landmarks
 from lipbench.metrics.lmd import MOUTH, lmd
+from lipbench.scoring.observers import Landmarks
 from lipbench.types import View
 
 ROOT = Path(__file__).resolve().parents[2] / "shared" / "grid"

@@ -27,11 +27,13 @@ import numpy as np
 import torch
 from av.video.reformatter import VideoReformatter
 
-from lipbench.data import _pack, _prepare, _store
-from lipbench.data._loader import ClipDataset
-from lipbench.data._store import Store, default_path
-from lipbench.data.grid import Grid
+from lipbench.corpora.grid import Grid
+from lipbench.data import pack, prepare
+from lipbench.data import store as stores_module
+from lipbench.data.loader import ClipDataset
+from lipbench.data.store import Store
 from lipbench.media import geometry, video
+from lipbench.paths import default_store
 from lipbench.types import ClipSpec, View
 
 ROUNDS = 5
@@ -89,13 +91,13 @@ def read_faces(folder: Path, view: View, first: int, count: int) -> np.ndarray:
 
 def write_packed(folder: Path, store: Store, ids: Sequence[str], view: View, pixels: bool) -> Store:
     """A packed store of a few clips."""
-    rows = [_pack.packed_row(store[clip_id], view, pixels) for clip_id in ids]
+    rows = [pack.packed_row(store[clip_id], view, pixels) for clip_id in ids]
     settings = {**store.manifest["settings"], "packed": {"name": view.name, "height": view.height, "width": view.width}}
-    lines = {row["clip_id"]: _store.summary(row, k) for k, row in enumerate(rows)}
+    lines = {row["clip_id"]: stores_module.summary(row, k) for k, row in enumerate(rows)}
     metadata = {"settings": settings, "made_with": {}, "clips": lines, "rejected": {}, "sources": {}}
     (folder / "shards").mkdir(parents=True)
-    _store.write_shard(folder / "shards" / "all-000of001.arrow", rows, metadata)
-    _prepare.write_manifest(folder, settings, view)
+    stores_module.write_shard(folder / "shards" / "all-000of001.arrow", rows, metadata)
+    prepare.write_manifest(folder, settings, view)
     return Store(folder)
 
 
@@ -112,7 +114,7 @@ def main() -> None:
     """Measure all sides in turn and print a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--root", type=Path, required=True, help="folder of the raw GRID corpus")
-    parser.add_argument("--store", type=Path, default=default_path("grid"), help="its prepared store")
+    parser.add_argument("--store", type=Path, default=default_store("grid"), help="its prepared store")
     parser.add_argument("--view", nargs=3, default=("face", "96", "96"), metavar=("VIEW", "HEIGHT", "WIDTH"))
     parser.add_argument("--clips", type=int, default=30, help="clips to measure on, evenly spaced")
     arguments = parser.parse_args()

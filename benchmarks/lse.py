@@ -26,6 +26,7 @@ from torch.nn import functional as F
 from lipbench.media import features
 from lipbench.metrics.lse import distances, lse
 from lipbench.nets import syncnet
+from lipbench.pretrained.networks import load_syncnet
 
 VSHIFT = 15
 
@@ -167,7 +168,7 @@ def main() -> None:
     published = random_published()
     with tempfile.TemporaryDirectory() as folder:
         torch.save(published.state_dict(), f"{folder}/random.model")
-        network, _ = syncnet.load(f"{folder}/random.model")
+        network, _ = load_syncnet(f"{folder}/random.model")
 
     ways: dict[str, Callable[[], Tensor]] = {
         "published way (JPEG files)": lambda: as_published(published, frames, mfcc, samples),

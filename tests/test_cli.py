@@ -10,9 +10,9 @@ import pytest
 import yaml
 
 import lipbench
-from lipbench import cli
-from lipbench.commands import _names, _recipes, _words
-from lipbench.metrics import _shipped
+from lipbench import cli, discovery
+from lipbench.console import argv, recipe_files
+from lipbench.pretrained import bundled
 
 
 def said(capsys, *words):
@@ -44,7 +44,7 @@ def test_version(capsys):
 def test_help_shows_every_command_with_a_line(capsys):
     assert cli.main([]) == 0
     shown = capsys.readouterr().out
-    for name in [*cli.TRAINER, *_names.files("command")]:
+    for name in [*cli.TRAINER, *discovery.files("command")]:
         assert re.search(rf"^  {name} +\w.{{10,}}$", shown, re.MULTILINE), name
     assert "None:" not in shown  # every command file states its group
     assert max(map(len, shown.splitlines())) <= 120
@@ -59,7 +59,7 @@ def test_help_of_the_trainer_commands_fits_a_screen(capsys, command):
         assert wanted in shown
 
 
-@pytest.mark.parametrize("command", sorted(_names.files("command")))
+@pytest.mark.parametrize("command", sorted(discovery.files("command")))
 def test_help_of_the_other_commands(capsys, command):
     assert cli.main([command, "--help"]) == 0
     assert f"usage: lipbench {command}" in capsys.readouterr().out
@@ -87,17 +87,17 @@ def test_list_shows_names_and_first_lines(capsys):
 def test_list_names_observers_and_recipes_with_device_and_time(capsys):
     assert cli.main(["list"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    for name, path in ((path.stem, path) for path in _shipped.FOLDER.glob("*.safetensors")):
+    for name, path in ((path.stem, path) for path in bundled.FOLDER.glob("*.safetensors")):
         (line,) = (line for line in lines if line.split()[:1] == [name])
         assert re.search(r"(transcript|syncnet): knows (rendered faces|GRID's speaker s1) only", line), path
-    for recipe in _names.recipes():
-        name = _recipes.name(recipe)
+    for recipe in discovery.recipes():
+        name = recipe_files.name(recipe)
         (place,) = (k for k, line in enumerate(lines) if line.split()[:1] == [name])
         device, _, time = lines[place].removeprefix(f"  {name}").strip().partition(", ")
         assert device == ("CPU" if "accelerator: cpu" in recipe.read_text() else "GPU")
         assert time
         assert len(lines[place + 1].strip()) > 20
-        assert _recipes.find(name) == recipe
+        assert recipe_files.find(name) == recipe
     (line,) = (line for line in lines if line.split()[:1] == ["lipgan_grid_s1_small"])
     assert line.endswith("CPU, 24 minutes on one core")
 
@@ -253,7 +253,7 @@ def test_a_wrong_key_of_a_recipe_is_told_with_its_line(capsys, tmp_path, text, e
 def test_recipes_are_called_by_name(capsys, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     for asked in ("paralip_grid_s1_small", "paralip/table4/base", "experiments/demo/paralip.yaml"):
-        words = _words.prepared("fit", ["--config", asked])
+        words = argv.prepared("fit", ["--config", asked])
         assert words[1].endswith(asked.removeprefix("experiments/").removesuffix(".yaml") + ".yaml")
     code, text = said(capsys, "fit", "--config", "paralip_grid_small")
     assert code == 2
@@ -261,34 +261,34 @@ def test_recipes_are_called_by_name(capsys, monkeypatch, tmp_path):
     lines = text.splitlines()
     assert lines[1] == "  paralip_grid_s1_small"
     assert "  papers/paralip/table4/base" in lines
-    assert len(lines) == 1 + len(_names.recipes())
+    assert len(lines) == 1 + len(discovery.recipes())
 
 
 def test_a_fit_takes_its_recipe_and_says_so(capsys):
     names = ["--model", "paralip", "--data", "grid"]
-    first, second, *rest = _words.prepared("fit", [*names, "--model.lr", "1"])
+    first, second, *rest = argv.prepared("fit", [*names, "--model.lr", "1"])
     assert first == "--config"
     assert second.endswith("experiments/paralip_grid.yaml")
     assert rest[-2:] == ["--model.lr", "1"]
     assert "recipe: experiments/paralip_grid.yaml;" in capsys.readouterr().err
-    assert "--config" not in _words.prepared("fit", [*names, "--config", "none"])
+    assert "--config" not in argv.prepared("fit", [*names, "--config", "none"])
     assert capsys.readouterr().err == ""
-    assert "--config" not in _words.prepared("fit", ["--model", "paralip", "--data", "rendered"])
+    assert "--config" not in argv.prepared("fit", ["--model", "paralip", "--data", "rendered"])
     assert "none is called paralip_rendered" in capsys.readouterr().err
-    assert "--config" not in _words.prepared("test", [*names, "--ckpt_path", "last"])
+    assert "--config" not in argv.prepared("test", [*names, "--ckpt_path", "last"])
 
 
 def test_what_options_begin_with_is_what_the_parser_takes(capsys):
     for command in ("predict", "test", "fit"):
         assert cli.main([command, "--help-all"]) == 0
     shown = {name.partition(".")[0] for name in re.findall(r"--([a-z_]+)", capsys.readouterr().out)}
-    assert shown - {"help"} == set(_recipes.OPTIONS)
+    assert shown - {"help"} == set(recipe_files.OPTIONS)
 
 
 @pytest.mark.parametrize("typed", [["40,80"], ["[40,80]"], ["(40, 80)"], ["40", "80"], ["40 80"]])
 def test_lists_are_taken_with_and_without_brackets(typed):
     names = ["--model", "paralip", "--data", "grid", "--config", "none"]
-    last = _words.prepared("fit", [*names, "--model.size", *typed])[2:]
+    last = argv.prepared("fit", [*names, "--model.size", *typed])[2:]
     assert yaml.safe_load("".join(last).removeprefix("--model.size").lstrip("=")) == [40, 80]
 
 
@@ -303,17 +303,17 @@ def test_lists_are_taken_with_and_without_brackets(typed):
 )
 def test_names_in_lists_may_have_brackets_of_their_own(typed):
     names = ["--model", "paralip", "--data", "grid", "--config", "none"]
-    last = _words.prepared("test", [*names, "--evaluator.metrics", *typed])[2:]
+    last = argv.prepared("test", [*names, "--evaluator.metrics", *typed])[2:]
     assert yaml.safe_load("".join(last).partition("=")[2]) == ["opening_corr[speech]", "lmd[dtw]"]
 
 
 def test_only_lists_are_taken_apart():
     words = ["--config", "none", "--data", "grid", "--model", "paralip", "--evaluator.metrics", "lmd,wer"]
     rest = ["--data.store", "a,b", "--evaluator.name", "x,y", "--evaluator.metrics", "null", "--trainer.devices", "0,1"]
-    assert _words.prepared("fit", [*words, *rest])[2:] == ["--evaluator.metrics=[lmd,wer]", *rest]
+    assert argv.prepared("fit", [*words, *rest])[2:] == ["--evaluator.metrics=[lmd,wer]", *rest]
     for typed in ("lmd,psnr[uint8-wrap]", "[lmd, psnr[uint8-wrap]]", "(lmd psnr[uint8-wrap])"):
-        assert _names.listed(typed) == ["lmd", "psnr[uint8-wrap]"]
-        (last,) = _words.prepared("fit", [*words[:-1], typed])[2:]
+        assert discovery.listed(typed) == ["lmd", "psnr[uint8-wrap]"]
+        (last,) = argv.prepared("fit", [*words[:-1], typed])[2:]
         assert yaml.safe_load(last.partition("=")[2]) == ["lmd", "psnr[uint8-wrap]"]
 
 
@@ -348,9 +348,9 @@ def test_a_checkpoint_alone_that_cannot_be_read(capsys, tmp_path, content, expec
 @pytest.mark.parametrize(
     "text",
     [
-        "model: intruder.Model\ndata: lipbench.data.grid.Grid\n",
+        "model: intruder.Model\ndata: lipbench.corpora.grid.Grid\n",
         "model: lipbench.models.paralip.ParaLip\ndata: intruder.Data\n",
-        "model: other/model.yaml\ndata: lipbench.data.grid.Grid\n",
+        "model: other/model.yaml\ndata: lipbench.corpora.grid.Grid\n",
         "trainer: {logger: {class_path: intruder.Logger}}\n",
         "trainer: {callbacks: {class_path: pytorch_lightning.callbacks.LambdaCallback, init_args: {setup: intruder.f}}}",  # noqa: E501 - as it stands in a file
     ],
@@ -437,9 +437,9 @@ def test_words_are_put_in_an_order_that_jsonargparse_takes(tmp_path):
         "paralip",
         "--verbose",
     ]
-    assert _words.prepared("fit", words) == [
+    assert argv.prepared("fit", words) == [
         *("--config", str(recipe)),
-        "--data=lipbench.data.grid.Grid",
+        "--data=lipbench.corpora.grid.Grid",
         "--model=lipbench.models.paralip.ParaLip",
         *("--model.lr", "1", "--trainer.max_steps=5", "--verbose"),
     ]
@@ -447,24 +447,24 @@ def test_words_are_put_in_an_order_that_jsonargparse_takes(tmp_path):
 
 def test_negative_values_are_values(tmp_path):
     words = ["--model", "paralip", "--data", "grid", "--trainer.max_epochs", "-1"]
-    assert _words.prepared("fit", words)[-2:] == ["--trainer.max_epochs", "-1"]
+    assert argv.prepared("fit", words)[-2:] == ["--trainer.max_epochs", "-1"]
 
 
 def test_a_file_must_define_one_model(monkeypatch, tmp_path):
-    assert _names.load("model", "paralip").__name__ == "ParaLip"
+    assert discovery.load("model", "paralip").__name__ == "ParaLip"
     module = sys.modules["lipbench.models.paralip"]
     monkeypatch.setattr(
         module, "Second", type("Second", (module.ParaLip,), {"__module__": module.__name__}), raising=False
     )
     with pytest.raises(TypeError, match="exactly one"):
-        _names.load("model", "paralip")
+        discovery.load("model", "paralip")
 
 
 def test_constants_are_read_without_importing(tmp_path):
     file = tmp_path / "x.py"
     file.write_text('"""X: y."""\nimport nowhere\nA = ("b",)\nclass C:\n    d: tuple = (1, 2)\nE = f()\n')
-    assert _names.summary(file) == "X: y."
-    assert _names.constant(file, "A") == ("b",)
-    assert _names.constant(file, "d") == (1, 2)
-    assert _names.constant(file, "E") is None
-    assert _names.constant(file, "Z") is None
+    assert discovery.summary(file) == "X: y."
+    assert discovery.constant(file, "A") == ("b",)
+    assert discovery.constant(file, "d") == (1, 2)
+    assert discovery.constant(file, "E") is None
+    assert discovery.constant(file, "Z") is None

@@ -6,11 +6,11 @@ import pytest
 import yaml
 from pytorch_lightning.cli import LightningArgumentParser
 
-from lipbench import tracking
-from lipbench.commands import _names, _recipes
-from lipbench.data._datamodule import ClipDataModule
+from lipbench import discovery, tracking
+from lipbench.console import recipe_files
+from lipbench.data.datamodule import ClipDataModule
 from lipbench.evaluation.evaluator import Evaluator
-from lipbench.models._base import BenchModule
+from lipbench.training.base import BenchModule
 
 FOLDER = Path(__file__).resolve().parents[1] / "experiments"
 RECIPES = sorted(FOLDER.rglob("*.yaml"))
@@ -22,8 +22,8 @@ def parser():
     from pytorch_lightning import Trainer
 
     for kind in ("model", "data"):
-        for name in _names.files(kind):
-            _names.load(kind, name)  # so that bare class names are known
+        for name in discovery.files(kind):
+            discovery.load(kind, name)  # so that bare class names are known
     found = LightningArgumentParser(exit_on_error=False)
     found.add_argument("--seed_everything", type=int, default=0)
     found.add_lightning_class_args(Trainer, "trainer")
@@ -57,35 +57,35 @@ def test_recipe(parser, path):
 @pytest.mark.parametrize("path", [path for path in RECIPES if path.parent == FOLDER], ids=lambda path: path.stem)
 def test_recipe_is_named_after_its_model_and_corpus(path):
     content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    model = _names.model_of(path)
+    model = discovery.model_of(path)
     corpus = path.stem.removeprefix(f"{model}_").partition("_")[0]
     for part, kind in ((model, "model"), (corpus, "data")):
         chosen = content[kind]["class_path"] if isinstance(content[kind], dict) else content[kind]
-        assert str(chosen).rpartition(".")[2] == _names.load(kind, part).__name__
+        assert str(chosen).rpartition(".")[2] == discovery.load(kind, part).__name__
 
 
 def test_a_model_and_a_corpus_have_a_recipe_of_their_own_in_the_package_too(monkeypatch, tmp_path):
-    assert _recipes.default("paralip", "grid").name == "paralip_grid.yaml"
-    assert _recipes.default("paralip", "rendered") is None
+    assert recipe_files.default("paralip", "grid").name == "paralip_grid.yaml"
+    assert recipe_files.default("paralip", "rendered") is None
     (tmp_path / "experiments").mkdir()
     (tmp_path / "experiments" / "paralip_grid.yaml").touch()
-    monkeypatch.setattr(_names, "PACKAGE", tmp_path)  # as a wheel lays it out
-    assert _recipes.default("paralip", "grid") == tmp_path / "experiments" / "paralip_grid.yaml"
+    monkeypatch.setattr(discovery, "PACKAGE", tmp_path)  # as a wheel lays it out
+    assert recipe_files.default("paralip", "grid") == tmp_path / "experiments" / "paralip_grid.yaml"
 
 
 def test_every_recipe_is_called_by_a_name_of_its_own():
-    names = [_recipes.name(path) for path in RECIPES]
+    names = [recipe_files.name(path) for path in RECIPES]
     assert len(set(names)) == len(names)
     for path, name in zip(RECIPES, names, strict=True):
-        assert _recipes.find(name).resolve() == path
-        assert _recipes.read(path)
+        assert recipe_files.find(name).resolve() == path
+        assert recipe_files.read(path)
 
 
 def test_a_recipe_belongs_to_the_longest_name_that_fits():
-    assert _names.model_of(Path("wav2lip_expert_rendered_small.yaml")) == "wav2lip_expert"
-    assert _names.model_of(Path("wav2lip_rendered_small.yaml")) == "wav2lip"
-    assert _names.model_of(Path("demo/paralip.yaml")) == "paralip"
-    assert _names.model_of(Path("wandb.yaml")) == ""
+    assert discovery.model_of(Path("wav2lip_expert_rendered_small.yaml")) == "wav2lip_expert"
+    assert discovery.model_of(Path("wav2lip_rendered_small.yaml")) == "wav2lip"
+    assert discovery.model_of(Path("demo/paralip.yaml")) == "paralip"
+    assert discovery.model_of(Path("wandb.yaml")) == ""
 
 
 @pytest.mark.parametrize("path", [path for path in RECIPES if path.parent.name == "demo"], ids=lambda path: path.stem)
@@ -95,4 +95,4 @@ def test_demo_recipe_says_what_it_takes_and_when_it_ends(path):
     assert "minute" in first
     content = yaml.safe_load(path.read_text(encoding="utf-8"))
     assert content["trainer"]["max_steps"] > 0
-    assert path.stem in _names.files("model")
+    assert path.stem in discovery.files("model")

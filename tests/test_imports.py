@@ -21,11 +21,11 @@ PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-
 
 AT_THE_TOP = {"torch", "numpy", "pandas"}  # in any layer
 AT_THE_TOP_OF_SOME = {
-    "pytorch_lightning": {"models", "data", "evaluation", "tracking", "commands"},
-    "lightning_fabric": {"commands", "models"},  # its exception for wrong settings; its way to write checkpoints
-    "torchmetrics": {"metrics"},
-    "jsonargparse": {"commands"},
-    "yaml": {"commands"},
+    "pytorch_lightning": {"training", "data", "evaluation", "tracking", "console"},
+    "lightning_fabric": {"console", "training"},  # its exception for wrong settings; its way to write checkpoints
+    "torchmetrics": {"scoring", "metrics"},
+    "jsonargparse": {"console"},
+    "yaml": {"commands", "console"},
     "rich": {"commands", "leaderboard"},
 }
 NOT_IMPORTED_BY_NAME = {
@@ -151,21 +151,21 @@ socket.socket.connect = closed
 socket.create_connection = closed
 socket.getaddrinfo = closed
 import importlib
-from lipbench.commands import _names
-for name in _names.files("command"):
+from lipbench import discovery
+for name in discovery.files("command"):
     importlib.import_module(f"lipbench.commands.{name}")
 for kind in ("model", "data"):
-    for name in _names.files(kind):
-        _names.load(kind, name)
+    for name in discovery.files(kind):
+        discovery.load(kind, name)
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120, env=os.environ)
     assert done.returncode == 0, done.stderr
 
 
 def test_names_are_files():
-    from lipbench.commands import _names
+    from lipbench import discovery
 
     for kind in ("model", "data", "command"):
-        for name in _names.files(kind):
-            module = importlib.import_module(f"lipbench.{_names.FOLDERS[kind]}.{name}")
-            assert _names.summary(Path(str(module.__file__))) == (module.__doc__ or "").partition("\n")[0]
+        for name in discovery.files(kind):
+            module = importlib.import_module(f"lipbench.{discovery.FOLDERS[kind]}.{name}")
+            assert discovery.summary(Path(str(module.__file__))) == (module.__doc__ or "").partition("\n")[0]

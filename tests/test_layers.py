@@ -9,19 +9,30 @@ import lipbench
 
 PACKAGE = Path(lipbench.__file__).parent
 FILES = sorted(PACKAGE.rglob("*.py"))
+GROUND = {"types", "errors", "paths", "files", "discovery"}
 ALLOWED = {
     "types": set(),
-    "media": {"types"},
-    "nets": {"types", "media"},
-    "losses": {"types", "media"},
-    "data": {"types", "media"},
-    "models": {"types", "media", "nets", "losses"},
-    "metrics": {"types", "media", "nets"},
-    "evaluation": {"types", "media", "data", "metrics", "models._base"},
-    "leaderboard": {"types", "media", "evaluation"},
-    "tracking": {"types", "media", "nets", "evaluation", "models._base"},
+    "errors": set(),
+    "paths": set(),
+    "files": {"errors"},
+    "discovery": {"errors"},
+    "media": GROUND,
+    "nets": GROUND | {"media"},
+    "losses": GROUND | {"media"},
+    "synthetic": GROUND | {"media"},
+    "pretrained": GROUND | {"media", "nets"},
+    "training": GROUND | {"media", "nets", "losses", "pretrained"},
+    "models": GROUND | {"media", "nets", "losses", "pretrained", "training"},
+    "data": GROUND | {"media"},
+    "corpora": GROUND | {"media", "data", "synthetic"},
+    "scoring": GROUND | {"media", "nets", "pretrained"},
+    "metrics": GROUND | {"media", "nets", "pretrained", "scoring"},
+    "evaluation": GROUND | {"media", "nets", "pretrained", "training", "data", "synthetic", "scoring", "metrics"},
+    "generation": GROUND | {"media", "nets", "pretrained", "training", "data"},
+    "leaderboard": GROUND | {"evaluation"},
+    "tracking": GROUND | {"media", "training", "evaluation"},
 }
-TOP = {"cli", "commands", "__main__", "__init__"}  # may see all
+TOP = {"cli", "console", "commands", "__main__", "__init__"}  # may see all
 
 
 def imported(path: Path, package: Path = PACKAGE) -> set[str]:
@@ -51,21 +62,42 @@ def test_arrows(path):
     assert not forbidden(path)
 
 
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_private_modules_stay_in_their_folder(path):
+    here = path.relative_to(PACKAGE).parts[0]
+    foreign = [name.split(".") for name in imported(path) if not name.startswith(f"{here}.")]
+    assert not [name for name in foreign if any(part.startswith("_") and part != "__version__" for part in name)]
+
+
+def test_folders_that_people_type_hold_names_only():
+    for folder in ("models", "corpora", "metrics", "commands"):
+        assert not [path.name for path in (PACKAGE / folder).glob("_*.py") if path.name != "__init__.py"]
+
+
+def test_no_circle():
+    order = [name for name in ALLOWED if (PACKAGE / name).is_dir() or (PACKAGE / f"{name}.py").is_file()]
+    assert order == list(ALLOWED)
+    for place, name in enumerate(order):
+        assert ALLOWED[name] <= set(order[:place]), f"{name} imports what comes after it"
+
+
 def test_the_check_sees_every_spelling(tmp_path):
     package = tmp_path / "lipbench"
     (package / "models").mkdir(parents=True)
     bad = package / "models" / "x.py"
     for line in (
-        "from lipbench.data import grid",
+        "from lipbench.corpora import grid",
         "from lipbench import metrics",
-        "import lipbench.data.grid",
+        "import lipbench.corpora.grid",
         "from ..metrics import psnr",
         "from .. import data",
         "def f():\n    from lipbench.evaluation import record",
     ):
         bad.write_text(line)
         assert forbidden(bad, package), line
-    bad.write_text("from lipbench.media import geometry\nfrom lipbench import losses, __version__\nfrom . import _base")
+    bad.write_text(
+        "from lipbench.media import geometry\nfrom lipbench import losses, __version__\nfrom . import lipgan"
+    )
     assert not forbidden(bad, package)
 
 

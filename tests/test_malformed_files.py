@@ -22,9 +22,9 @@ import yaml
 from PIL import Image
 
 from lipbench import cli
-from lipbench.models import _checkpoint
-from lipbench.nets import weights
-from lipbench.nets._catalogue import KNOWN
+from lipbench.pretrained import weights
+from lipbench.pretrained.published import KNOWN
+from lipbench.training import checkpoints
 
 sys.path.append(str(Path(__file__).parent / "data"))
 from made_up_store import make_store
@@ -75,7 +75,7 @@ class World:
         data = {"store": str(self.store), "batch_size": 2, "num_workers": 0, "limit_test": 1}
         content = {
             "model": model,
-            "data": {"class_path": "lipbench.data.rendered.Rendered", "init_args": data},
+            "data": {"class_path": "lipbench.corpora.rendered.Rendered", "init_args": data},
             "trainer": trainer | {"max_steps": 3, "num_sanity_val_steps": 0, "limit_val_batches": 1},
             "tracking": {"strips": 0},
         }
@@ -257,7 +257,7 @@ def test_a_hundred_mutated_checkpoints(world: World, tmp_path: Path, capsys: pyt
             torch.save(content, path)
         name = list(commands)[seed % len(commands)]
         try:
-            _checkpoint.read(path)
+            checkpoints.read(path)
             sound = True
         except ValueError:
             sound = False
@@ -374,7 +374,7 @@ def test_files_that_a_checkpoint_names_are_not_removed(
         words = ["fit", "--config", world.recipe(PARALIP), "--ckpt_path", str(run / "last.ckpt")]
         assert cli.main([*words, "--trainer.max_steps", "6"]) == 0
         assert (precious / "thesis.ckpt").read_text() == "years"
-    io_ = _checkpoint.CheckpointFiles()
+    io_ = checkpoints.CheckpointFiles()
     io_.remove_checkpoint(precious)
     assert precious.is_dir()
     assert capsys.readouterr()
@@ -495,9 +495,9 @@ def test_the_readers_take_tensors_only(monkeypatch: pytest.MonkeyPatch, world: W
         return load(*arguments, **(options | {"weights_only": True}))
 
     monkeypatch.setattr(torch, "load", watched)
-    for read in (_checkpoint.read, weights.read_published, _checkpoint.CheckpointFiles().load_checkpoint):
+    for read in (checkpoints.read, weights.read_published, checkpoints.CheckpointFiles().load_checkpoint):
         with pytest.raises(ValueError, match="nothing in it was run"):
             read(harm)
     with pytest.raises(ValueError, match="nothing in it was run"):
-        _checkpoint.CheckpointFiles().load_checkpoint(harm, weights_only=False)
+        checkpoints.CheckpointFiles().load_checkpoint(harm, weights_only=False)
     assert asked == [True] * 4

@@ -13,8 +13,8 @@ import traceback
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from lipbench import __version__
-from lipbench.commands import _names
+from lipbench import __version__, discovery
+from lipbench.errors import UsageError
 
 TRAINER = {
     "fit": "train a model on a prepared corpus",
@@ -50,7 +50,7 @@ class _Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Raise instead of printing the usage and leaving."""
-        raise _names.UsageError(f"{message}. `{self.prog} --help` lists the options.")
+        raise UsageError(f"{message}. `{self.prog} --help` lists the options.")
 
     def read(self, words: list[str]) -> dict[str, Any]:
         """Option name -> value.
@@ -61,7 +61,7 @@ class _Parser(argparse.ArgumentParser):
         options, extra = self.parse_known_args(words)
         if extra:
             if extra[0].startswith("--"):
-                raise _names.unknown(
+                raise discovery.unknown(
                     "option", extra[0].partition("=")[0], set(re.findall(r"--\w+", self.format_help()))
                 )
             self.error(f"{extra[0]!r} belongs to no option")
@@ -93,7 +93,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # `lipbench list | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
-    except (_names.UsageError, argparse.ArgumentError) as error:
+    except (UsageError, argparse.ArgumentError) as error:
         if show:
             traceback.print_exc()
         _tell(str(error))
@@ -108,7 +108,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _tell(text: str) -> None:
     """Print an error, which may quote names of files: the terminal acts on nothing in it but line breaks."""
-    from lipbench.evaluation._writing import visible
+    from lipbench.errors import visible
 
     print("lipbench: " + "\n".join(map(visible, text.splitlines())), file=sys.stderr)
 
@@ -119,7 +119,7 @@ def _sentence(error: Exception) -> str:
         return f"this command needs the package {error.name!r}, which is not installed. Type: pip install lipbench"
     cause: BaseException | None = error
     while cause is not None:  # an error of ours may be buried in others: jsonargparse wraps those of constructors
-        if _origin(cause).startswith(str(_names.PACKAGE)):
+        if _origin(cause).startswith(str(discovery.PACKAGE)):
             return str(cause) or type(cause).__name__
         cause = cause.__cause__
     origin = _origin(error)
@@ -144,37 +144,37 @@ def _run(words: list[str]) -> None:
     if name == "--version":
         print(f"lipbench {__version__}")
         return
-    commands = _names.files("command")
+    commands = discovery.files("command")
     if name in TRAINER:
         if "--help" in rest or "-h" in rest:
-            from lipbench.commands import _help as short
+            from lipbench.console import trainer_help as short
 
             print(short.trainer(name))
             return
-        from lipbench.commands import _words
+        from lipbench.console import argv as typed
 
-        rest = _words.prepared(name, rest)  # before Lightning is imported: that takes seconds, a wrong name should not
+        rest = typed.prepared(name, rest)  # before Lightning is imported: that takes seconds, a wrong name should not
 
-        from lipbench.commands import _lightning
+        from lipbench.console import trainer
 
-        _lightning.run(name, rest)
+        trainer.run(name, rest)
     elif name in commands:
         command = importlib.import_module(f"lipbench.commands.{name}")
         parser = _Parser(f"lipbench {name}", str(command.__doc__))
         command.arguments(parser)
         command.run(**parser.read(rest))
     elif name.startswith("-"):
-        raise _names.UsageError(f"the command comes first: lipbench COMMAND {' '.join(words)}")
+        raise UsageError(f"the command comes first: lipbench COMMAND {' '.join(words)}")
     else:
-        raise _names.unknown("command", name, [*TRAINER, *commands])
+        raise discovery.unknown("command", name, [*TRAINER, *commands])
 
 
 def _help() -> str:
     """What `lipbench --help` prints: commands in groups, one line each."""
     groups: dict[str, dict[str, str]] = {"Start here": {}, "Corpora": {}, "Train and score": dict(TRAINER)}
-    for name, path in _names.files("command").items():
-        line = _names.summary(path).partition(": ")[2].rstrip(".")
-        groups.setdefault(str(_names.constant(path, "GROUP")), {})[name] = line
+    for name, path in discovery.files("command").items():
+        line = discovery.summary(path).partition(": ")[2].rstrip(".")
+        groups.setdefault(str(discovery.constant(path, "GROUP")), {})[name] = line
     lines = ["usage: lipbench COMMAND [options]", "", "Benchmark for systems that make a mouth or a face speak.", ""]
     for group, commands in groups.items():
         lines += [f"{group}:", *(f"  {name:10} {line}" for name, line in commands.items()), ""]

@@ -22,9 +22,9 @@ from pytorch_lightning.loggers.csv_logs import ExperimentWriter
 from torch import Tensor
 
 from lipbench.evaluation.evaluator import Evaluator
+from lipbench.files import written_whole
 from lipbench.media import captions
-from lipbench.models._base import GenerativeModel
-from lipbench.nets.weights import written_whole
+from lipbench.training.base import GenerativeModel
 from lipbench.types import ClipBatch, Generated
 
 Mode = Literal["off", "offline", "online"]

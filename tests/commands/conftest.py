@@ -20,7 +20,7 @@ model:
     decoder_widths: [8, 8, 4, 4]
     window: 4
 data:
-  class_path: lipbench.data.rendered.Rendered
+  class_path: lipbench.corpora.rendered.Rendered
   init_args:
     batch_size: 2
     num_workers: 0

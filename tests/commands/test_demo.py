@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from lipbench import cli
-from lipbench.commands import _names, prepare
+from lipbench import cli, discovery
+from lipbench.commands import prepare
 from lipbench.media import video
 
 
@@ -16,7 +16,7 @@ def quick(here, tmp_path, monkeypatch):
     recipe = tmp_path / "experiments" / "demo" / "paralip.yaml"
     recipe.parent.mkdir(parents=True)
     recipe.write_text("# about no minute\n" + here.recipe.read_text())
-    monkeypatch.setattr(_names, "recipes", lambda: [recipe])
+    monkeypatch.setattr(discovery, "recipes", lambda: [recipe])
 
     def prepared(data, root, store, **numbers):
         assert data == "rendered"

@@ -6,9 +6,9 @@ import pytest
 
 from lipbench import cli
 from lipbench.commands import doctor
-from lipbench.data import _store
+from lipbench.data import store
 from lipbench.evaluation import selfcheck
-from lipbench.metrics import _shipped
+from lipbench.pretrained import bundled
 
 
 def test_a_working_machine(here, capsys):
@@ -106,10 +106,10 @@ def test_the_metrics_are_checked_instead(capsys, monkeypatch, tmp_path):
     ((batch, files),) = given
     assert batch == "clips"
     assert files["syncnet"] == str(weights)
-    assert files["transcript"] == _shipped.judges("rendered/seen")["transcript"]
+    assert files["transcript"] == bundled.judges("rendered/seen")["transcript"]
     assert capsys.readouterr().out == "ok       noise lowers PSNR: mouth/psnr 100 > 40\n"
     assert cli.main(["doctor", "--metrics", "--files.syncnet", "syncnet-small[grid-s1]"]) == 0
-    assert given[1][1]["syncnet"] == str(_shipped.FOLDER / "syncnet-small[grid-s1].safetensors")
+    assert given[1][1]["syncnet"] == str(bundled.FOLDER / "syncnet-small[grid-s1].safetensors")
 
 
 def test_a_failed_check_of_the_metrics_ends_with_2(capsys, monkeypatch):
@@ -140,8 +140,8 @@ def test_stores_are_compared_with_their_hashes(here, capsys, monkeypatch, tmp_pa
     damaged = {}
     for name in ("rendered", "rendered-mouth-20x40"):
         (shard,) = (stores / name / "shards").iterdir()
-        clip_id = _store.Store(stores / name).clip_ids[3]
-        sound = _store.Store(stores / name)[clip_id].columns()["sound"].tobytes()
+        clip_id = store.Store(stores / name).clip_ids[3]
+        sound = store.Store(stores / name)[clip_id].columns()["sound"].tobytes()
         content = damaged[shard] = shard.read_bytes()
         place = content.index(sound) + 1000
         shard.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from lipbench.commands import _dub
+from lipbench.generation import dubbing
 from lipbench.media import geometry, landmarks, video
 from lipbench.models.lipgan import LipGAN
 from lipbench.types import View
@@ -25,7 +25,7 @@ def test_frames_one_at_a_time_are_those_of_the_whole_video(fps, tmp_path, capsys
     path = tmp_path / "numbers.avi"
     video.write_video(path, moving(40), fps)
     whole = video.read_video(path, 25).frames
-    target = _dub.film(path)
+    target = dubbing.film(path)
     single = list(target.frames())
     assert [frame[0, 0, 0] for frame in single] == [frame[0, 0, 0] for frame in whole]
     assert len(list(target.frames())) == len(single)  # from the beginning
@@ -36,23 +36,30 @@ def test_frames_one_at_a_time_are_those_of_the_whole_video(fps, tmp_path, capsys
 
 def test_a_film_without_pictures(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"nothing\.mp4"):
-        _dub.film(tmp_path / "nothing.mp4")
+        dubbing.film(tmp_path / "nothing.mp4")
 
 
 def test_after_the_last_frame():
     frames = list(moving(3))
-    assert [frame[0, 0, 0] for _, frame in zip(range(6), _dub._held(iter(frames)), strict=False)] == [0, 2, 4, 4, 4, 4]
-    again = _dub._repeated(lambda: iter(frames))
+    assert [frame[0, 0, 0] for _, frame in zip(range(6), dubbing._held(iter(frames)), strict=False)] == [
+        0,
+        2,
+        4,
+        4,
+        4,
+        4,
+    ]
+    again = dubbing._repeated(lambda: iter(frames))
     assert [frame[0, 0, 0] for _, frame in zip(range(6), again, strict=False)] == [0, 2, 4, 0, 2, 4]
 
 
 def test_pieces_hold_all_frames_and_bounded_memory():
     frames = list(moving(80)) * 8
-    pieces = list(_dub._pieces(iter(frames)))
+    pieces = list(dubbing._pieces(iter(frames)))
     assert [len(piece) for piece in pieces] == [250, 250, 140]
     assert all(a is b for a, b in zip(chain(*pieces), frames, strict=True))
     large = [np.zeros((1080, 1920, 3), np.uint8)] * 45
-    assert [len(piece) for piece in _dub._pieces(large)] == [20, 20, 5]
+    assert [len(piece) for piece in dubbing._pieces(large)] == [20, 20, 5]
 
 
 @pytest.mark.parametrize("front_end", ["mel", "mfcc"])
@@ -65,7 +72,7 @@ def test_pieces_of_sound_make_the_frames_of_the_whole(front_end):
     samples = (random.normal(0, 0.1, 16000 * 2 + 321) * np.sin(np.arange(32321) / 3000)).astype(np.float32)
     poses, identity = torch.rand(51, 3, 24, 24), torch.rand(3, 24, 24)
     watched: list = []
-    make = _dub.from_sound(model, identity, samples, 16000, 51, watched.append)
+    make = dubbing.from_sound(model, identity, samples, 16000, 51, watched.append)
     whole = make(0, poses)
     assert whole.shape == poses.shape
     pieces = torch.cat([make(first, poses[first : first + 20]) for first in (0, 20, 40)])
@@ -78,7 +85,7 @@ def test_pieces_of_sound_make_the_frames_of_the_whole(front_end):
 
 
 def test_the_mask_of_the_lower_face():
-    mask = _dub.lower_face()
+    mask = dubbing.lower_face()
     top, left, bottom, right = geometry.box("lower_face")
     outside = np.ones(mask.shape, bool)
     outside[top:bottom, left:right] = False
@@ -99,11 +106,11 @@ def test_colours_meet_at_the_border():
     around = truth.permute(1, 2, 0).numpy()
     cast = torch.tensor([0.8, 0.9, 1.1])[:, None, None]
     made = (geometry.crop(truth, FACE).float() / 255 * cast).clamp(0, 1)
-    mask = _dub.lower_face()
+    mask = dubbing.lower_face()
     ring = (mask > 0.1) & (mask < 0.9)
     plain = geometry.paste(truth.float() / 255, made, FACE).permute(1, 2, 0).numpy() * 255
     step = np.abs(plain - around)[ring].mean()
-    left = np.abs(_dub.matched(around, made, FACE, mask).astype(float) - around)[ring].mean()
+    left = np.abs(dubbing.matched(around, made, FACE, mask).astype(float) - around)[ring].mean()
     assert step > 10
     assert left < 0.4 * step
 
@@ -147,15 +154,15 @@ def squares(count: int, *tracks) -> list[np.ndarray]:
 
 def follow(frames, wanted) -> tuple[np.ndarray, np.ndarray]:
     """(T,) middle of the followed square, and whether it was found."""
-    target = _dub.Target(Path("squares"), lambda: iter(frames), len(frames))
-    face = _dub.find(target, Blobs(), wanted, None)
-    track = _dub._follow(target, face, Blobs(), len(frames))
+    target = dubbing.Target(Path("squares"), lambda: iter(frames), len(frames))
+    face = dubbing.find(target, Blobs(), wanted, None)
+    track = dubbing._follow(target, face, Blobs(), len(frames))
     return landmarks.box_of(track.points)[:, [0, 2]].mean(1), track.found
 
 
 @pytest.mark.parametrize("wanted", [0, 1])
 def test_the_same_face_is_followed_beside_a_larger_one(wanted, monkeypatch, capsys):
-    monkeypatch.setattr(_dub, "_BYTES", 1)  # pieces of 20 frames
+    monkeypatch.setattr(dubbing, "_BYTES", 1)  # pieces of 20 frames
     small, large = (40, lambda k: 20 + k), (60, lambda k: 320 - k)  # at the end 140..180 and 200..260
     where, found = follow(squares(120, small, large), wanted)
     size, place = (small, large)[wanted]
@@ -164,7 +171,7 @@ def test_the_same_face_is_followed_beside_a_larger_one(wanted, monkeypatch, caps
 
 
 def test_of_several_faces_one_that_leaves_is_not_replaced(monkeypatch):
-    monkeypatch.setattr(_dub, "_BYTES", 1)
+    monkeypatch.setattr(dubbing, "_BYTES", 1)
     away = (40, lambda k: 20 if k < 50 or k >= 90 else None)
     where, found = follow(squares(120, away, (60, lambda k: 300)), 0)
     assert found[:48].all()
@@ -174,7 +181,7 @@ def test_of_several_faces_one_that_leaves_is_not_replaced(monkeypatch):
 
 
 def test_a_lonely_face_may_jump(monkeypatch):
-    monkeypatch.setattr(_dub, "_BYTES", 1)
+    monkeypatch.setattr(dubbing, "_BYTES", 1)
     where, found = follow(squares(40, (40, lambda k: 20 if k < 20 else 300)), None)
     assert found.all()
     assert where[25:] == pytest.approx(319.5, abs=4)

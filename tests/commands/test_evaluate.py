@@ -10,7 +10,8 @@ import pandas as pd
 import pytest
 
 from lipbench import cli
-from lipbench.data import _protocol, _store
+from lipbench.data import protocol
+from lipbench.data import store as stores
 
 QUICK = ["--metrics", "[mouth/psnr,", "native/psnr]", "--workers", "0"]
 
@@ -33,8 +34,8 @@ def test_a_protocols_videos_stand_beside_a_trained_model(here, corpus, capsys):
     assert "ground-truth" in told
     (path,) = Path("leaderboards/results/rendered/seen/copies").glob("*.json")
     content = json.loads(path.read_text())
-    store = _store.Store(here.home / "stores" / "rendered")
-    test = _protocol.load("rendered/seen").split(store.clip_ids).test
+    store = stores.Store(here.home / "stores" / "rendered")
+    test = protocol.load("rendered/seen").split(store.clip_ids).test
     assert content["clips"]["n"] == len(test) > 0
     assert content["scores"]["native/psnr"]["value"] == 100
     assert content["scores"]["mouth/psnr"]["value"] == 100
@@ -172,6 +173,6 @@ def test_help_lists_what_there_is(capsys):
 
 def test_every_weights_file_has_an_option():
     from lipbench.commands import evaluate
-    from lipbench.metrics._observers import MAKE
+    from lipbench.scoring.observers import MAKE
 
     assert set(evaluate.WEIGHTS) == {"lpips", *MAKE} - {"landmarks", "lower_face"}  # these look without weights

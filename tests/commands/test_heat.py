@@ -5,10 +5,10 @@ import pytest
 import torch
 from torch import nn
 
-from lipbench.commands import _heat
-from lipbench.models._base import GenerativeModel
+from lipbench.generation import activation_maps
 from lipbench.models.lipgan import LipGAN
 from lipbench.models.paralip import ParaLip
+from lipbench.training.base import GenerativeModel
 from lipbench.types import ClipSpec, View
 
 
@@ -66,7 +66,7 @@ def spots():
 
 def cell(picture, row, column):
     """The (160, 160, 3) picture of a row and column."""
-    top, left = 2 * _heat._LINE + _heat._GAP + row * 164, _heat._SIDE + column * 164
+    top, left = 2 * activation_maps._LINE + activation_maps._GAP + row * 164, activation_maps._SIDE + column * 164
     return picture[top : top + 160, left : left + 160].astype(int)
 
 
@@ -77,7 +77,7 @@ def hottest(picture):
 
 
 def test_maps_are_red_where_a_stage_responds(spots):
-    picture = _heat.heat(Echo().eval(), spots, "length", [0, 7])
+    picture = activation_maps.heat(Echo().eval(), spots, "length", [0, 7])
     assert picture.dtype == np.uint8
     assert picture.shape == (2 * 14 + 4 + 2 * 164, 72 + 4 * 164, 3)  # what was made, two stages, and the identity's
     for row, frame in enumerate((0, 7)):
@@ -91,9 +91,9 @@ def test_maps_are_red_where_a_stage_responds(spots):
 
 def test_only_feature_maps_are_shown(spots, monkeypatch):
     seen = {}
-    monkeypatch.setattr(_heat, "_table", lambda video, maps, titles, frames: seen.update(titles))
+    monkeypatch.setattr(activation_maps, "_table", lambda video, maps, titles, frames: seen.update(titles))
     model = Echo().eval()
-    _heat.heat(model, spots, "length", [8])
+    activation_maps.heat(model, spots, "length", [8])
     assert seen == {"stages.0": "4, 16x16", "stages.1": "5, 16x16", "once": "6, 16x16"}
     assert not any(module._forward_hooks for module in model.modules())
 
@@ -101,16 +101,16 @@ def test_only_feature_maps_are_shown(spots, monkeypatch):
 def test_a_hot_border_does_not_hide_what_is_inside():
     maps = torch.arange(40.0).expand(1, 40, 40).clone()  # stronger to the right
     maps[:, 0] = 1e4
-    over = _heat._over(torch.zeros(1, 3, 40, 40), maps)[0]
+    over = activation_maps._over(torch.zeros(1, 3, 40, 40), maps)[0]
     assert over[20, 1].argmax() == 2  # blue
     assert over[20, 38].argmax() == 0  # red
-    alike = _heat._over(torch.zeros(1, 3, 40, 40), 3 + 1e-6 * torch.rand(1, 40, 40))[0]
+    alike = activation_maps._over(torch.zeros(1, 3, 40, 40), 3 + 1e-6 * torch.rand(1, 40, 40))[0]
     assert np.ptp(alike.reshape(-1, 3), axis=0).max() < 0.1
 
 
 def test_lipgan_and_paralip_have_stages(monkeypatch):
     seen = {}
-    monkeypatch.setattr(_heat, "_table", lambda video, maps, titles, frames: seen.update(titles))
+    monkeypatch.setattr(activation_maps, "_table", lambda video, maps, titles, frames: seen.update(titles))
     torch.manual_seed(0)
     lipgan = LipGAN(12, widths=(4, 6, 8), blocks=(0, 0), audio_widths=(4,) * 4, audio_blocks=(0,) * 4, hidden=8)
     sounded = {
@@ -122,7 +122,7 @@ def test_lipgan_and_paralip_have_stages(monkeypatch):
         "fps": torch.tensor([25.0]),
         "n_frames": torch.tensor([5]),
     }
-    _heat.heat(lipgan.eval(), sounded, "given", range(5))
+    activation_maps.heat(lipgan.eval(), sounded, "given", range(5))
     assert seen == {
         **{f"generator.face.{k}": size for k, size in enumerate(("4, 12x12", "6, 6x6", "8, 3x3"))},
         **{f"generator.decoder.{k}": size for k, size in enumerate(("8, 3x3", "6, 6x6", "4, 12x12"))},
@@ -136,7 +136,7 @@ def test_lipgan_and_paralip_have_stages(monkeypatch):
         "durations": torch.tensor([[2, 3, 2]]),
         "n_frames": torch.tensor([7]),
     }
-    _heat.heat(paralip.eval(), written, "given", [6])
+    activation_maps.heat(paralip.eval(), written, "given", [6])
     assert seen == {
         **{f"identity_encoder.stages.{k}": size for k, size in enumerate(("4, 8x16", "8, 4x8"))},
         **{f"picture_decoder.stages.{k}": size for k, size in enumerate(("7, 8x16", "6, 16x32"))},
@@ -148,11 +148,11 @@ def test_what_cannot_be_shown_is_said(spots):
     model = Echo().eval()
     for frames, asked in (([9], "9"), ([-1, 2], "-1, 2"), ([], "none")):
         with pytest.raises(ValueError, match=rf"9 frames \(0 to 8\); frames asked for: {asked}"):
-            _heat.heat(model, spots, "length", frames)
+            activation_maps.heat(model, spots, "length", frames)
     with pytest.raises(ValueError, match="one clip, found 2"):
-        _heat.heat(model, {key: torch.cat([value, value]) for key, value in spots.items()}, "length", [0])
+        activation_maps.heat(model, {key: torch.cat([value, value]) for key, value in spots.items()}, "length", [0])
     del model.stages[:]
     model.once = nn.Identity()
     model.generate = lambda batch, timing: {"video": batch["pose"], "video_len": torch.tensor([9])}
     with pytest.raises(ValueError, match="Echo has no stage"):
-        _heat.heat(model, spots, "length", [0])
+        activation_maps.heat(model, spots, "length", [0])

@@ -19,12 +19,12 @@ from PIL import Image
 from pytorch_lightning.callbacks import Timer
 
 from lipbench import cli
-from lipbench.commands import _checkpoints
+from lipbench.console import checkpointing
 from lipbench.media import video
-from lipbench.models._base import TrainingFailed
 from lipbench.models.paralip import ParaLip
-from lipbench.nets import weights
 from lipbench.nets.wav2lip import Expert
+from lipbench.pretrained import weights
+from lipbench.training.base import TrainingFailed
 
 
 def test_fit_leaves_a_run_folder(world):
@@ -180,8 +180,8 @@ def test_a_run_is_never_written_by_two(here, capsys, caplog):
 
 def test_how_long_it_takes_is_said(here, capsys, caplog, monkeypatch):
     clock = iter(range(0, 10**7, 100))  # 100 s between two looks
-    monkeypatch.setattr(_checkpoints.time, "monotonic", lambda: float(next(clock)))
-    monkeypatch.setattr(_checkpoints.Last, "on_train_batch_end", lambda *_: None)
+    monkeypatch.setattr(checkpointing.time, "monotonic", lambda: float(next(clock)))
+    monkeypatch.setattr(checkpointing.Last, "on_train_batch_end", lambda *_: None)
     words = [
         "fit",
         "--config",
@@ -243,7 +243,7 @@ def test_a_checkpoint_brings_the_arguments_of_its_run_beside_names(here, capsys)
         assert "config.yaml, those of the checkpoint's run" in told.err
     assert cli.main(["validate", "--data", "grid", "--ckpt_path", str(here.checkpoint), "--print_config"]) == 0
     told = capsys.readouterr()
-    assert yaml.safe_load(told.out)["data"]["class_path"] == "lipbench.data.grid.Grid"
+    assert yaml.safe_load(told.out)["data"]["class_path"] == "lipbench.corpora.grid.Grid"
     assert "from the checkpoint: --model lipbench.models.paralip.ParaLip" in told.err
 
 

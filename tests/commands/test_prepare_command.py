@@ -1,7 +1,7 @@
 """prepare as it is typed; what it does to clips is tested with the data layer."""
 
 from lipbench import cli
-from lipbench.data import _store
+from lipbench.data import store
 
 
 def test_a_second_run_does_nothing(here, capsys):
@@ -31,7 +31,7 @@ def test_store_is_where_it_was_asked_for(here, capsys, tmp_path):
     words = ["--data", "rendered", "--root", str(root), "--store", str(tmp_path / "store"), "--limit", "1"]
     more = ["--speakers", "1", "--clips", "7", "--landmarks", "exact", "--workers", "1"]
     assert cli.main(["prepare", *words, *more]) == 0
-    assert len(_store.Store(tmp_path / "store")) == 1
+    assert len(store.Store(tmp_path / "store")) == 1
 
 
 def test_packing_writes_a_small_copy(here, capsys, tmp_path):
@@ -39,9 +39,9 @@ def test_packing_writes_a_small_copy(here, capsys, tmp_path):
     words = ["--data", "rendered", "--root", str(root), "--store", str(tmp_path / "store"), "--limit", "1"]
     more = ["--speakers", "1", "--clips", "7", "--landmarks", "exact", "--workers", "1"]
     assert cli.main(["prepare", *words, *more, "--pack", "mouth", "40", "80"]) == 0
-    packed = _store.Store(capsys.readouterr().out.rpartition("packed: ")[2].strip())
+    packed = store.Store(capsys.readouterr().out.rpartition("packed: ")[2].strip())
     assert (packed.packed.name, packed.packed.size) == ("mouth", (40, 80))
-    assert packed.clip_ids == _store.Store(tmp_path / "store").clip_ids
+    assert packed.clip_ids == store.Store(tmp_path / "store").clip_ids
 
 
 def test_a_wrong_pack_is_refused_before_anything_is_done(here, capsys):

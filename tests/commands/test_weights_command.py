@@ -16,8 +16,10 @@ import torch
 from lipbench import cli
 from lipbench.commands import weights as command
 from lipbench.media import text
-from lipbench.nets import lipnet, syncnet, weights
-from lipbench.nets._catalogue import KNOWN
+from lipbench.nets import lipnet, syncnet
+from lipbench.pretrained import weights
+from lipbench.pretrained.networks import load_syncnet
+from lipbench.pretrained.published import KNOWN
 from lipbench.types import View
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -397,7 +399,7 @@ def test_convert_syncnet(told, places, syncnet_file):
     code, out, err = told("convert", "syncnet", syncnet_file, places / "judge.safetensors")
     assert (code, err) == (0, "")
     digest = hashlib.sha256(syncnet_file.read_bytes()).hexdigest()
-    net, _ = syncnet.load(places / "judge.safetensors")
+    net, _ = load_syncnet(places / "judge.safetensors")
     card = weights.read_card(places / "judge.safetensors")
     assert isinstance(net, syncnet.SyncNetV2)
     assert card.sha256 in out
@@ -405,7 +407,7 @@ def test_convert_syncnet(told, places, syncnet_file):
     assert f"Converted from syncnet_v2.model, sha256 {digest}" in card.trained_on
     assert "Licence of its code: MIT, of its weights: not stated" in card.trained_on
     assert card.view == View("syncnet", 224, 224)
-    expected = syncnet.load(syncnet_file)[0].state_dict()
+    expected = load_syncnet(syncnet_file)[0].state_dict()
     for key, value in net.state_dict().items():
         torch.testing.assert_close(value, expected[key], rtol=1e-3, atol=1e-6)
     assert told("verify", places / "judge.safetensors")[0] == 0
@@ -419,7 +421,7 @@ def test_convert_lipnet(told, places, lipnet_file):
     assert "data: GRID, CC BY 4.0" in card.trained_on
     stored = torch.load(lipnet_file, weights_only=True)
     torch.testing.assert_close(net.convs[0].weight, stored["conv1.weight"].flip(1), rtol=1e-3, atol=1e-6)
-    from lipbench.metrics._observers import Reader
+    from lipbench.scoring.observers import Reader
 
     assert Reader("reader.safetensors").judge.startswith("lipnet.LipNet sha256 ")  # the bank takes it
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from lipbench.data import _jpeg, _prepare, _store
+from lipbench.data import jpeg, prepare, store
 from lipbench.media import alignment, text
 
 SENTENCES = ("bin blue at f two now", "place red in a nine soon", "set white with p zero again")
@@ -49,10 +49,10 @@ def row(clip_id: str, number: int, n_frames: int, sentence: str) -> dict[str, An
         "sound": np.full(n_frames * 320, 100 * (number + 1), np.int16),
         "transforms": np.tile(np.eye(2, 3), (n_frames, 1, 1)),
         "landmarks": landmarks,
-        "pictures": [_jpeg.encode(picture) for picture in pictures],
+        "pictures": [jpeg.encode(picture) for picture in pictures],
         "source_sha256": hashlib.sha256(clip_id.encode()).hexdigest(),
     }
-    return {**made, "hash": _store.row_hash(made)}
+    return {**made, "hash": store.row_hash(made)}
 
 
 def make_store(folder: Path, clip_ids: Sequence[str], lengths: Sequence[int], data: str) -> Path:
@@ -74,8 +74,8 @@ def make_store(folder: Path, clip_ids: Sequence[str], lengths: Sequence[int], da
         }
         rejected = {f"{data}/{speaker}/bad": {"reason": "picture is black in all frames", "again": False}}
         metadata = {"settings": settings, "made_with": {}, "clips": lines, "rejected": rejected, "sources": {}}
-        _store.write_shard(folder / "shards" / f"{speaker}-000of001.arrow", rows, metadata)
-    _prepare.write_manifest(folder, settings, None)
+        store.write_shard(folder / "shards" / f"{speaker}-000of001.arrow", rows, metadata)
+    prepare.write_manifest(folder, settings, None)
     return folder
 
 
@@ -84,12 +84,12 @@ DEADLY = "rendered/s2/bbadzn"
 
 def deadly_shard(*arguments: Any) -> Iterator[str]:
     """Makes a shard in a process that is killed at one clip, as by a machine out of memory."""
-    make, row = _prepare._make_shard, _prepare._row
+    make, row = prepare._make_shard, prepare._row
 
-    def deadly(clip: _prepare.RawClip, settings: dict[str, Any]) -> dict[str, Any]:
+    def deadly(clip: prepare.RawClip, settings: dict[str, Any]) -> dict[str, Any]:
         if clip.clip_id == DEADLY:
             os.kill(os.getpid(), signal.SIGKILL)
         return row(clip, settings)
 
-    _prepare._row = deadly  # in this process only
+    prepare._row = deadly  # in this process only
     yield from make(*arguments)

@@ -14,11 +14,11 @@ import torch
 from made_up_store import GRID_IDS, SENTENCES, colour, make_store
 from torch import Tensor
 
-from lipbench.data._datamodule import ClipDataModule
-from lipbench.data._loader import ClipDataset, ShuffledSampler, UnpaddedSampler, collate, foreign_clips
-from lipbench.data._store import Store
-from lipbench.data.grid import Grid
-from lipbench.data.rendered import Rendered
+from lipbench.corpora.grid import Grid
+from lipbench.corpora.rendered import Rendered
+from lipbench.data.datamodule import ClipDataModule
+from lipbench.data.loader import ClipDataset, ShuffledSampler, UnpaddedSampler, collate, foreign_clips
+from lipbench.data.store import Store
 from lipbench.types import ClipSpec, View
 
 MOUTH = View("mouth", 8, 16)
@@ -174,11 +174,11 @@ def test_whole_clips_are_read_here_where_shared_memory_is_small(
     """As with the 64 MB of /dev/shm in Docker, in which loader processes end in a bus error."""
     caplog.set_level("INFO")
     module = rendered(rendered_store, ClipSpec({"video": MOUTH}), "test", num_workers=2)
-    monkeypatch.setattr("lipbench.data._datamodule._shared_memory", lambda: 64 << 20)
+    monkeypatch.setattr("lipbench.data.datamodule._shared_memory", lambda: 64 << 20)
     assert module.test_dataloader().num_workers == 0
     assert "/dev/shm has room for 64 MB, too little for whole clips from 2 processes" in caplog.text
     assert module.predict_dataloader().num_workers == 2
-    monkeypatch.setattr("lipbench.data._datamodule._shared_memory", lambda: 4 << 30)
+    monkeypatch.setattr("lipbench.data.datamodule._shared_memory", lambda: 4 << 30)
     assert module.test_dataloader().num_workers == 2
 
 
@@ -285,7 +285,7 @@ def test_errors_say_what_to_type(rendered_store: Path, grid_store: Path, home: P
 
 
 def test_packed_store_supplies_no_face(rendered_store: Path, tmp_path: Path) -> None:
-    from lipbench.data._pack import pack
+    from lipbench.data.pack import pack
 
     folder = pack(rendered_store, View("mouth", 20, 40), tmp_path / "packed", progress=False)
     module = rendered(folder, ClipSpec({"video": MOUTH}), "test")
@@ -386,7 +386,7 @@ def test_reading_needs_no_media_packages(rendered_store: Path) -> None:
 import sys
 import pytorch_lightning  # brings librosa by itself, through torchmetrics
 before = set(sys.modules)
-from lipbench.data.rendered import Rendered
+from lipbench.corpora.rendered import Rendered
 from lipbench.types import ClipSpec, View
 keys = frozenset({{"identity", "audio", "tokens", "durations"}})
 module = Rendered({str(rendered_store)!r}, "rendered/unseen", batch_size=2, num_workers=0)

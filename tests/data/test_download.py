@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from lipbench.data import _download, _store
-from lipbench.data._download import download, fetch, unpack
+from lipbench.data import download as downloads
+from lipbench.data import store
+from lipbench.data.download import download, fetch, unpack
 
 ALIGN = b"0 23750 sil\n23750 53000 bin\n53000 74500 sil\n"
 
@@ -75,7 +76,7 @@ class Handler(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    monkeypatch.setattr(_download.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(downloads.time, "sleep", lambda seconds: None)
     with Server(("127.0.0.1", 0), Handler) as running:
         running.files = {
             "alignments.zip": zipped({"alignments/s1/bbaf2n.align": ALIGN}),
@@ -98,7 +99,7 @@ def test_whole_road(server: Server, tmp_path: Path, capsys: pytest.CaptureFixtur
     digest = hashlib.sha256(server.files["s1.zip"]).hexdigest()
     assert json.loads((folder / "checksums.json").read_text())["s1.zip"]["sha256"] == digest
     assert digest in capsys.readouterr().out
-    from lipbench.data.grid import Grid
+    from lipbench.corpora.grid import Grid
 
     assert [clip.clip_id for clip in Grid.scan(folder)] == ["grid/s1/bbaf2n"]
     server.asked.clear()
@@ -262,7 +263,7 @@ def test_a_full_disk_is_no_damaged_archive(tmp_path: Path, monkeypatch: pytest.M
 
     archive = tmp_path / "s1.zip"
     archive.write_bytes(zipped({"a.mpg": b"x"}))
-    monkeypatch.setattr(_download.shutil, "copyfileobj", full)
+    monkeypatch.setattr(downloads.shutil, "copyfileobj", full)
     with pytest.raises(OSError, match="No space left"):
         unpack(archive, tmp_path / "in" / "s1")
     assert not list(tmp_path.rglob("*.part"))
@@ -285,5 +286,5 @@ def test_odd_pins_are_a_sentence(server: Server, tmp_path: Path, pins: bytes) ->
 
 
 def test_one_download_at_a_time(server: Server, tmp_path: Path) -> None:
-    with _store.alone(tmp_path, "download"), pytest.raises(RuntimeError, match="another `lipbench download`"):
+    with store.alone(tmp_path, "download"), pytest.raises(RuntimeError, match="another `lipbench download`"):
         download("grid", tmp_path, ["s1"], url(server), progress=False)

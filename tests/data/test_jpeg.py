@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from lipbench.data import _jpeg
+from lipbench.data import jpeg
 
 
 def picture(height: int, width: int) -> np.ndarray:
@@ -17,10 +17,10 @@ def picture(height: int, width: int) -> np.ndarray:
 )
 def test_rows_equal_the_whole(top: int, bottom: int) -> None:
     source = picture(352, 320)
-    data = _jpeg.encode(source)
+    data = jpeg.encode(source)
     whole, part = np.zeros_like(source), np.full_like(source, 77)
-    _jpeg.decode(data, whole)
-    _jpeg.decode(data, part, top, bottom)
+    jpeg.decode(data, whole)
+    jpeg.decode(data, part, top, bottom)
     assert np.abs(whole.astype(int) - source).mean() < 1.5
     np.testing.assert_array_equal(part[top:bottom], whole[top:bottom])
     untouched = np.r_[0 : max(0, top - 32), min(352, bottom + 32) : 352]
@@ -31,7 +31,7 @@ def test_rows_equal_the_whole(top: int, bottom: int) -> None:
 def test_other_sizes(size: tuple[int, int]) -> None:
     source = picture(*size)
     out = np.zeros_like(source)
-    _jpeg.decode(_jpeg.encode(source), out, 3, 12)
+    jpeg.decode(jpeg.encode(source), out, 3, 12)
     assert np.abs(out[3:12].astype(int) - source[3:12]).mean() < 3
 
 
@@ -39,5 +39,5 @@ def test_other_readers_open_it() -> None:
     import cv2
 
     source = picture(352, 320)
-    read = cv2.imdecode(np.frombuffer(_jpeg.encode(source), np.uint8), cv2.IMREAD_COLOR)[..., ::-1]
+    read = cv2.imdecode(np.frombuffer(jpeg.encode(source), np.uint8), cv2.IMREAD_COLOR)[..., ::-1]
     assert np.abs(read.astype(int) - source).mean() < 1.5

@@ -16,11 +16,13 @@ import numpy as np
 import pytest
 from made_up_store import DEADLY, deadly_shard
 
-from lipbench.data import _pack, _prepare, _store
-from lipbench.data._prepare import prepare
-from lipbench.data._store import Store
-from lipbench.data.grid import Grid
-from lipbench.data.rendered import Rendered
+from lipbench.corpora.grid import Grid
+from lipbench.corpora.rendered import Rendered
+from lipbench.data import pack
+from lipbench.data import prepare as preparation
+from lipbench.data import store as stores
+from lipbench.data.prepare import prepare
+from lipbench.data.store import Store
 from lipbench.media import geometry, video
 from lipbench.types import View
 
@@ -60,7 +62,7 @@ def write_corpus(root: Path, clips: dict[str, int]) -> Path:
         root: Folder.
         clips: Speaker -> number of clips.
     """
-    from lipbench.data.grid import sentence
+    from lipbench.corpora.grid import sentence
 
     rng = np.random.default_rng(0)
     for speaker, count in clips.items():
@@ -80,7 +82,7 @@ def write_corpus(root: Path, clips: dict[str, int]) -> Path:
     return root
 
 
-def exact(root: Path, store: Path, **arguments: Any) -> _prepare.Summary:
+def exact(root: Path, store: Path, **arguments: Any) -> preparation.Summary:
     return prepare(Rendered, root, store, landmarks="exact", workers=2, progress=False, **arguments)
 
 
@@ -152,7 +154,7 @@ def test_lost_notes_cost_nothing_but_hashing(corpus: Path, prepared: Path, tmp_p
 def test_killed_and_started_again(corpus: Path, prepared: Path, tmp_path: Path) -> None:
     store = tmp_path / "store"
     code = (
-        "from lipbench.data._prepare import prepare\nfrom lipbench.data.rendered import Rendered\n"
+        "from lipbench.data.prepare import prepare\nfrom lipbench.corpora.rendered import Rendered\n"
         f"prepare(Rendered, {str(corpus)!r}, {str(store)!r}, landmarks='exact', workers=2, progress=False)"
     )
     process = subprocess.Popen([sys.executable, "-c", code], start_new_session=True)
@@ -201,7 +203,7 @@ def test_limit_takes_the_first_of_every_speaker(corpus: Path, tmp_path: Path) ->
 
 
 def test_one_writer_at_a_time(corpus: Path, prepared: Path) -> None:
-    with _store.alone(prepared, "prepare"), pytest.raises(RuntimeError, match="another `lipbench prepare` is writing"):
+    with stores.alone(prepared, "prepare"), pytest.raises(RuntimeError, match="another `lipbench prepare` is writing"):
         exact(corpus, prepared)
 
 
@@ -220,7 +222,7 @@ def test_dead_worker_gives_a_row(corpus: Path, tmp_path: Path, monkeypatch: pyte
     for part in ("video", "alignments", "exact"):
         shutil.copytree(corpus / part / "s2", root / part / "s2")
     with monkeypatch.context() as patch:
-        patch.setattr(_prepare, "_make_shard", deadly_shard)
+        patch.setattr(preparation, "_make_shard", deadly_shard)
         summary = exact(root, store)
     assert summary.kept == 1
     reason = "the process that read this clip was killed by signal 9, twice (out of memory?)"
@@ -321,15 +323,15 @@ def test_damaged_shards_are_made_anew(corpus: Path, prepared: Path, tmp_path: Pa
 def test_damaged_shards_of_packed_stores_are_made_anew(corpus: Path, prepared: Path, tmp_path: Path) -> None:
     _, store = copied(corpus, prepared, tmp_path)
     view = View("mouth", 16, 32)
-    packed = _pack.pack(store, view, tmp_path / "packed", progress=False)
+    packed = pack.pack(store, view, tmp_path / "packed", progress=False)
     (path,) = (packed / "shards").iterdir()
     content = path.read_bytes()
     sound = Store(packed)["rendered/s2/bbadzn"].columns()["sound"].tobytes()
     path.write_bytes(content.replace(sound, sound[:50] + b"??" + sound[52:]))
-    _pack.pack(store, view, packed, verify=True, progress=False)
+    pack.pack(store, view, packed, verify=True, progress=False)
     assert path.read_bytes() == content
     path.write_bytes(b"")
-    _pack.pack(store, view, packed, progress=False)
+    pack.pack(store, view, packed, progress=False)
     assert path.read_bytes() == content
 
 
@@ -416,4 +418,4 @@ def test_wrong_word_times_are_found(corpus: Path, tmp_path: Path, times: str) ->
     align = tmp_path / "x.align"
     align.write_text("".join(f"{a * 25000:.0f} {b * 25000:.0f} {w}\n" for a, b, w in [*rows, (1.04, 1.04, "sil")]))
     with pytest.raises(ValueError, match="align"):
-        _prepare._row(dataclasses.replace(clip, align=align), {"landmarks": "exact"})
+        preparation._row(dataclasses.replace(clip, align=align), {"landmarks": "exact"})

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from lipbench.data import _protocol
+from lipbench.data import protocol as protocols
 
 GRID = ("grid/seen", "grid/unseen", "grid/s1")
 SIZES = {"grid/seen": (24_408, 8_415), "grid/unseen": (28_837, 3_986), "grid/s1": (734, 255)}
@@ -19,7 +19,7 @@ RENDERED = [f"rendered/s{s}/id{k}" for s in range(1, 9) for k in range(40)]
 
 @pytest.mark.parametrize("name", GRID)
 def test_sizes_hashes_and_disjointness(name: str) -> None:
-    split = _protocol.load(name).split([])
+    split = protocols.load(name).split([])
     assert (len(split.train) + len(split.validation), len(split.test)) == SIZES[name]
     parts = [set(split.train), set(split.validation), set(split.test)]
     assert sum(map(len, parts)) == len(set.union(*parts)), "a clip is in two parts"
@@ -29,27 +29,27 @@ def test_sizes_hashes_and_disjointness(name: str) -> None:
 
 @pytest.mark.parametrize(("name", "lists"), [("grid/seen", "overlap"), ("grid/unseen", "unseen")])
 def test_equal_to_the_published_lists(grid_root: Path, name: str, lists: str) -> None:
-    split = _protocol.load(name).split([])
+    split = protocols.load(name).split([])
     for part, ids in (("train", (*split.train, *split.validation)), ("val", split.test)):
         published = (grid_root / "splits" / f"{lists}_{part}.txt").read_text().split()
         assert sorted(ids) == sorted(f"grid/{clip}" for clip in published)
 
 
 def test_s1_is_the_part_of_seen() -> None:
-    seen, s1 = _protocol.load("grid/seen").split([]), _protocol.load("grid/s1").split([])
+    seen, s1 = protocols.load("grid/seen").split([]), protocols.load("grid/s1").split([])
     assert s1.test == tuple(clip for clip in seen.test if clip.startswith("grid/s1/"))
     assert s1.validation == tuple(clip for clip in seen.validation if clip.startswith("grid/s1/"))
 
 
 def test_unseen_speakers_are_not_trained_on() -> None:
     for name, held in (("grid/unseen", {"s1", "s2", "s20", "s22"}), ("rendered/unseen", {"s1", "s2"})):
-        split = _protocol.load(name).split(RENDERED)
+        split = protocols.load(name).split(RENDERED)
         assert {clip.split("/")[1] for clip in split.test} == held
         assert not held & {clip.split("/")[1] for clip in (*split.train, *split.validation)}
 
 
 def test_rendered_sentences_are_held_out_of_every_speaker() -> None:
-    protocol = _protocol.load("rendered/seen")
+    protocol = protocols.load("rendered/seen")
     split = protocol.split(RENDERED)
     assert 0.15 < len(split.test) / len(RENDERED) < 0.25
     assert {clip.split("/")[1] for clip in split.test} == {f"s{k}" for k in range(1, 9)}
@@ -59,17 +59,17 @@ def test_rendered_sentences_are_held_out_of_every_speaker() -> None:
 
 
 def test_judges_are_trained_on_no_clip_that_they_judge() -> None:
-    judges = _protocol.load("rendered/judges").split(RENDERED)
+    judges = protocols.load("rendered/judges").split(RENDERED)
     known = {*judges.train, *judges.validation}
     assert len(known) > len(RENDERED) / 2
     for name in ("rendered/seen", "rendered/unseen"):
-        assert not known & set(_protocol.load(name).split(RENDERED).test)
+        assert not known & set(protocols.load(name).split(RENDERED).test)
 
 
 def test_unknown_protocol_lists_the_known() -> None:
     with pytest.raises(ValueError, match="known are grid/seen, grid/unseen, grid/s1, rendered/seen, rendered/unseen"):
-        _protocol.load("grid/sen")
+        protocols.load("grid/sen")
 
 
 def test_protocols_pickle() -> None:
-    assert pickle.loads(pickle.dumps(_protocol.load("grid/seen"))) is _protocol.load("grid/seen")
+    assert pickle.loads(pickle.dumps(protocols.load("grid/seen"))) is protocols.load("grid/seen")

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import pytest
 
-from lipbench.data._quality import face_problem, problem
+from lipbench.data.frame_checks import face_problem, problem
 from lipbench.media import geometry
 from lipbench.media.video import read_video
 

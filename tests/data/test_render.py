@@ -10,9 +10,10 @@ import dlib
 import numpy as np
 import pytest
 
-from lipbench.data._render import looks, visemes, voice
-from lipbench.data._render.camera import Camera, Pose
-from lipbench.data._render.corpus import (
+from lipbench.media import alignment, audio, landmarks, video
+from lipbench.synthetic import looks, visemes, voice
+from lipbench.synthetic.camera import Camera, Pose
+from lipbench.synthetic.corpus import (
     FPS,
     FRAMES,
     GRAMMAR,
@@ -23,9 +24,8 @@ from lipbench.data._render.corpus import (
     words_of,
     write_corpus,
 )
-from lipbench.data._render.face import Eyes, Face
-from lipbench.data._render.sheet import contact_sheet
-from lipbench.media import alignment, audio, landmarks, video
+from lipbench.synthetic.face import Eyes, Face
+from lipbench.synthetic.sheet import contact_sheet
 
 TIMES = (np.arange(FRAMES) + 0.5) / FPS
 
@@ -186,7 +186,7 @@ def test_speech_depends_on_nothing_said_before() -> None:
 
 def test_no_voice_is_random() -> None:
     code = (
-        "import hashlib, sys; from lipbench.data._render.voice import Voice, speak;"
+        "import hashlib, sys; from lipbench.synthetic.voice import Voice, speak;"
         "spoken = (speak(['set', 'white'], Voice(name, 140, 50, 50)).samples for name in sys.argv[1:]);"
         "print(*(hashlib.sha256(samples).hexdigest() for samples in spoken))"
     )

@@ -5,7 +5,7 @@ import re
 import numpy as np
 import pytest
 
-from lipbench.data._speech import problem, words_problem
+from lipbench.data.speech_checks import problem, words_problem
 from lipbench.media.alignment import Word
 
 RATE = 16_000

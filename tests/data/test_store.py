@@ -11,9 +11,11 @@ import torch
 from made_up_store import colour, row
 from torch.utils.data import DataLoader
 
-from lipbench.data import _pack, _store
-from lipbench.data._loader import ClipDataset, collate
-from lipbench.data._store import Store
+from lipbench.data import pack
+from lipbench.data import store as stores
+from lipbench.data.loader import ClipDataset, collate
+from lipbench.data.store import Store
+from lipbench.paths import default_store, home
 from lipbench.types import ClipSpec, View
 
 
@@ -65,7 +67,7 @@ def test_hash_covers_every_column() -> None:
     }
     changes["pictures"] = made["pictures"][::-1]
     for name, value in changes.items():
-        seen.add(_store.row_hash({**made, name: value}))
+        seen.add(stores.row_hash({**made, name: value}))
     assert len(seen) == 7
 
 
@@ -102,15 +104,15 @@ def test_missing_unfinished_or_foreign_stores(rendered_store: Path, tmp_path: Pa
 
 def test_home_follows_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("LIPBENCH_HOME", str(tmp_path / "a"))
-    assert _store.default_path("grid") == tmp_path / "a" / "stores" / "grid"
+    assert default_store("grid") == tmp_path / "a" / "stores" / "grid"
     monkeypatch.delenv("LIPBENCH_HOME")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "c"))
-    assert _store.home() == tmp_path / "c" / "lipbench"
+    assert home() == tmp_path / "c" / "lipbench"
 
 
 def test_packed_copy(rendered_store: Path, tmp_path: Path) -> None:
     view = View("mouth", 40, 80)
-    folder = _pack.pack(rendered_store, view, tmp_path / "packed", progress=False)
+    folder = pack.pack(rendered_store, view, tmp_path / "packed", progress=False)
     packed, whole = Store(folder), Store(rendered_store)
     assert packed.packed == view
     assert packed.clip_ids == whole.clip_ids
@@ -127,12 +129,12 @@ def test_packed_copy(rendered_store: Path, tmp_path: Path) -> None:
     size = sum(p.stat().st_size for p in folder.rglob("*.arrow"))
     assert size < 0.6 * sum(p.stat().st_size for p in rendered_store.rglob("*.arrow"))  # flat pictures are small anyway
     stamps = {p: p.stat().st_mtime_ns for p in folder.rglob("*.arrow")}
-    _pack.pack(rendered_store, view, folder, progress=False)
+    pack.pack(rendered_store, view, folder, progress=False)
     assert {p: p.stat().st_mtime_ns for p in folder.rglob("*.arrow")} == stamps
     with pytest.raises(ValueError, match="made with other settings"):
-        _pack.pack(rendered_store, View("mouth", 80, 160), folder, progress=False)
+        pack.pack(rendered_store, View("mouth", 80, 160), folder, progress=False)
     with pytest.raises(ValueError, match="packed store already"):
-        _pack.pack(folder, view, progress=False)
+        pack.pack(folder, view, progress=False)
 
 
 def shards(store: Path) -> list[Path]:
@@ -146,9 +148,9 @@ def flip(path: Path, place: int) -> None:
 
 
 def test_every_row_agrees_with_its_hash(rendered_store: Path, tmp_path: Path) -> None:
-    assert [_store.damaged(path, None) for path in shards(rendered_store)] == [{}, {}, {}]
-    folder = _pack.pack(rendered_store, View("mouth", 20, 40), tmp_path / "packed", progress=False)
-    assert [_store.damaged(path, Store(folder).packed) for path in shards(folder)] == [{}, {}, {}]
+    assert [stores.damaged(path, None) for path in shards(rendered_store)] == [{}, {}, {}]
+    folder = pack.pack(rendered_store, View("mouth", 20, 40), tmp_path / "packed", progress=False)
+    assert [stores.damaged(path, Store(folder).packed) for path in shards(folder)] == [{}, {}, {}]
 
 
 def test_a_flipped_bit_is_found_in_its_clip(rendered_store: Path, tmp_path: Path) -> None:
@@ -161,11 +163,11 @@ def test_a_flipped_bit_is_found_in_its_clip(rendered_store: Path, tmp_path: Path
     picture = Store(store)["rendered/s1/clip3"].row()["pictures"][5]
     for place in (content.index(sound) + 7, content.index(picture) + len(picture) // 2):
         flip(path, place)
-        assert list(_store.damaged(path, None)) == ["rendered/s1/clip3"]
-        assert Store(store).damaged(path.stem) == _store.damaged(path, None)
+        assert list(stores.damaged(path, None)) == ["rendered/s1/clip3"]
+        assert Store(store).damaged(path.stem) == stores.damaged(path, None)
         path.write_bytes(content)
     flip(path, content.rindex(b"place red in a nine soon"))  # in the summary at its end
-    assert _store.damaged(path, None)
+    assert stores.damaged(path, None)
     path.write_bytes(content)
     manifest = store / "manifest.json"
     manifest.write_text(manifest.read_text().replace('"n_frames": 23', '"n_frames": 24'))
@@ -193,17 +195,17 @@ def test_damaged_shards_are_errors_that_name_them(rendered_store: Path, tmp_path
                 clip = opened[clip_id]
                 clip.row(), clip.view([0, clip.n_frames - 1], View("mouth", 8, 16)), clip.audio(16000)
             harmless += 1
-        except _store.DamagedStore as error:
+        except stores.DamagedStore as error:
             told.add((path.name in str(error), "prepare --verify" in str(error)))
         path.write_bytes(content)
     assert harmless < len(places) - 10
     assert told == {(True, True)}
     for cut in (0, 8, len(content) // 2, len(content) - 3):
         path.write_bytes(content[:cut])
-        with pytest.raises(_store.DamagedStore, match=path.name):
+        with pytest.raises(stores.DamagedStore, match=path.name):
             Store(store)["rendered/s1/clip0"]
     path.write_bytes(shards(store)[1].read_bytes())
-    with pytest.raises(_store.DamagedStore, match="its row 0 is the clip 'rendered/s2/clip0'"):
+    with pytest.raises(stores.DamagedStore, match="its row 0 is the clip 'rendered/s2/clip0'"):
         Store(store)["rendered/s1/clip0"]
 
 
@@ -215,7 +217,7 @@ def test_loader_processes_hand_on_the_sentence(rendered_store: Path, tmp_path: P
     spec = ClipSpec({"video": View("mouth", 8, 16)}, window=2)
     opened = Store(store)
     clips = ClipDataset(opened, opened.clip_ids, spec, frozenset(), seed=0, training=True, speakers={})
-    with pytest.raises(_store.DamagedStore, match=rf"^{store}/shards/s1-000of001\.arrow is damaged") as caught:
+    with pytest.raises(stores.DamagedStore, match=rf"^{store}/shards/s1-000of001\.arrow is damaged") as caught:
         next(iter(DataLoader(clips, num_workers=1, collate_fn=collate)))
     assert "\n" not in str(caught.value)
 
@@ -252,14 +254,14 @@ def test_odd_manifests_are_sentences(
 
 def test_packed_as_pixels_is_exactly_the_whole_store(rendered_store: Path, tmp_path: Path) -> None:
     view = View("face", 24, 24)
-    small = _pack.pack(rendered_store, view, tmp_path / "jpeg", progress=False)
-    folder = _pack.pack(rendered_store, view, tmp_path / "pixels", pixels=True, progress=False)
+    small = pack.pack(rendered_store, view, tmp_path / "jpeg", progress=False)
+    folder = pack.pack(rendered_store, view, tmp_path / "pixels", pixels=True, progress=False)
     packed, whole = Store(folder), Store(rendered_store)
     for clip_id in whole.clip_ids[::5]:
         assert torch.equal(packed[clip_id].view([7, 0, 7], view), whole[clip_id].view([7, 0, 7], view))
     given = packed["rendered/s1/clip0"].view([3], view)
     given.zero_()  # a copy: the file is not written
     assert packed["rendered/s1/clip0"].view([3], view).any()
-    assert [_store.damaged(path, view) for path in shards(folder)] == [{}, {}, {}]
+    assert [stores.damaged(path, view) for path in shards(folder)] == [{}, {}, {}]
     with pytest.raises(ValueError, match="made with other settings \\(coding"):
-        _pack.pack(rendered_store, view, small, pixels=True, progress=False)
+        pack.pack(rendered_store, view, small, pixels=True, progress=False)

@@ -11,13 +11,14 @@ import pytorch_lightning as pl
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from lipbench.evaluation import bank
+from lipbench.evaluation.clip_scores import Scorer
 from lipbench.evaluation.evaluator import Evaluator
-from lipbench.evaluation.scoring import Scorer
 from lipbench.media import geometry
-from lipbench.metrics import _bank, _observers
 from lipbench.metrics.fid import FID, KID
 from lipbench.metrics.psnr import PSNR
-from lipbench.models._base import GenerativeModel
+from lipbench.scoring import observers
+from lipbench.training.base import GenerativeModel
 from lipbench.types import ClipSpec, View
 
 VIEW = View("mouth", 20, 40)
@@ -39,9 +40,9 @@ class Mean(torch.nn.Module):
 
 
 FEATURES = (
-    (_observers, "Inception", Mean),
-    (_bank, "FID", functools.partial(FID, 3)),
-    (_bank, "KID", functools.partial(KID, 3)),
+    (observers, "Inception", Mean),
+    (bank, "FID", functools.partial(FID, 3)),
+    (bank, "KID", functools.partial(KID, 3)),
 )
 """Mean colors in place of Inception's features: module, name, and what is put there."""
 

@@ -7,7 +7,7 @@ from multiprocessing.reduction import ForkingPickler
 
 import torch
 
-from lipbench.metrics._base import Unavailable
+from lipbench.errors import Unavailable
 
 
 def square(task):

@@ -12,11 +12,12 @@ import torch
 from PIL import Image
 
 import lipbench
-from lipbench.data._render.corpus import render, sentence_ids
+from lipbench.evaluation.bank import CATALOGUE
 from lipbench.media import text, video
-from lipbench.metrics._bank import CATALOGUE
-from lipbench.nets import syncnet, weights
+from lipbench.nets import syncnet
 from lipbench.nets.lipnet import LipNet
+from lipbench.pretrained import weights
+from lipbench.synthetic.corpus import render, sentence_ids
 from lipbench.types import View
 
 FRAMES = 12

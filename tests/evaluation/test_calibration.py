@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 import torch
 
+from lipbench.evaluation import bank as banks
 from lipbench.evaluation import calibration
 from lipbench.media import geometry, video
-from lipbench.metrics import _bank
+from lipbench.scoring.views import MOUTH
 from lipbench.types import View
 
 VIEW = View("mouth", 40, 80)
@@ -40,7 +41,7 @@ def batch(frames=6):
 
 def test_the_reencoded_truth_is_what_a_saved_file_shows(tmp_path):
     given = batch()
-    bank = _bank.Bank(["native/psnr", "mouth/psnr"])
+    bank = banks.Bank(["native/psnr", "mouth/psnr"])
     scene = bank.scene(given, VIEW)
     takes = calibration.takes(bank, scene, MEAN, ["reencoded-truth"])
     name, take, target = next(found for found in takes if found[0] == "reencoded-truth")
@@ -53,7 +54,7 @@ def test_the_reencoded_truth_is_what_a_saved_file_shows(tmp_path):
         assert not torch.equal(shown, given["face"][row, :length])
         assert torch.equal(take.canonical(row)[:length], shown)
         assert torch.equal(take.pictures("native")[row, :length], geometry.crop(shown, VIEW).float() / 255)
-        assert torch.equal(take.pictures("mouth")[row, :length], geometry.crop(shown, _bank.MOUTH).float() / 255)
+        assert torch.equal(take.pictures("mouth")[row, :length], geometry.crop(shown, MOUTH).float() / 255)
     assert not take.canonical(1)[-1].any()  # padding
 
 
@@ -67,7 +68,7 @@ def test_reencoding_keeps_more_the_lower_the_factor():
 
 
 def test_shuffled_rows_change_one_thing_only():
-    bank = _bank.Bank(["native/psnr"])
+    bank = banks.Bank(["native/psnr"])
     scene = bank.scene(batch(), VIEW)
     found = {
         name: (take.scene.batch, target)
@@ -94,14 +95,14 @@ def test_columns_by_what_they_look_at(monkeypatch):
         def __init__(self, *needs):
             self.needs = frozenset(needs)
 
-    monkeypatch.setitem(_bank.MAKE, "syncnet", lambda files, cache: Observer("face", "sound", "fps"))
-    bank = _bank.Bank(["sync", "reading", "lse_c[mask]", "native/psnr"])
+    monkeypatch.setitem(banks.MAKE, "syncnet", lambda files, cache: Observer("face", "sound", "fps"))
+    bank = banks.Bank(["sync", "reading", "lse_c[mask]", "native/psnr"])
     assert calibration.looking_at(bank, "sound", packed=False) == {"lse_c", "lse_d", "av_offset", "lse_c[mask]"}
     assert calibration.looking_at(bank, "sound", packed=True) == set()
     assert calibration.looking_at(bank, "text", packed=False) == set()  # no reader's weights
     assert set(calibration.left_out(bank, packed=False)) == {"shuffled-text"}
-    monkeypatch.setitem(_bank.MAKE, "transcript", lambda files, cache: Observer("face"))
-    bank = _bank.Bank(["wer", "native/psnr"])
+    monkeypatch.setitem(banks.MAKE, "transcript", lambda files, cache: Observer("face"))
+    bank = banks.Bank(["wer", "native/psnr"])
     assert calibration.looking_at(bank, "text", packed=False) == {"wer"}
     row = calibration.only(bank, "cpu", {"wer"}, "not here")
     assert set(row.local()) == {"wer"}

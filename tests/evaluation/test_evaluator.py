@@ -16,10 +16,11 @@ import pandas as pd
 import pytest
 import torch
 
-from lipbench.evaluation import calibration, record
-from lipbench.metrics import _bank, _observers
+from lipbench.evaluation import bank, calibration, record
+from lipbench.files import sha256
 from lipbench.metrics.fid import FID
 from lipbench.metrics.psnr import psnr
+from lipbench.scoring import observers
 from lipbench.types import ClipSpec
 
 
@@ -220,8 +221,8 @@ class Reader:
 
 @pytest.fixture
 def judges(monkeypatch):
-    monkeypatch.setitem(_bank.MAKE, "syncnet", lambda files, cache: Ear())
-    monkeypatch.setitem(_bank.MAKE, "transcript", lambda files, cache: Reader())
+    monkeypatch.setitem(bank.MAKE, "syncnet", lambda files, cache: Ear())
+    monkeypatch.setitem(bank.MAKE, "transcript", lambda files, cache: Reader())
 
 
 def test_a_model_driven_by_sound(tmp_path, judges):
@@ -404,7 +405,7 @@ def test_checkpoint_is_hashed(tmp_path):
         calibration=False,
     )
     found = evaluator.records[0]
-    assert found.model["checkpoint_sha256"] == record.file_sha256(tmp_path / "model.ckpt")
+    assert found.model["checkpoint_sha256"] == sha256(tmp_path / "model.ckpt")
     assert found.training["batches"] == 7
     assert found.model["arguments"]["weights"] == "expert.pt"
 
@@ -419,8 +420,8 @@ def test_a_column_with_one_number_for_all_clips(tmp_path, monkeypatch):
         def forward(self, pictures):
             return pictures.mean((2, 3))
 
-    monkeypatch.setattr(_observers, "Inception", Mean)
-    monkeypatch.setattr(_bank, "FID", lambda: FID(3))
+    monkeypatch.setattr(observers, "Inception", Mean)
+    monkeypatch.setattr(bank, "FID", lambda: FID(3))
     evaluator = fake_run.run(tmp_path, tmp_path, metrics=["fid", "native/psnr"], controls=False)
     scores = {r.name: r.scores["fid"] for r in evaluator.records}
     assert scores["ground-truth"].value == pytest.approx(0, abs=1e-6)

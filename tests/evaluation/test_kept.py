@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from lipbench.evaluation import calibration, kept
+from lipbench.evaluation.bank import Bank
 from lipbench.evaluation.kept import KeptScores
-from lipbench.metrics._bank import Bank
 from lipbench.types import View
 
 METRICS = ["native/psnr", "mouth/ssim", "mouth/cpbd"]

@@ -5,9 +5,9 @@ import pytest
 from PIL import Image
 from skimage import data
 
-from lipbench.data._render.corpus import render, sentence_ids
-from lipbench.evaluation.outside import evaluate
+from lipbench.evaluation.external import evaluate
 from lipbench.media import video
+from lipbench.synthetic.corpus import render, sentence_ids
 
 FRAMES = 4
 COLUMNS = ["lmd", "lmd_coverage", "opening_corr", "native/psnr"]

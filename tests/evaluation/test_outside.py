@@ -12,15 +12,15 @@ import pytest
 import torch
 from PIL import Image
 
-from lipbench.data._render.corpus import render, sentence_ids
 from lipbench.evaluation import record
-from lipbench.evaluation.outside import evaluate
+from lipbench.evaluation.bank import Bank
+from lipbench.evaluation.external import evaluate
 from lipbench.leaderboard import table as leaderboard
 from lipbench.media import text, video
-from lipbench.metrics import _shipped
-from lipbench.metrics._bank import Bank
-from lipbench.nets import syncnet, weights
+from lipbench.nets import syncnet
 from lipbench.nets.lipnet import LipNet
+from lipbench.pretrained import bundled, weights
+from lipbench.synthetic.corpus import render, sentence_ids
 from lipbench.types import View
 
 FRAMES = 12
@@ -273,7 +273,7 @@ def test_a_reference_without_a_face_is_a_reason_for_its_pair(true, shot, tmp_pat
 
 def test_no_column_at_all_is_an_error_before_the_work(true, tmp_path, monkeypatch):
     copies(true, tmp_path / "true", ["a"])
-    monkeypatch.setattr("lipbench.evaluation.outside.Pool", None)  # nothing is scored
+    monkeypatch.setattr("lipbench.evaluation.external.Pool", None)  # nothing is scored
     asked = {"metrics": ["sync"], "out": tmp_path / "results"}
     with pytest.raises(
         ValueError, match=r"^nothing that was asked for can be computed\. lse_c, lse_d, av_offset: LSE"
@@ -287,7 +287,7 @@ def test_no_column_at_all_is_an_error_before_the_work(true, tmp_path, monkeypatc
 def test_results_that_cannot_be_written_are_known_before_the_work(true, tmp_path, monkeypatch, where):
     copies(true, tmp_path / "true", ["a"])
     (tmp_path / "file").touch()
-    monkeypatch.setattr("lipbench.evaluation.outside.Pool", None)  # nothing is scored
+    monkeypatch.setattr("lipbench.evaluation.external.Pool", None)  # nothing is scored
     if where == "full":
 
         def full(*arguments):
@@ -303,7 +303,7 @@ def test_weights_go_by_name(true, tmp_path, monkeypatch):
     copies(true, tmp_path / "true", ["a"])
     mine = tmp_path / "home" / "weights" / "mine.safetensors"
     mine.parent.mkdir(parents=True)
-    shutil.copy(_shipped.FOLDER / "syncnet-small[grid-s1].safetensors", mine)
+    shutil.copy(bundled.FOLDER / "syncnet-small[grid-s1].safetensors", mine)
     asked = {"metrics": ["sync"], "calibration": False}
     whole = evaluate(tmp_path / "true", tmp_path / "true", files={"syncnet": str(mine)}, **asked)["lse_d"]
     assert whole.notna().all()

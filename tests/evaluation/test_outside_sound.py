@@ -9,15 +9,15 @@ import pytest
 from PIL import Image
 
 from lipbench import cli
-from lipbench.data._render.corpus import render, sentence_ids
-from lipbench.evaluation.clips import CORPUS_INSTEAD
-from lipbench.evaluation.outside import evaluate
+from lipbench.evaluation.external import evaluate
+from lipbench.evaluation.external_clips import CORPUS_INSTEAD
 from lipbench.media import video
-from lipbench.metrics import _shipped
+from lipbench.pretrained import bundled
+from lipbench.synthetic.corpus import render, sentence_ids
 
 FRAMES, LATE = 50, 4
 STEP = 1764  # samples of a frame
-FILES = {"syncnet": _shipped.judges("rendered/seen")["syncnet"]}
+FILES = {"syncnet": bundled.judges("rendered/seen")["syncnet"]}
 OFFSETS = ["av_offset", "av_offset[signed]"]
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from lipbench.evaluation import record
 from lipbench.evaluation.record import Record, Score
-from lipbench.metrics._base import PerClip
+from lipbench.scoring.base import PerClip
 
 
 def make(**changes):

@@ -4,14 +4,16 @@ import numpy as np
 import pytest
 import torch
 
+from lipbench.evaluation import bank as banks
 from lipbench.evaluation import selfcheck
-from lipbench.metrics import _bank, wer
+from lipbench.metrics import wer
 from lipbench.metrics.cpbd import CPBD
 from lipbench.metrics.lmd import LMD
 from lipbench.metrics.lse import lse
 from lipbench.metrics.motion import MotionInSilence, MotionOutsideLips, OneSidedMotion
 from lipbench.metrics.opening import OpeningCorrelation
 from lipbench.metrics.psnr import PSNR
+from lipbench.scoring.views import MOUTH
 
 IDENTITY, BLUR, NOISE = "a copy is perfect", "blur lowers CPBD", "noise lowers PSNR"
 LIPS, OPENING = "a frozen frame raises LMD more than a slight blur", "a frozen frame lowers the opening's correlation"
@@ -98,7 +100,7 @@ def test_broken_metrics_fail_and_good_judges_do_not(batch, monkeypatch):
         worse(metric, lambda value, weight: (-value, weight))
     monkeypatch.setattr(wer, "_cost", lambda read, true: np.zeros(len(read), np.int64))
     monkeypatch.setattr(selfcheck, "lse", lambda *given: lse(*given)._replace(offset=torch.tensor(0.0)))
-    monkeypatch.setitem(_bank.MAKE, "syncnet", lambda files, cache: Listener(batch))
+    monkeypatch.setitem(banks.MAKE, "syncnet", lambda files, cache: Listener(batch))
     states, details = checks(batch)
     failed = {name for name, state in states.items() if state == "FAILED"}
     assert failed == {IDENTITY, BLUR, NOISE, LIPS, OPENING, RULE, WORDS} | MOTION
@@ -116,17 +118,17 @@ def test_judges_that_hear_or_read_nothing_fail(batch, monkeypatch):
             return super().observe(clip)[:, :1].expand(-1, 2, -1).clone()  # the picture's own sound, whatever is played
 
     for judge, expected in ((Listener(batch), "ok"), (Deaf(batch), "FAILED")):
-        monkeypatch.setitem(_bank.MAKE, "syncnet", lambda files, cache, judge=judge: judge)
-        bank = _bank.Bank(["sync", "av_offset[signed]"])
-        scene = bank.scene(batch, _bank.MOUTH)
+        monkeypatch.setitem(banks.MAKE, "syncnet", lambda files, cache, judge=judge: judge)
+        bank = banks.Bank(["sync", "av_offset[signed]"])
+        scene = bank.scene(batch, MOUTH)
         assert selfcheck._shifted(bank, scene).state == expected
         assert selfcheck._foreign_sound(bank, scene).state == expected
     blind = Reader(batch)
     blind.observe = lambda clip: ""
     for judge, expected in ((Reader(batch), "ok"), (blind, "FAILED")):
-        monkeypatch.setitem(_bank.MAKE, "transcript", lambda files, cache, judge=judge: judge)
-        bank = _bank.Bank(["wer", "cer"])
-        found = selfcheck._words(bank, bank.scene(batch, _bank.MOUTH))
+        monkeypatch.setitem(banks.MAKE, "transcript", lambda files, cache, judge=judge: judge)
+        bank = banks.Bank(["wer", "cer"])
+        found = selfcheck._words(bank, bank.scene(batch, MOUTH))
         assert [check.state for check in found] == ["ok", expected]
 
 

@@ -16,12 +16,12 @@ import pytest
 import squares
 import torch
 
-from lipbench.data._render.corpus import render, sentence_ids
+from lipbench.errors import Unavailable
 from lipbench.evaluation import record, workers
-from lipbench.evaluation.outside import evaluate
+from lipbench.evaluation.external import evaluate
 from lipbench.evaluation.workers import Pool
 from lipbench.media import video
-from lipbench.metrics._base import Unavailable
+from lipbench.synthetic.corpus import render, sentence_ids
 
 
 def children():
@@ -260,6 +260,6 @@ def test_an_evaluation_whose_worker_dies_names_the_clip(shot, tmp_path, monkeypa
     monkeypatch.setenv("LIPBENCH_HOME", str(tmp_path / "home"))
     for folder in ("true", "made"):
         video.write_video(tmp_path / folder / "s1" / "a.avi", shot[0], 25)
-    monkeypatch.setattr("lipbench.evaluation.outside.Scorer", squares.dying)
+    monkeypatch.setattr("lipbench.evaluation.external.Scorer", squares.dying)
     with pytest.raises(RuntimeError, match="the process that scored s1/a was killed by SIGKILL"):
         evaluate(tmp_path / "made", tmp_path / "true", metrics=["native/psnr"], workers=2)

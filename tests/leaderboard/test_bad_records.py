@@ -11,7 +11,7 @@ import pytest
 from made_up_records import compare, put
 
 from lipbench import cli
-from lipbench.evaluation import _writing, record
+from lipbench.evaluation import record, writing
 from lipbench.leaderboard import table
 
 WRONG = (None, True, "text", "", 7, -3, 1.5, float("nan"), float("inf"), 1e300, 10**30, [], {}, ["x"], {"x": 1})
@@ -248,15 +248,15 @@ def test_cells_that_begin_a_formula(tmp_path):
     """Texts get an apostrophe, numbers stay numbers, and our own reading takes it off again."""
     texts = [text for text in TEXTS if len(text) < 100]
     rows = [[text, -1.5, None, float("nan"), 3] for text in texts]
-    text = _writing.csv_text(["=a", "b", "c", "d", "e"], rows)
+    text = writing.csv_text(["=a", "b", "c", "d", "e"], rows)
     read = list(csv.reader(text.encode("utf-8").decode().splitlines()))
     assert read[0][0] == "'=a"
     assert all(row[1:] == ["-1.5", "", "", "3"] for row in read[1:])
     assert not any(LIVE.match(row[0]) and not row[0].startswith("'") for row in read)
     for wanted in ("=cmd()", "+1", "-1+", "@SUM(A1)", " =1", "'=1"):
         (found,) = (row[0] for row in read if row[0] == f"'{wanted}")
-        assert _writing.plain(found) == wanted
-    assert _writing.plain("it's") == "it's"
+        assert writing.plain(found) == wanted
+    assert writing.plain("it's") == "it's"
 
 
 def test_a_full_disk_leaves_what_was_there(good, monkeypatch, capsys):

@@ -10,7 +10,8 @@ import pytest
 from made_up_records import compare, put
 
 from lipbench.evaluation import record
-from lipbench.leaderboard import _reported, table
+from lipbench.leaderboard import reported as reported_scores
+from lipbench.leaderboard import table
 
 
 @pytest.fixture
@@ -200,7 +201,7 @@ def test_messages(full, tmp_path_factory, capsys):
 
 
 def test_the_committed_reported_numbers_can_be_read():
-    reported, broken = _reported.read(Path(__file__).parents[2] / "leaderboards" / "reported")
+    reported, broken = reported_scores.read(Path(__file__).parents[2] / "leaderboards" / "reported")
     assert broken == []
     assert len(reported) == 335
     rows = [r for r in reported if (r["paper"], r["table"], r["method"]) == ("paralip-aaai22", "4", "ParaLip +SSIM")]
@@ -211,7 +212,7 @@ def test_the_committed_reported_numbers_can_be_read():
 @pytest.mark.parametrize("words", [["compare", "--help"], ["compare", "--results", "results", "--out", "."]])
 def test_tables_come_without_pytorch(full, words):
     """Importing it takes longer than everything else that the command does."""
-    heavy = ("torch", "pytorch_lightning", "lightning_fabric", "pandas", "lipbench.metrics._bank")
+    heavy = ("torch", "pytorch_lightning", "lightning_fabric", "pandas", "lipbench.evaluation.bank")
     code = (
         f"import sys; from lipbench import cli; assert cli.main({words!r}) == 0; print({{*{heavy}}} & {{*sys.modules}})"
     )
@@ -222,12 +223,12 @@ def test_tables_come_without_pytorch(full, words):
 def test_rows_of_calibrations_have_the_order_and_names_of_the_evaluator():
     from typing import get_args
 
-    from lipbench.evaluation import _schema, calibration
+    from lipbench.evaluation import calibration, schema
     from lipbench.types import Timing
 
     assert tuple(calibration.ROWS) == record.CALIBRATIONS
-    assert get_args(Timing) == _schema.TIMINGS
-    assert get_args(record.Kind) == _schema.KINDS
+    assert get_args(Timing) == schema.TIMINGS
+    assert get_args(record.Kind) == schema.KINDS
 
 
 def test_a_row_below_the_frozen_frame_is_marked(full, capsys, monkeypatch):

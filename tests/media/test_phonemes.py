@@ -8,8 +8,8 @@ import espeakng_loader
 import numpy as np
 import pytest
 
-from lipbench.data._render.voice import Voice, speak
 from lipbench.media import phonemes
+from lipbench.synthetic.voice import Voice, speak
 
 
 def test_words_of_grid():

@@ -7,25 +7,28 @@ import pytest
 import torch
 import torchvision
 
+from lipbench.evaluation import bank as banks
 from lipbench.media import geometry, text
-from lipbench.metrics import _bank, _observers, fvd
-from lipbench.metrics._base import ClipMetric, mean, merge
+from lipbench.metrics import fvd
 from lipbench.metrics.fid import SetMetric
-from lipbench.nets import syncnet, weights
+from lipbench.nets import syncnet
 from lipbench.nets.lipnet import LipNet
+from lipbench.pretrained import weights
+from lipbench.scoring import observers
+from lipbench.scoring.base import ClipMetric, mean, merge
 from lipbench.types import View
 
 VIEW = View("mouth", 40, 80)
 LENGTH = torch.tensor([8, 6, 8, 7])
 MADE = torch.tensor([8, 6, 8, 6])
 """The last generated video is a frame short: what compares frame by frame has no score for it."""
-NAMES = list(_bank.CATALOGUE)
+NAMES = list(banks.CATALOGUE)
 TOO_SMALL = ["native/cpbd"]
 """Columns that this view is too small for."""
 CLIPS = [
-    name for name, entry in _bank.CATALOGUE.items() if issubclass(entry.metric, ClipMetric) and name not in TOO_SMALL
+    name for name, entry in banks.CATALOGUE.items() if issubclass(entry.metric, ClipMetric) and name not in TOO_SMALL
 ]
-SETS = [name for name, entry in _bank.CATALOGUE.items() if issubclass(entry.metric, SetMetric)]
+SETS = [name for name, entry in banks.CATALOGUE.items() if issubclass(entry.metric, SetMetric)]
 NEEDS_MORE_FRAMES = ("opening_corr", "opening_ratio", "jitter", "motion_", "lse_", "av_offset", "fvd")
 """Beginnings of the names of what one frame cannot be scored by."""
 
@@ -74,10 +77,10 @@ def bank(tmp_path_factory):
     files |= {"syncnet": "judge.safetensors", "lpips": "alexnet.pth"}
     stand_in = {"inception": Colours(), "identity": Colours(), "i3d": Colours(2)}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_observers.landmarks, "load", lambda name: Points())
-        patch.setattr(_bank, "MAKE", _bank.MAKE | {k: lambda files, cache, v=v: v for k, v in stand_in.items()})
+        patch.setattr(observers.landmarks, "load", lambda name: Points())
+        patch.setattr(banks, "MAKE", banks.MAKE | {k: lambda files, cache, v=v: v for k, v in stand_in.items()})
         patch.setattr(fvd, "WINDOW", 2)
-        yield _bank.Bank(NAMES, {name: str(folder / file) for name, file in files.items()})
+        yield banks.Bank(NAMES, {name: str(folder / file) for name, file in files.items()})
 
 
 @pytest.fixture(scope="module")
@@ -122,9 +125,9 @@ def some(clips, rows):
 
 def score(bank, *batches, names=NAMES):
     """A row with these batches, one after the other; sets are compared by three features a frame or window."""
-    entries = [_bank.CATALOGUE[name] for name in names]
+    entries = [banks.CATALOGUE[name] for name in names]
     made = {e.name: e.metric(3) if issubclass(e.metric, SetMetric) else e.make(bank._files) for e in entries}
-    row = _bank.Row(entries, made, {}, bank.observers)
+    row = banks.Row(entries, made, {}, bank.observers)
     for batch in batches:
         given = dict(batch)
         video, length = given.pop("made"), given.pop("made_len")
@@ -231,8 +234,8 @@ def test_one_frame_is_scored_or_undefined(short, name):
 
 def test_nothing_said_and_nothing_heard(bank, clips):
     """An empty text leaves nothing to be read wrong; silence is a sound; without samples there is none to compare."""
-    sync = [name for name in CLIPS if _bank.CATALOGUE[name].metric.observes == "syncnet"]
-    reading = [name for name in CLIPS if _bank.CATALOGUE[name].metric.against == "text"]
+    sync = [name for name in CLIPS if banks.CATALOGUE[name].metric.observes == "syncnet"]
+    reading = [name for name in CLIPS if banks.CATALOGUE[name].metric.against == "text"]
     said, silent = ["", " ", "a", "lay now"], torch.zeros_like(clips["sound"])
     quiet = score(bank, clips | {"sound": silent, "text": said}, names=[*sync, *reading])
     deaf = score(bank, clips | {"sound": silent[:, :0], "sound_len": torch.zeros(4, dtype=torch.int64)}, names=sync)

@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 import torch
 
+from lipbench.errors import Unavailable
+from lipbench.evaluation import bank as banks
 from lipbench.media import geometry
-from lipbench.metrics import _bank
-from lipbench.metrics._base import Unavailable
-from lipbench.metrics._observers import Landmarks
 from lipbench.metrics.cpbd import cpbd, grey
+from lipbench.scoring.observers import Landmarks
+from lipbench.scoring.views import MOUTH, _Row
 from lipbench.types import View
 
 VIEW = View("mouth", 40, 80)
@@ -34,7 +35,7 @@ def batch(view=VIEW, clips=2, frames=4, seed=0):
 
 
 def score(names, given, video, length=None, view=VIEW):
-    bank = _bank.Bank(names)
+    bank = banks.Bank(names)
     row = bank.row()
     scene = bank.scene(given, view)
     row.update(scene.take(video, length), scene)
@@ -42,14 +43,14 @@ def score(names, given, video, length=None, view=VIEW):
 
 
 def test_selection():
-    assert "lmd" in [entry.name for entry in _bank.select(None)]
-    assert "lmd[sum]" not in [entry.name for entry in _bank.select(None)]
-    assert [entry.name for entry in _bank.select(["lmd", "mouth/psnr"])] == ["mouth/psnr", "lmd"]
-    assert {entry.group for entry in _bank.select(["quality"])} == {"quality"}
+    assert "lmd" in [entry.name for entry in banks.select(None)]
+    assert "lmd[sum]" not in [entry.name for entry in banks.select(None)]
+    assert [entry.name for entry in banks.select(["lmd", "mouth/psnr"])] == ["mouth/psnr", "lmd"]
+    assert {entry.group for entry in banks.select(["quality"])} == {"quality"}
     with pytest.raises(ValueError, match="did you mean 'mouth/psnr'"):
-        _bank.select(["mouth/pnsr"])
+        banks.select(["mouth/pnsr"])
     with pytest.raises(ValueError, match="did you mean 'mouth/psnr' or 'native/psnr'"):
-        _bank.select(["psnr"])
+        banks.select(["psnr"])
 
 
 def test_a_copy_is_perfect_natively_and_nearly_so_after_pasting():
@@ -62,7 +63,7 @@ def test_a_copy_is_perfect_natively_and_nearly_so_after_pasting():
 
 
 def test_the_reference_scores_perfectly_everywhere():
-    bank = _bank.Bank([*FAST, "lmd", "lmd[raw]"])
+    bank = banks.Bank([*FAST, "lmd", "lmd[raw]"])
     scene = bank.scene(batch(), VIEW)
     row = bank.row()
     row.update(scene.reference, scene)
@@ -76,11 +77,11 @@ def test_the_reference_scores_perfectly_everywhere():
 def test_the_mouth_way_is_the_pasted_picture(view):
     given = batch(view)
     video = torch.rand(2, 4, 3, *view.size)
-    bank = _bank.Bank(FAST)
+    bank = banks.Bank(FAST)
     scene = bank.scene(given, view)
     take = scene.take(video)
     pasted = geometry.paste(given["face"].float() / 255, video, view)
-    assert torch.allclose(take.pictures("mouth"), geometry.crop(pasted, _bank.MOUTH), atol=1e-6)
+    assert torch.allclose(take.pictures("mouth"), geometry.crop(pasted, MOUTH), atol=1e-6)
     assert torch.allclose(take.canonical(0).float() / 255, pasted[0], atol=1 / 255)
 
 
@@ -96,12 +97,12 @@ def test_each_video_is_looked_at_once_and_the_reference_only_once_a_corpus(tmp_p
             looks.append(tuple(box))
             return np.full((68, 2), frame.mean(), np.float32)
 
-    monkeypatch.setattr(_bank.landmarks, "load", lambda name: Fake())
+    monkeypatch.setattr(banks.landmarks, "load", lambda name: Fake())
     given = batch()
     names = ["lmd", "opening_corr", "opening_ratio", "lmd[raw]"]
     for expected in (7 + 7 + 7, 7 + 7):  # the second time the reference (4 + 3 frames) comes from the disk
         looks.clear()
-        bank = _bank.Bank(names, cache=tmp_path)
+        bank = banks.Bank(names, cache=tmp_path)
         scene = bank.scene(given, VIEW)
         for video in (given["video"], given["video"] * 0.5):
             bank.row().update(scene.take(video), scene)
@@ -141,13 +142,13 @@ def test_other_lengths_are_undefined_with_a_reason():
 def test_each_video_is_pasted_and_looked_through_once_and_let_go_with_its_take(monkeypatch):
     """Four observers asked for both, and each access made them again."""
     pasted, looked = [], []
-    paste, finite = geometry.paste, _bank.finite
-    monkeypatch.setattr(_bank.geometry, "paste", lambda *given: pasted.append(1) or paste(*given))
-    monkeypatch.setattr(_bank, "finite", lambda frames: looked.append(1) or finite(frames))
+    paste, finite = geometry.paste, banks.finite
+    monkeypatch.setattr(banks.geometry, "paste", lambda *given: pasted.append(1) or paste(*given))
+    monkeypatch.setattr(banks, "finite", lambda frames: looked.append(1) or finite(frames))
     given = batch()
-    scene = _bank.Bank(FAST).scene(given, VIEW)
+    scene = banks.Bank(FAST).scene(given, VIEW)
     take = scene.take(given["video"] * 0.5)
-    rows = [_bank._Row(take, row) for row in (0, 1, 0, 1)]
+    rows = [_Row(take, row) for row in (0, 1, 0, 1)]
     for row in rows:
         for view in (VIEW, View("face", 64, 64), VIEW):
             assert row.pictures(view).shape == (row.length, 3, *view.size)
@@ -180,7 +181,7 @@ def test_a_view_too_small_for_a_metric_leaves_its_column_empty_with_a_reason():
 
 def test_lmd_in_pixels_of_a_mouth_of_64_px(monkeypatch):
     fitted = SimpleNamespace(points=lambda picture, box: np.float32(picture[200:, 100:168, :2].mean(0)))
-    monkeypatch.setattr(_bank.landmarks, "load", lambda name: fitted)
+    monkeypatch.setattr(banks.landmarks, "load", lambda name: fitted)
     given = batch()
     values, _ = score(["lmd", "lmd[crop64]"], given, given["video"] ** 2)
     assert (values["lmd"] > 0).all()
@@ -197,30 +198,30 @@ def test_wrong_ranges_and_sizes_are_refused():
 
 def test_a_missing_judge_is_a_reason_by_default_and_an_error_by_name(tmp_path, monkeypatch):
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
-    bank = _bank.Bank(["quality"])
+    bank = banks.Bank(["quality"])
     assert "alexnet" in bank.reasons["mouth/lpips"]
     with pytest.raises(Unavailable, match="alexnet"):
-        _bank.Bank(["mouth/lpips"])
-    monkeypatch.setattr(_bank.landmarks, "load", lambda name: (_ for _ in ()).throw(FileNotFoundError("no model file")))
+        banks.Bank(["mouth/lpips"])
+    monkeypatch.setattr(banks.landmarks, "load", lambda name: (_ for _ in ()).throw(FileNotFoundError("no model file")))
     with pytest.raises(Unavailable, match="no model file"):
         Landmarks()
-    assert "no model file" in _bank.Bank(None).reasons["opening_corr"]
+    assert "no model file" in banks.Bank(None).reasons["opening_corr"]
 
 
 def test_a_file_that_was_named_and_is_none_is_an_error_before_the_scoring(tmp_path):
     (tmp_path / "notes").write_text("no weights")
     for names in (None, ["sync"], ["reading"]):
         with pytest.raises(ValueError, match="notes"):
-            _bank.Bank(names, {"syncnet": str(tmp_path / "notes"), "transcript": str(tmp_path / "notes")})
+            banks.Bank(names, {"syncnet": str(tmp_path / "notes"), "transcript": str(tmp_path / "notes")})
         with pytest.raises(FileNotFoundError, match="absent"):
-            _bank.Bank(names, {"syncnet": str(tmp_path / "absent"), "transcript": str(tmp_path / "absent")})
-    assert _bank.Bank(["native/psnr"], {"syncnet": str(tmp_path / "notes")}).entries  # nobody looks at it
+            banks.Bank(names, {"syncnet": str(tmp_path / "absent"), "transcript": str(tmp_path / "absent")})
+    assert banks.Bank(["native/psnr"], {"syncnet": str(tmp_path / "notes")}).entries  # nobody looks at it
 
 
 def test_blank_pictures_have_no_landmarks(monkeypatch):
     """Points are fitted to anything that is not blank: nothing here knows what a face is."""
     fitted = SimpleNamespace(points=lambda picture, box: np.ones((68, 2), np.float32))
-    monkeypatch.setattr(_bank.landmarks, "load", lambda name: fitted)
+    monkeypatch.setattr(banks.landmarks, "load", lambda name: fitted)
     pictures = np.full((3, 352, 320, 3), 128, np.uint8)
     pictures[1] += np.random.default_rng(0).integers(0, 15, pictures[1].shape, np.uint8)  # a coder's noise
     pictures[2, 100:200, 100:200] = 20

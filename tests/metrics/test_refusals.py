@@ -8,8 +8,7 @@ import pytest
 import torch
 
 import lipbench.metrics
-from lipbench.metrics._bank import CATALOGUE
-from lipbench.metrics._base import ClipMetric
+from lipbench.evaluation.bank import CATALOGUE
 from lipbench.metrics.cpbd import cpbd, edge_widths, grey
 from lipbench.metrics.csim import csim
 from lipbench.metrics.dtw import lip_distance, path, picture_distance
@@ -23,6 +22,7 @@ from lipbench.metrics.opening import amplitude_ratio, correlation, opening
 from lipbench.metrics.psnr import grey_levels, psnr, psnr_uint8_wrap
 from lipbench.metrics.ssim import ssim, ssim_grey
 from lipbench.metrics.wer import edits, teacher_forced
+from lipbench.scoring.base import ClipMetric
 
 NOT_SCORES = {"weights_path", "backbone_path", "load", "outside_lips"}
 """Public functions that take no data."""

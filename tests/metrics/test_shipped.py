@@ -7,12 +7,13 @@ import pytest
 import torch
 from torch import nn
 
-from lipbench.data import _protocol
+from lipbench.data import protocol
+from lipbench.evaluation import bank as banks
 from lipbench.evaluation import selfcheck
-from lipbench.metrics import _bank, _shipped
-from lipbench.nets import weights
+from lipbench.pretrained import bundled, weights
+from lipbench.scoring.views import MOUTH
 
-FILES = sorted(_shipped.FOLDER.glob("*.safetensors"))
+FILES = sorted(bundled.FOLDER.glob("*.safetensors"))
 NAMES = {
     "lipnet-small[rendered]",
     "lipresnet-small[rendered]",
@@ -25,16 +26,16 @@ NAMES = {
 
 def test_every_file_judges_and_every_judge_is_there():
     assert {path.stem for path in FILES} == NAMES
-    named = {file for name in _protocol._PROTOCOLS for file in _shipped.judges(name).values()}
+    named = {file for name in protocol._PROTOCOLS for file in bundled.judges(name).values()}
     assert named == {str(path) for path in FILES}
     for own in ("rendered/seen", "grid/s1"):
-        assert set(_shipped.judges(own)) == {"transcript", "second_transcript", "syncnet"}
+        assert set(bundled.judges(own)) == {"transcript", "second_transcript", "syncnet"}
     for other in ("grid/seen", "grid/unseen"):  # they hold speakers, or clips of s1, that the judges do not know
-        assert _shipped.judges(other) == {}
+        assert bundled.judges(other) == {}
 
 
 def test_hashes_are_those_beside_the_files():
-    lines = [line.split("  ") for line in (_shipped.FOLDER / "SHA256SUMS").read_text().splitlines()]
+    lines = [line.split("  ") for line in (bundled.FOLDER / "SHA256SUMS").read_text().splitlines()]
     assert {name: digest for digest, name in lines} == {
         path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in FILES
     }
@@ -47,14 +48,14 @@ def test_small_and_trained_on_what_they_may_have_seen(path: Path):
     assert path.stat().st_size < 5_000_000
     corpus = path.stem.partition("[")[2].rstrip("]")
     assert card.trained_on.startswith({"rendered": "rendered/judges, ", "grid-s1": "grid/s1, "}[corpus])
-    assert path.stem in (_shipped.FOLDER / "README.md").read_text("utf-8")
+    assert path.stem in (bundled.FOLDER / "README.md").read_text("utf-8")
 
 
 @pytest.fixture(scope="module")
 def scores():
     """Scores of the truth and of the frozen first frame, of two clips of a speaker whom no judge has seen."""
-    bank = _bank.Bank(["sync", "cer", "cer[second]"], _shipped.judges("rendered/unseen"))
-    scene = bank.scene(selfcheck.clips(), _bank.MOUTH)
+    bank = banks.Bank(["sync", "cer", "cer[second]"], bundled.judges("rendered/unseen"))
+    scene = bank.scene(selfcheck.clips(), MOUTH)
     truth, frozen = bank.row(), bank.row()
     with torch.inference_mode():
         truth.update(scene.reference, scene)

@@ -15,9 +15,9 @@ import torch
 import two_shares
 from torchmetrics.functional.text import word_error_rate
 
+from lipbench.errors import Unavailable
+from lipbench.evaluation import bank as banks
 from lipbench.media import phonemes
-from lipbench.metrics import _bank
-from lipbench.metrics._base import Unavailable
 from lipbench.metrics.wer import CER, PER, WER, WordAccuracy, edits, teacher_forced
 
 REFERENCE = json.loads((Path(__file__).parents[1] / "reference" / "text.json").read_text())
@@ -126,19 +126,19 @@ class Writes:
 
 
 def test_phones_in_the_bank(monkeypatch):
-    monkeypatch.setitem(_bank.MAKE, "transcript", lambda files, cache: Writes())
-    bank = _bank.Bank(["per", "wer"])
+    monkeypatch.setitem(banks.MAKE, "transcript", lambda files, cache: Writes())
+    bank = banks.Bank(["per", "wer"])
     scene = bank.scene({**test_observers.batch(), "text": ["bin blue", "been blue"]}, test_observers.VIEW)
     row = bank.row()
     row.update(scene.reference, scene)
     assert row.local()["per"].value == pytest.approx([1 / 6, 0])
     assert row.local()["wer"].value == pytest.approx([1 / 2, 0])
-    assert "per" not in {entry.name for entry in _bank.select(None)}
+    assert "per" not in {entry.name for entry in banks.select(None)}
     with monkeypatch.context() as patched:
         patched.setitem(sys.modules, "espeakng_loader", None)
         with pytest.raises(Unavailable, match=r"phones need eSpeak NG \(.*\); type: pip install espeakng-loader"):
-            _bank.Bank(["per"])
-        reasons = _bank.Bank(["reading"]).reasons
+            banks.Bank(["per"])
+        reasons = banks.Bank(["reading"]).reasons
         assert "wer" not in reasons
         assert "pip install espeakng-loader" in reasons["per"]
 

@@ -8,9 +8,9 @@ import pytest
 import pytorch_lightning as pl
 import torch
 
-from lipbench.models._base import BenchModule
-from lipbench.nets import weights
 from lipbench.nets.wav2lip import Expert
+from lipbench.pretrained import weights
+from lipbench.training.base import BenchModule
 from lipbench.types import ClipBatch, ClipSpec
 
 LENGTHS = (6, 9, 7, 8)  # frames of the clips: all different, so that padding shows

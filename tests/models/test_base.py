@@ -15,10 +15,10 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from torch import Tensor, nn
 from torch.optim import SGD, Optimizer
 
-from lipbench.models._adversarial import AdversarialModel
-from lipbench.models._base import BenchModule
-from lipbench.models._speech_to_face import SpeechToFace
 from lipbench.models.paralip import ParaLip
+from lipbench.training.adversarial import AdversarialModel
+from lipbench.training.base import BenchModule
+from lipbench.training.speech_to_face import SpeechToFace
 from lipbench.types import ClipBatch, ClipSpec, Generated, Timing, View
 
 SMALL: dict[str, Any] = {

@@ -12,13 +12,14 @@ from typing import Any
 import pytest
 import torch
 
-from lipbench.models._checkpoint import CheckpointFiles
-from lipbench.nets import weights
+from lipbench.files import written_whole
+from lipbench.pretrained import weights
+from lipbench.training.checkpoints import CheckpointFiles
 
 FILES = CheckpointFiles()
 SLOW = """
 import sys, time, torch
-from lipbench.models._checkpoint import CheckpointFiles
+from lipbench.training.checkpoints import CheckpointFiles
 class Slow:
     def __init__(self, stream):
         self.stream = stream
@@ -80,7 +81,7 @@ def test_on_a_full_disk_the_previous_one_stays(what: str, old: Path) -> None:
     def write() -> None:
         if what == "checkpoint":
             FILES.save_checkpoint({"new": torch.rand(100_000)}, old)
-        with weights.written_whole(old) as aside:
+        with written_whole(old) as aside:
             aside.write_bytes(bytes(100_000))
 
     before = old.read_bytes()

@@ -12,8 +12,8 @@ import torch
 from pytorch_lightning.callbacks import ModelCheckpoint
 
 import lipbench.models
-from lipbench.models._adversarial import AdversarialModel
-from lipbench.models._base import BenchModule, GenerativeModel
+from lipbench.training.adversarial import AdversarialModel
+from lipbench.training.base import BenchModule, GenerativeModel
 from lipbench.types import ClipBatch, Generated, Timing
 
 SMALL: dict[str, dict[str, Any]] = {

@@ -8,10 +8,10 @@ import torch
 from pytorch_lightning.callbacks import ModelCheckpoint
 
 from lipbench.media import text
-from lipbench.models._reading import Piece, ReadingModel, Word, spell, words_of
 from lipbench.models.lipnet import LipNet
 from lipbench.models.lipresnet import LipResNet
-from lipbench.nets import weights
+from lipbench.pretrained import weights
+from lipbench.training.reading import Piece, ReadingModel, Word, spell, words_of
 from lipbench.types import ClipBatch
 
 READERS: dict[str, tuple[type[ReadingModel], dict[str, Any]]] = {

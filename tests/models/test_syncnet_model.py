@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader
 from lipbench.media import features
 from lipbench.models.syncnet import SyncNet, matching_loss, told_apart
 from lipbench.nets import syncnet
+from lipbench.pretrained.networks import load_syncnet
 from lipbench.types import ClipBatch, ClipSpec
 
 TINY: dict[str, Any] = {
@@ -88,7 +89,7 @@ def test_a_tiny_one_learns_to_tell_a_shift(trainer_for: Callable[..., pl.Trainer
     assert metrics["val/matching"] < math.log(16 * 36) - 1  # chance is the log of the candidates
 
     card = model.save_observer(tmp_path / "judge.safetensors", "made-up data, 120 batches, seed 0")
-    judge, sha256 = syncnet.load(tmp_path / "judge.safetensors")
+    judge, sha256 = load_syncnet(tmp_path / "judge.safetensors")
     assert sha256 == card.sha256
     batch = talk(model.clip, 5000, clips=4, training=False)
     late = batch["audio"].roll(3 * 640, 1)  # the sound comes 3 frames after its pictures

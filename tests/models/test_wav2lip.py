@@ -13,8 +13,8 @@ from torch.nn import functional as F
 
 from lipbench.media import features, geometry
 from lipbench.models.wav2lip import Wav2Lip
-from lipbench.nets import weights
 from lipbench.nets.wav2lip import Expert
+from lipbench.pretrained import weights
 from lipbench.types import ClipBatch, View
 
 SMALL: dict[str, Any] = {

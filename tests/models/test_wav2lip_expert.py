@@ -13,8 +13,8 @@ from torch.nn import functional as F
 
 from lipbench.media import features
 from lipbench.models.wav2lip_expert import Wav2LipExpert, disagreement, in_sync_loss
-from lipbench.nets import weights
 from lipbench.nets.wav2lip import Expert
+from lipbench.pretrained import weights
 from lipbench.types import View
 
 TINY: dict[str, Any] = {

@@ -10,6 +10,7 @@ from made_up_weights import made_up
 
 from lipbench.media import geometry
 from lipbench.nets import arcface
+from lipbench.pretrained.networks import load_arcface
 
 
 def norm(name, width):
@@ -48,7 +49,7 @@ def file(weights, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def network(file):
-    return arcface.load(file)[0]
+    return load_arcface(file)[0]
 
 
 @pytest.mark.parametrize(("name", "parameters"), [(18, 24_025_600), (50, 43_590_848), (100, 65_156_160)])
@@ -80,7 +81,7 @@ def test_embeddings_equal_those_of_the_published_code(network):
 def test_counters_may_be_there_and_depth_is_read_from_the_file(weights, tmp_path):
     counters = {key.replace("running_var", "num_batches_tracked"): torch.tensor(7) for key in weights if "_var" in key}
     torch.save(weights | counters, tmp_path / "model.pt")
-    network, sha256 = arcface.load(tmp_path / "model.pt")
+    network, sha256 = load_arcface(tmp_path / "model.pt")
     assert sha256 == hashlib.sha256((tmp_path / "model.pt").read_bytes()).hexdigest()
     assert [len(layer) for layer in (network.layer1, network.layer2, network.layer3, network.layer4)] == [2, 2, 2, 2]
 
@@ -99,10 +100,10 @@ def test_wrong_files_are_refused(weights, tmp_path):
     def refused(content, match):
         torch.save(content, tmp_path / "bad.pth")
         with pytest.raises(ValueError, match=match):
-            arcface.load(tmp_path / "bad.pth")
+            load_arcface(tmp_path / "bad.pth")
 
     with pytest.raises(FileNotFoundError, match=r"no ArcFace weights at .*give a backbone.pth"):
-        arcface.load(tmp_path / "absent.pth")
+        load_arcface(tmp_path / "absent.pth")
     lacking = {key: value for key, value in weights.items() if key != "layer2.0.conv1.weight"}
     refused(lacking, "1 tensors are missing, such as layer2.0.conv1.weight")
     refused(

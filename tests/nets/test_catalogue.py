@@ -6,24 +6,26 @@ import pytest
 import torch
 
 from lipbench.media import landmarks
-from lipbench.metrics import _observers, fid, lpips
-from lipbench.nets import _catalogue
-from lipbench.nets._catalogue import KNOWN
+from lipbench.metrics import lpips
+from lipbench.pretrained import published
+from lipbench.pretrained.inception import WEIGHTS, weights_path
+from lipbench.pretrained.published import KNOWN
+from lipbench.scoring import observers
 
 
 def test_files_are_those_that_the_loaders_look_for():
     assert KNOWN["alexnet"].file == lpips.BACKBONE
-    assert KNOWN["inception"].file == fid.WEIGHTS
+    assert KNOWN["inception"].file == WEIGHTS
     assert (KNOWN["fan"].file, KNOWN["s3fd"].file) == landmarks._FaceAlignment._FILES
     used = {known.observer for known in KNOWN.values() if known.observer}
     # The second reader takes what "transcript" takes; small pictures of the face are made without weights.
-    assert used == {"lpips", *_observers.MAKE} - {"second_transcript", "lower_face"}
+    assert used == {"lpips", *observers.MAKE} - {"second_transcript", "lower_face"}
 
 
 def test_places_are_those_where_the_loaders_look(tmp_path, monkeypatch):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
     assert str(KNOWN["dlib"].place(tmp_path)) == str(landmarks._predictor_file())
-    for known, path_of in ((KNOWN["alexnet"], lpips.backbone_path), (KNOWN["inception"], fid.weights_path)):
+    for known, path_of in ((KNOWN["alexnet"], lpips.backbone_path), (KNOWN["inception"], weights_path)):
         place = known.place(tmp_path)
         assert place.is_relative_to(tmp_path / "torch")
         assert known.find(tmp_path) is None
@@ -81,7 +83,7 @@ def test_a_name_with_scores_is_found_by_its_pattern(tmp_path):
 
 
 def test_a_missing_package_says_what_to_type(tmp_path, monkeypatch):
-    monkeypatch.setattr(_catalogue.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(published.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ModuleNotFoundError, match="pip install face_recognition_models"):
         KNOWN["dlib"].place(tmp_path)
 

@@ -10,6 +10,7 @@ from made_up_weights import made_up
 from torch.nn import functional as F
 
 from lipbench.nets import i3d
+from lipbench.pretrained.networks import load_i3d
 
 MIXED = {  # channels in, and out of b0, b1a, b1b, b2a, b2b, b3b
     "3b": (192, 64, 96, 128, 16, 32, 32),
@@ -67,7 +68,7 @@ def wave():
 @torch.no_grad()
 def test_scores_equal_those_of_the_published_code(file):
     """Expected: piergiaj's InceptionI3d (commit b49fadf) with these weights and pictures, torch 2.15, on the CPU."""
-    network, sha256 = i3d.load(file)
+    network, sha256 = load_i3d(file)
     assert sha256 == hashlib.sha256(file.read_bytes()).hexdigest()
     assert not network.training
     assert not any(p.requires_grad for p in network.parameters())
@@ -103,10 +104,10 @@ def test_wrong_files_are_refused(weights, tmp_path):
     def refused(content, match):
         torch.save(content, tmp_path / "bad.pt")
         with pytest.raises(ValueError, match=match):
-            i3d.load(tmp_path / "bad.pt")
+            load_i3d(tmp_path / "bad.pt")
 
     with pytest.raises(FileNotFoundError, match=r"no I3D weights at .*give models/rgb_imagenet.pt of piergiaj"):
-        i3d.load(tmp_path / "absent.pt")
+        load_i3d(tmp_path / "absent.pt")
     flow = weights | {"Conv3d_1a_7x7.conv3d.weight": torch.zeros(64, 2, 7, 7, 7)}
     refused(flow, r"Conv3d_1a_7x7.conv3d.weight has shape \(64, 2, 7, 7, 7\), expected \(64, 3, 7, 7, 7\)")
     charades = weights | {"logits.conv3d.weight": torch.zeros(157, 1024, 1, 1, 1)}

@@ -10,7 +10,9 @@ import torch
 from torch import nn
 
 from lipbench.media import features
-from lipbench.nets import syncnet, weights
+from lipbench.nets import syncnet
+from lipbench.pretrained import weights
+from lipbench.pretrained.networks import load_syncnet
 from lipbench.types import View
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -51,7 +53,7 @@ def test_published_parameter_count(published):
 
 @torch.no_grad()
 def test_a_clip_in_one_pass_equals_the_published_network_window_by_window(benchmark, published, file):
-    network, sha256 = syncnet.load(file)
+    network, sha256 = load_syncnet(file)
     assert sha256 == hashlib.sha256(file.read_bytes()).hexdigest()
     assert not network.training
     assert not any(p.requires_grad for p in network.parameters())
@@ -152,7 +154,7 @@ def test_weights_of_ones_own_come_back(tmp_path):
     network = small(size=(20, 40), video_widths=(8, 12), width=16)
     network.audio[0].running_var.fill_(1e6)  # more than half precision holds
     card = save(network, tmp_path / "judge.safetensors")
-    loaded, sha256 = syncnet.load(tmp_path / "judge.safetensors")
+    loaded, sha256 = load_syncnet(tmp_path / "judge.safetensors")
     assert isinstance(loaded, syncnet.SmallSyncNet)
     assert sha256 == card.sha256
     assert loaded.arguments == network.arguments
@@ -165,8 +167,8 @@ def test_weights_of_ones_own_come_back(tmp_path):
 def test_old_files_without_counters_are_read(published, file, tmp_path):
     old = {key: value for key, value in published.state_dict().items() if not key.endswith("num_batches_tracked")}
     torch.save(old, tmp_path / "old.model", _use_new_zipfile_serialization=False)  # the format of 2017
-    loaded, _ = syncnet.load(tmp_path / "old.model")
-    expected = syncnet.load(file)[0].state_dict()
+    loaded, _ = load_syncnet(tmp_path / "old.model")
+    expected = load_syncnet(file)[0].state_dict()
     assert all(torch.equal(value, expected[key]) for key, value in loaded.state_dict().items())
 
 
@@ -186,10 +188,10 @@ def test_wrong_files_are_refused(published, tmp_path):
     def refused(content, match, name="bad.model"):
         torch.save(content, tmp_path / name)
         with pytest.raises(ValueError, match=match):
-            syncnet.load(tmp_path / name)
+            load_syncnet(tmp_path / name)
 
     with pytest.raises(FileNotFoundError, match=r"no SyncNet weights at .*give syncnet_v2.model"):
-        syncnet.load(tmp_path / "absent.model")
+        load_syncnet(tmp_path / "absent.model")
     lacking = {key: value for key, value in good.items() if key != "netcnnlip.4.weight"}
     refused(lacking, r"1 tensors are missing, such as video.4.weight")
     refused(good | {"netcnnlip.99.weight": torch.zeros(1)}, r"1 belong to no layer, such as video.99.weight")
@@ -199,10 +201,10 @@ def test_wrong_files_are_refused(published, tmp_path):
     refused([1, 2], "holds list; expected a plain dictionary of tensors")
     (tmp_path / "text.model").write_text("<html>not found</html>")
     with pytest.raises(ValueError, match=r"text.model is a web page"):
-        syncnet.load(tmp_path / "text.model")
+        load_syncnet(tmp_path / "text.model")
     (tmp_path / "hostile.model").write_bytes(pickle.dumps({"a": Hostile(tmp_path / "ran")}, protocol=2))
     with pytest.raises(ValueError, match="is no plain dictionary of tensors"):
-        syncnet.load(tmp_path / "hostile.model")
+        load_syncnet(tmp_path / "hostile.model")
     refused({"a": Hostile(tmp_path / "ran")}, "is no plain dictionary of tensors")
     assert not (tmp_path / "ran").exists()
 
@@ -212,9 +214,9 @@ def test_safetensors_of_another_network_are_refused(tmp_path):
 
     save_file({"a": torch.zeros(1)}, tmp_path / "other.safetensors")
     with pytest.raises(ValueError, match="was not written by lipbench"):
-        syncnet.load(tmp_path / "other.safetensors")
+        load_syncnet(tmp_path / "other.safetensors")
     network = small()
     network.audio[1] = nn.Conv1d(13, 65, 3)
     save(network, tmp_path / "odd.safetensors")
     with pytest.raises(ValueError, match=r"audio.1.bias has shape \(65,\) .*, expected \(64,\)"):
-        syncnet.load(tmp_path / "odd.safetensors")
+        load_syncnet(tmp_path / "odd.safetensors")

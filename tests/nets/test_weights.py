@@ -9,9 +9,9 @@ from torch import nn
 
 from lipbench import __version__
 from lipbench.media import text
-from lipbench.nets import weights
 from lipbench.nets.lipnet import LipNet
 from lipbench.nets.lipresnet import LipResNet
+from lipbench.pretrained import weights
 from lipbench.types import View
 
 VIEW = View("mouth", 16, 24)

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from lipbench.commands._names import UsageError
+from lipbench.errors import UsageError
 
 GROUP = "Train and score"
 

@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Final
 
 import yaml
 
-from lipbench.commands import _names
-from lipbench.commands._names import UsageError
+from lipbench import discovery
+from lipbench.errors import UsageError
+from lipbench.paths import home
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from lipbench.data._store import StoredClip
+    from lipbench.data.store import StoredClip
     from lipbench.types import ClipBatch
 
 GROUP = "Start here"
@@ -42,11 +43,10 @@ def run(everything: bool = False, folder: Path | None = None) -> None:
         UsageError: A recipe names no end of training.
     """
     from lipbench.commands import prepare
-    from lipbench.data import _store
     from lipbench.leaderboard import table
 
-    folder = (folder or _store.home() / "demo").absolute()
-    recipes = {path.stem: path for path in _names.recipes() if path.parent.name == "demo"}
+    folder = (folder or home() / "demo").absolute()
+    recipes = {path.stem: path for path in discovery.recipes() if path.parent.name == "demo"}
     chosen = [name for name in _DEFAULT if name in recipes]
     chosen += [name for name in recipes if everything and name not in _DEFAULT]
     print(f"lipbench demo, in {folder}")
@@ -84,11 +84,11 @@ def _timed(what: str, step: Callable[[], object]) -> None:
 
 def _lightning(command: str, words: list[str]) -> None:
     """Run fit or test in this process, as `lipbench` would."""
-    from lipbench.commands import _lightning as trainer
-    from lipbench.commands import _words
+    from lipbench.console import argv
+    from lipbench.console import trainer as trainer
 
     # One device: several would start copies of the command line, which is that of the demo.
-    trainer.run(command, _words.prepared(command, [*words, "--trainer.devices", "1"]))
+    trainer.run(command, argv.prepared(command, [*words, "--trainer.devices", "1"]))
 
 
 def _trained(name: str, recipe: Path, folder: Path, store: Path) -> Path:
@@ -97,7 +97,7 @@ def _trained(name: str, recipe: Path, folder: Path, store: Path) -> Path:
     Returns:
         The last checkpoint. Its run lies in a folder named after the recipe's content: a changed recipe starts anew.
     """
-    from lipbench.models import _checkpoint
+    from lipbench.training import checkpoints
 
     text = recipe.read_text(encoding="utf-8")
     end = yaml.safe_load(text).get("trainer", {}).get("max_steps")
@@ -110,7 +110,7 @@ def _trained(name: str, recipe: Path, folder: Path, store: Path) -> Path:
         return max(found, key=lambda path: path.stat().st_mtime, default=None)
 
     last = newest()
-    done = 0 if last is None else _checkpoint.read(last)["lipbench"]["batches"]
+    done = 0 if last is None else checkpoints.read(last)["lipbench"]["batches"]
     if last is None or done < end:
         words = ["--config", str(recipe), "--data.store", str(store), "--trainer.default_root_dir", str(runs)]
         words += [] if last is None else ["--ckpt_path", str(last)]
@@ -140,14 +140,15 @@ def _pictures(checkpoint: Path, target: Path, store: Path) -> None:
     from PIL import Image
 
     from lipbench import tracking
-    from lipbench.commands import _load
-    from lipbench.data import _protocol, _store
+    from lipbench.data import protocol
+    from lipbench.data import store as stores
+    from lipbench.generation import loading
     from lipbench.media import captions, geometry, text, video
 
-    model = _load.generative(checkpoint)
+    model = loading.generative(checkpoint)
     view = model.clip.frames["video"]
-    prepared = _store.Store(store)
-    clip = prepared[_protocol.load("rendered/seen").split(prepared.clip_ids).test[0]]
+    prepared = stores.Store(store)
+    clip = prepared[protocol.load("rendered/seen").split(prepared.clip_ids).test[0]]
     frames = range(clip.n_frames)
     real = clip.view(frames, view).float() / 255  # (T, 3, h, w)
     with torch.inference_mode():

@@ -9,11 +9,13 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lipbench.commands import _names, evaluate
-from lipbench.commands._names import UsageError
+from lipbench import discovery, paths
+from lipbench.commands import evaluate
+from lipbench.errors import UsageError, visible
+from lipbench.paths import default_store
 
 if TYPE_CHECKING:
-    from lipbench.data._store import Store
+    from lipbench.data.store import Store
 
 GROUP = "Start here"
 Finding = tuple[str, str]
@@ -28,7 +30,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     """Options of `lipbench doctor`."""
     parser.add_argument(
         "--data",
-        choices=tuple(_names.files("data")),
+        choices=tuple(discovery.files("data")),
         help="compare every clip in the stores of this corpus with its hash",
     )
     parser.add_argument(
@@ -76,7 +78,7 @@ def run(data: str | None = None, metrics: bool = False, **weights: str | None) -
         "landmarks face-alignment": _face_alignment,
         **{f"weights {name}": lambda name=name: _weights(name) for name in _BY_NAME},  # type: ignore[misc]  # a lambda with a default has no inferred type
         "lipbench home": _home,
-        **{f"corpus {name}": lambda name=name: _corpus(name, closer=name == data) for name in _names.files("data")},  # type: ignore[misc]  # a lambda with a default has no inferred type
+        **{f"corpus {name}": lambda name=name: _corpus(name, closer=name == data) for name in discovery.files("data")},  # type: ignore[misc]  # a lambda with a default has no inferred type
     }
     print("Needed:")
     lacking = _report(needed, "MISSING")
@@ -104,15 +106,14 @@ def _check_metrics(files: dict[str, str]) -> None:
         UsageError: One failed.
         FileNotFoundError: A file is not there.
     """
-    from lipbench.data import _store
     from lipbench.evaluation import selfcheck
-    from lipbench.metrics import _shipped
+    from lipbench.pretrained import bundled
 
-    named = _shipped.resolved(files, _store.home())
+    named = bundled.resolved(files, paths.home())
     for name, file in named.items():
         if not Path(file).expanduser().is_file():
             raise FileNotFoundError(f"--files.{name}: no such file: {file}")
-    judges = _shipped.judges("rendered/seen") | named
+    judges = bundled.judges("rendered/seen") | named
     found = selfcheck.run(selfcheck.clips(), judges)
     for check in found:
         print(f"{check.state:8} {check.name}: {check.detail}")
@@ -248,17 +249,16 @@ def _lpips() -> Finding:
 def _weights(name: str) -> Finding:
     """Whether published weights are where they belong; which columns they judge."""
     from lipbench.commands import weights
-    from lipbench.data import _store
-    from lipbench.nets._catalogue import KNOWN
+    from lipbench.pretrained.published import KNOWN
 
     known = KNOWN[name]
     what = f"{known.what}, for {weights.columns(known.observer)}"
-    path = known.find(_store.home())
+    path = known.find(paths.home())
     if path is not None:
         return f"{what}: {path}{f'; {known.use}' if known.use else ''}", ""
     if known.address():
         return what, f"lipbench weights fetch {name}"
-    return what, f"by hand from {known.origin}, to {known.place(_store.home())}"
+    return what, f"by hand from {known.origin}, to {known.place(paths.home())}"
 
 
 def _face_alignment() -> Finding:
@@ -269,9 +269,8 @@ def _face_alignment() -> Finding:
 
 
 def _home() -> Finding:
-    from lipbench.data import _store
 
-    home = _store.home()
+    home = paths.home()
     said = "LIPBENCH_HOME" if os.environ.get("LIPBENCH_HOME") else "default; LIPBENCH_HOME moves it"
     return f"{home} ({said}){'' if home.is_dir() else ', not there yet'}", ""
 
@@ -283,24 +282,23 @@ def _corpus(name: str, closer: bool) -> Finding:
         name: Short name.
         closer: List the reasons for which clips were left out.
     """
-    from lipbench.data import _store
+    from lipbench.data import store as stores
 
     variable = f"LIPBENCH_{name.upper()}"
     root = os.environ.get(variable)
     raw = f"{variable}={root}" if root else f"{variable} not set"
     if root and not Path(root).is_dir():
         return raw, f"{variable} names no folder: export {variable}=DIR"
-    path = _store.default_path(name)
-    if not (path / _store.MANIFEST).is_file():
+    path = default_store(name)
+    if not (path / stores.MANIFEST).is_file():
         how = "" if name == "rendered" or root else " --root DIR"
         return f"{raw}; no store at {path}", f"lipbench prepare --data {name}{how}"
-    manifest = _store.read_manifest(path)
+    manifest = stores.read_manifest(path)
     rejected = manifest["rejected"]
     found = f"{len(manifest['clips'])} clips in {path}, {len(rejected)} left out"
     if closer:
         found += "".join(
-            f"\n{'':36}{_store.printable(clip_id)}: {_store.printable(entry['reason'])}"
-            for clip_id, entry in sorted(rejected.items())
+            f"\n{'':36}{visible(clip_id)}: {visible(entry['reason'])}" for clip_id, entry in sorted(rejected.items())
         )
     return found, ""
 
@@ -316,17 +314,17 @@ def _damaged_shards(name: str) -> list[str]:
     """
     from rich.progress import track
 
-    from lipbench.data import _store
+    from lipbench.data import store as stores
 
-    whole = _store.default_path(name)
+    whole = default_store(name)
     files: list[str] = []
     for path in (whole, *sorted(whole.parent.glob(f"{name}-*"))):
-        if not (path / _store.MANIFEST).is_file():
+        if not (path / stores.MANIFEST).is_file():
             continue
         try:
-            store = _store.Store(path)
+            store = stores.Store(path)
         except ValueError as error:
-            files.append(str(path / _store.MANIFEST))
+            files.append(str(path / stores.MANIFEST))
             print(f"DAMAGED  {error}")
             continue
         found: dict[str, dict[str, str]] = {}

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from lipbench.commands import _names
+from lipbench import discovery
 
 GROUP = "Corpora"
 
@@ -17,7 +17,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(data: str, root: Path | None = None, speakers: list[str] | None = None, url: str | None = None) -> None:
-    """Fetch and unpack a corpus; see `lipbench.data._download.download`.
+    """Fetch and unpack a corpus; see `lipbench.data.download.download`.
 
     Args:
         data: Short name of the corpus.
@@ -28,11 +28,11 @@ def run(data: str, root: Path | None = None, speakers: list[str] | None = None, 
     Raises:
         UsageError: The corpus is unknown.
     """
-    if data not in _names.files("data"):
-        raise _names.unknown("--data", data, _names.files("data"))
+    if data not in discovery.files("data"):
+        raise discovery.unknown("--data", data, discovery.files("data"))
 
-    from lipbench.data import _download
+    from lipbench.data import download
 
-    only = None if speakers is None else _names.listed(" ".join(speakers))
-    folder = _download.download(data, root, only, url)
+    only = None if speakers is None else discovery.listed(" ".join(speakers))
+    folder = download.download(data, root, only, url)
     print(f"{folder}: next, lipbench prepare --data {data}" + (f" --root {folder}" if root else ""))

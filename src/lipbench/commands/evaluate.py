@@ -4,8 +4,8 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from lipbench.commands import _names
-from lipbench.commands._names import UsageError
+from lipbench import discovery
+from lipbench.errors import UsageError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -113,7 +113,7 @@ def run(
     up to 5 frames more or less are cut off, beyond that no frame is compared with a frame. Each video's pictures are
     judged beside its own sound; generated ones without any, or with a silent one, beside the reference's; and with
     --protocol all of them beside the corpus', as trained models are. The arguments are those of
-    `lipbench.evaluation.outside.evaluate`.
+    `lipbench.evaluation.external.evaluate`.
 
     Raises:
         UsageError: Options do not fit together.
@@ -126,17 +126,17 @@ def run(
 
     import torch
 
-    from lipbench.data import _pool
-    from lipbench.evaluation import outside, record, scoring
+    from lipbench.data import process_pool
+    from lipbench.evaluation import clip_scores, external, record
     from lipbench.evaluation.workers import suitable
     from lipbench.media import geometry
 
     if view is not None and view not in geometry.BOXES:
-        raise _names.unknown("--view", view, geometry.BOXES)
+        raise discovery.unknown("--view", view, geometry.BOXES)
     if workers is None:
         gpu = torch.cuda.is_available()
-        workers = min(4, _pool.processors() - 1) if gpu else suitable(torch.device("cpu"))
-    table = outside.evaluate(
+        workers = min(4, process_pool.processors() - 1) if gpu else suitable(torch.device("cpu"))
+    table = external.evaluate(
         generated,
         reference,
         name=name,
@@ -149,7 +149,7 @@ def run(
         text=text,
         fps=fps,
         landmarks=landmarks,
-        metrics=None if metrics is None else _names.listed(" ".join(metrics)),
+        metrics=None if metrics is None else discovery.listed(" ".join(metrics)),
         files={what: file for what, file in weights.items() if file is not None},
         calibration=not no_calibration,
         workers=workers,
@@ -158,7 +158,7 @@ def run(
     paths = [Path(path) for path in table.attrs["records"]]
     records = [record.read(path) for path in paths]
     _print(table, records, paths[0])
-    scoring.refuse_all_empty(records[0])
+    clip_scores.refuse_all_empty(records[0])
 
 
 def _print(table: "pd.DataFrame", records: "list[Record]", path: Path) -> None:
@@ -168,12 +168,12 @@ def _print(table: "pd.DataFrame", records: "list[Record]", path: Path) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from lipbench.evaluation import _present, clips
-    from lipbench.evaluation._writing import on_one_line
-    from lipbench.metrics._bank import CATALOGUE
+    from lipbench.errors import on_one_line
+    from lipbench.evaluation import external_clips, formatting
+    from lipbench.evaluation.bank import CATALOGUE
 
     first = records[0]
-    console = _present.console()
+    console = formatting.console()
     title = f"{first.protocol['name']}: {first.name}, {first.clips['n']} clips, {first.view}"
     shown = Table(
         title=Text(title, style="table.title"), title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0)
@@ -189,10 +189,10 @@ def _print(table: "pd.DataFrame", records: "list[Record]", path: Path) -> None:
         shown.add_row(
             escape(name),
             " ".join(part for part in (score.unit, better[score.higher_is_better]) if part),
-            _present.cell(score),
-            _present.margin(score),
+            formatting.cell(score),
+            formatting.margin(score),
             str(score.n),
-            *(_present.cell(entry.scores.get(name)) for entry in records[1:]),
+            *(formatting.cell(entry.scores.get(name)) for entry in records[1:]),
         )
     console.print(shown)
     columns: dict[str, list[str]] = {}
@@ -210,8 +210,8 @@ def _print(table: "pd.DataFrame", records: "list[Record]", path: Path) -> None:
     if any(CATALOGUE[name].metric.observes == "syncnet" for name, score in first.scores.items() if score.n):
         for label, those in (
             ("no sound of their own (or a silent one), judged beside the reference's", table["sound"] == "reference"),
-            ("a sound of their own, left out for the corpus'", table["sound"] == clips.CORPUS_INSTEAD),
-            ("a sound that ends long before their pictures, judged only so far", clips.falls_short(table)),
+            ("a sound of their own, left out for the corpus'", table["sound"] == external_clips.CORPUS_INSTEAD),
+            ("a sound that ends long before their pictures, judged only so far", external_clips.falls_short(table)),
         ):
             if those.any():
                 console.print(f"videos with {label}: {int(those.sum())}", markup=False)

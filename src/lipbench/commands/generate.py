@@ -6,13 +6,13 @@ import unicodedata
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal
 
-from lipbench.commands._names import UsageError
+from lipbench.errors import UsageError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from lipbench.commands._dub import Maker
-    from lipbench.models._base import GenerativeModel
+    from lipbench.generation.dubbing import Maker
+    from lipbench.training.base import GenerativeModel
     from lipbench.types import ClipBatch
 
 GROUP = "Train and score"
@@ -70,7 +70,7 @@ def run(
         audio: Any file with sound; None takes that of the video.
         out: The video; .mp4, .mpg or .avi (lossless).
         face: Number of the face, from left to right; None takes the largest.
-        heatmap: Picture of the model's activations in the first seconds (`lipbench.commands._heat`).
+        heatmap: Picture of the model's activations in the first seconds (`lipbench.generation.activation_maps`).
         landmarks: Backend that finds the 68 points.
 
     Raises:
@@ -95,24 +95,25 @@ def run(
     if heatmap is not None and heatmap.suffix.lower() != ".png":
         raise UsageError(f"--heatmap {heatmap}: expected a name that ends in .png")
 
-    from lipbench.evaluation import _outputs
+    from lipbench.evaluation import output_folder
 
     for path in (out, heatmap):
         if path is not None and path.is_dir():
             raise UsageError(f"{path} is a folder; expected the name of a file to write")
     for folder in dict.fromkeys(path.parent for path in (out, heatmap) if path is not None):
-        _outputs.probe(folder)
+        output_folder.probe(folder)
 
-    from lipbench.commands import _dub, _load
+    from lipbench.generation import dubbing as dub
+    from lipbench.generation import loading
     from lipbench.media import audio as sounds
     from lipbench.media import landmarks as backends
     from lipbench.media import text as tokens
     from lipbench.media import video as films
 
-    model = _load.generative(ckpt_path)
+    model = loading.generative(ckpt_path)
     driver = _driver(ckpt_path, model)
     _check_driver(f"{ckpt_path} holds {type(model).__name__}, which is driven by {driver}", driver, text, audio, image)
-    target = _dub.film(given) if image is None else _dub.picture(given)
+    target = dub.film(given) if image is None else dub.picture(given)
 
     def watch(batch: "ClipBatch") -> None:
         if heatmap is not None:
@@ -125,24 +126,24 @@ def run(
         ids = torch.tensor(tokens.encode(tokens.symbols(_words(str(text), ckpt_path))))  # (L,)
 
         def speak(identity: "Tensor") -> "tuple[int, Maker]":
-            return _dub.from_text(model, identity, ids, watch)
+            return dub.from_text(model, identity, ids, watch)
     else:
         samples, rate = sounds.read_audio(audio or given)
         wanted = model.clip.audio_rate
         assert wanted is not None
         heard = sounds.resample(samples, rate, wanted)
-        frames = total = round(len(heard) * _dub.FPS / wanted)
+        frames = total = round(len(heard) * dub.FPS / wanted)
         if total == 0:
             raise ValueError(f"{audio or given} holds {len(samples)} samples of sound, less than one frame of picture")
 
         def speak(identity: "Tensor") -> "tuple[int, Maker]":
-            return frames, _dub.from_sound(model, identity, heard, wanted, frames, watch)
+            return frames, dub.from_sound(model, identity, heard, wanted, frames, watch)
 
-    dubbing = _dub.Dubbing(model, target, backends.load(landmarks), face, total, speak)
-    films.write_video(out, dubbing, _dub.FPS, samples, rate)
+    dubbing = dub.Dubbing(model, target, backends.load(landmarks), face, total, speak)
+    films.write_video(out, dubbing, dub.FPS, samples, rate)
     lost = f", {dubbing.lost} frames without the face left as they were" if dubbing.lost else ""
     height, width = dubbing.size
-    print(f"{out}: {dubbing.frames} frames, {dubbing.frames / _dub.FPS:.2f} s, {width}x{height}{lost}")
+    print(f"{out}: {dubbing.frames} frames, {dubbing.frames / dub.FPS:.2f} s, {width}x{height}{lost}")
 
 
 def _words(text: str, ckpt_path: Path) -> list[str]:
@@ -151,14 +152,14 @@ def _words(text: str, ckpt_path: Path) -> list[str]:
     Raises:
         ValueError: No word is in the text, or a character that is neither letter nor punctuation.
     """
-    from lipbench.commands import _origin
+    from lipbench.console import config_origin
     from lipbench.media import text as tokens
 
     plain, left_out = _without_punctuation(text)
     words = tokens.normalise(plain).split()
     if left_out:
         print(f"left out of the text: {' '.join(left_out)}; spoken is {' '.join(words)!r}", file=sys.stderr)
-    origin = _origin.read(ckpt_path)
+    origin = config_origin.read(ckpt_path)
     strange = [word for word in dict.fromkeys(words) if origin.words and word not in origin.words]
     if strange:
         known = sorted(origin.words)
@@ -187,13 +188,13 @@ def _draw(path: Path, model: "GenerativeModel", batch: "ClipBatch") -> None:
     import torch
     from PIL import Image
 
-    from lipbench.commands import _heat
+    from lipbench.generation import activation_maps
 
     with torch.inference_mode():
         count = int(model.drive(batch, "free")["video_len"][0])
     frames = sorted({round(place) for place in torch.linspace(0, count - 1, 8).tolist()[1:-1]})
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(_heat.heat(model, batch, "free", frames)).save(path)
+    Image.fromarray(activation_maps.heat(model, batch, "free", frames)).save(path)
     print(f"{path}: frames {', '.join(map(str, frames))}")
 
 

@@ -4,7 +4,7 @@ import argparse
 import re
 from pathlib import Path
 
-from lipbench.commands import _names
+from lipbench import discovery
 
 GROUP = "Start here"
 
@@ -18,9 +18,9 @@ def run() -> None:
     metrics = "Metrics (their columns and groups: docs/metrics.md)"
     for title, kind in (("Models (--model)", "model"), ("Corpora (--data)", "data"), (metrics, "metric")):
         print(f"{title}:")
-        for name, path in _names.files(kind).items():
-            print(f"  {name:12} {_names.summary(path)}")
-            protocols = _names.constant(path, "protocols") if kind == "data" else None
+        for name, path in discovery.files(kind).items():
+            print(f"  {name:12} {discovery.summary(path)}")
+            protocols = discovery.constant(path, "protocols") if kind == "data" else None
             if isinstance(protocols, tuple):
                 print(f"  {'':12} protocols: {', '.join(protocols)}")
         print()
@@ -30,21 +30,21 @@ def run() -> None:
 
 def _observers() -> None:
     """The observers that come with lipbench."""
-    from lipbench.metrics import _shipped
+    from lipbench.pretrained import bundled
 
     print("Observers that come with lipbench (evaluate: --files.OBSERVER NAME; test: --evaluator.files.OBSERVER NAME):")
     for observation in ("transcript", "second_transcript", "syncnet"):
-        for name in _shipped.names(observation):
-            print(f"  {name:25} {observation}: {_shipped.knows(name)}")
+        for name in bundled.names(observation):
+            print(f"  {name:25} {observation}: {bundled.knows(name)}")
     print("  others: `lipbench weights`\n")
 
 
 def _recipes() -> None:
     """The recipes: for which device, how long on it, and what they say of themselves."""
-    from lipbench.commands import _recipes as recipes
+    from lipbench.console import recipe_files as recipes
 
     print("Recipes (--config NAME), with the device they are for and the time their training takes:")
-    for path in _names.recipes():
+    for path in discovery.recipes():
         device, time, about = told(path)
         print(f"  {recipes.name(path):36} {device}, {time}\n      {about}")
 

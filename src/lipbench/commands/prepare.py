@@ -4,8 +4,9 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from lipbench.commands import _names
-from lipbench.commands._names import UsageError
+from lipbench import discovery
+from lipbench.errors import UsageError, visible
+from lipbench.paths import home
 
 if TYPE_CHECKING:
     from lipbench.types import View
@@ -17,7 +18,7 @@ _CLIPS: Final = 40  # a speaker
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Options of `lipbench prepare`."""
-    names = tuple(_names.files("data"))
+    names = tuple(discovery.files("data"))
     parser.add_argument("--data", required=True, metavar="NAME", help=f"corpus: {', '.join(names)}")
     parser.add_argument(
         "--root", type=Path, help="its folder (default: LIPBENCH_<NAME>; `rendered` is made on the spot)"
@@ -62,7 +63,7 @@ def run(
     speakers: int | None = None,
     clips: int | None = None,
 ) -> None:
-    """Prepare a corpus; see `lipbench.data._prepare.prepare`. Started again, it does only what is missing.
+    """Prepare a corpus; see `lipbench.data.prepare.prepare`. Started again, it does only what is missing.
 
     Args:
         data: Short name of the corpus.
@@ -81,8 +82,8 @@ def run(
         UsageError: The corpus is unknown, or options do not fit together.
         ValueError: Every clip was rejected.
     """
-    if data not in _names.files("data"):
-        raise _names.unknown("--data", data, _names.files("data"))
+    if data not in discovery.files("data"):
+        raise discovery.unknown("--data", data, discovery.files("data"))
     if data != "rendered" and (speakers is not None or clips is not None):
         raise UsageError(
             f"--speakers and --clips are for --data rendered; for {data} there is --limit, clips a speaker"
@@ -91,25 +92,27 @@ def run(
         raise UsageError("--pixels goes with --pack, e.g. --pack face 96 96 --pixels")
     view = _view(pack)
 
-    from lipbench.data import _pack, _prepare, _store
+    from lipbench.data import pack as packing
+    from lipbench.data import prepare
+    from lipbench.data import store as stores
 
-    corpus = _names.load("data", data)
+    corpus = discovery.load("data", data)
     if data == "rendered":
-        from lipbench.data._render.corpus import write_corpus
+        from lipbench.synthetic.corpus import write_corpus
 
-        root = root or _store.home() / "corpora" / data
+        root = root or home() / "corpora" / data
         speakers = _SPEAKERS if speakers is None else speakers
         clips = _CLIPS if clips is None else clips
         write_corpus(root, speakers=speakers, clips=clips, workers=workers)
-    summary = _prepare.prepare(corpus, root, store, landmarks=landmarks, workers=workers, limit=limit, verify=verify)
+    summary = prepare.prepare(corpus, root, store, landmarks=landmarks, workers=workers, limit=limit, verify=verify)
     if not summary.kept:
         clip_id, reason = next(iter(summary.rejected.items()))
         raise ValueError(
             f"none of {len(summary.rejected)} clips could be used, the store {summary.store} is empty; "
-            f"{_store.printable(clip_id)}, for one: {reason}. {_store.MANIFEST} in it gives the reason for each"
+            f"{visible(clip_id)}, for one: {reason}. {stores.MANIFEST} in it gives the reason for each"
         )
     if view is not None:
-        print(f"packed: {_pack.pack(summary.store, view, pixels=pixels, verify=verify)}")
+        print(f"packed: {packing.pack(summary.store, view, pixels=pixels, verify=verify)}")
 
 
 def _view(pack: list[str] | None) -> "View | None":
@@ -126,7 +129,7 @@ def _view(pack: list[str] | None) -> "View | None":
 
     name, height, width = pack
     if name not in geometry.BOXES:
-        raise _names.unknown("view", name, geometry.BOXES)
+        raise discovery.unknown("view", name, geometry.BOXES)
     if not (height.isdecimal() and width.isdecimal() and int(height) and int(width)):
         raise UsageError(
             f"--pack {' '.join(pack)}: height and width are whole numbers of pixels, e.g. --pack mouth 80 160"

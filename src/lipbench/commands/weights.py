@@ -8,24 +8,26 @@ lipbench weights convert NAME FILE OUT.safetensors
 """
 
 import argparse
-import hashlib
 import shlex
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from lipbench.commands import _names
-from lipbench.commands._names import UsageError
-from lipbench.metrics import _shipped
+from lipbench import discovery, paths
+from lipbench.errors import UsageError
+from lipbench.files import sha256
+from lipbench.pretrained import bundled
+from lipbench.pretrained.inception import Inception
+from lipbench.pretrained.networks import load_arcface, load_i3d, load_syncnet
 
 if TYPE_CHECKING:
-    from lipbench.nets._catalogue import Known
+    from lipbench.pretrained.published import Known
 
 GROUP = "Train and score"
 Chosen = tuple[str, Path | None, "Known | None"]
 """Name, file (None: it is absent), and what is known of it (None: a file in lipbench's format)."""
 
-SHIPPED: Final = _shipped.FOLDER
+SHIPPED: Final = bundled.FOLDER
 """Folder of the files that come with lipbench."""
 SUMS: Final = "SHA256SUMS"
 """Known hashes of the files of a folder, as `sha256sum` writes and checks them."""
@@ -59,7 +61,7 @@ def run(action: str = "list", words: list[str] | None = None, url: str | None = 
     """
     words = words or []
     if action not in _ACTIONS:
-        raise _names.unknown("action", action, _ACTIONS)
+        raise discovery.unknown("action", action, _ACTIONS)
     fits = {"list": not words, "verify": True, "fetch": len(words) == 1, "convert": len(words) == 3}
     if not fits[action]:
         raise UsageError(f"type: lipbench weights {action} {_ACTIONS[action]}".rstrip())
@@ -80,10 +82,9 @@ def run(action: str = "list", words: list[str] | None = None, url: str | None = 
 
 def _list() -> None:
     """Print published files, and files in lipbench's own format: each name whole on a line, and what is known below."""
-    from lipbench.data import _store
-    from lipbench.nets._catalogue import KNOWN
+    from lipbench.pretrained.published import KNOWN
 
-    home = _store.home()
+    home = paths.home()
     print("Published files")
     for name, known in KNOWN.items():
         use = [f"use: {known.use}".replace(f"{known.observer} FILE", f"{known.observer} {name}")] if known.use else []
@@ -103,7 +104,7 @@ def _list() -> None:
 
 def _entry(name: str, lines: Iterable[str]) -> None:
     """Print a file's name, and lines about it; whatever comes from a file is shown as text."""
-    from lipbench.evaluation._writing import on_one_line
+    from lipbench.errors import on_one_line
 
     print(f"  {on_one_line(name)}")
     for line in lines:
@@ -123,7 +124,7 @@ def _where(known: "Known", home: Path) -> str:
 
 def _card_lines(path: Path) -> list[str]:
     """What a file in lipbench's format says of itself."""
-    from lipbench.nets import weights
+    from lipbench.pretrained import weights
 
     try:
         card = weights.read_card(path)
@@ -141,7 +142,7 @@ def _card_lines(path: Path) -> list[str]:
 
 def columns(observer: str) -> str:
     """Metric columns that use an observation, without their variants in brackets."""
-    from lipbench.metrics._bank import CATALOGUE
+    from lipbench.evaluation.bank import CATALOGUE
 
     names = [
         name.partition("[")[0]
@@ -153,9 +154,7 @@ def columns(observer: str) -> str:
 
 def _own() -> list[Path]:
     """Files in lipbench's format: those that come with it, and those in the user's folder."""
-    from lipbench.data import _store
-
-    return [path for folder in (SHIPPED, _store.home() / "weights") for path in sorted(folder.glob("*.safetensors"))]
+    return [path for folder in (SHIPPED, paths.home() / "weights") for path in sorted(folder.glob("*.safetensors"))]
 
 
 def _short(path: Path) -> str:
@@ -196,13 +195,12 @@ def _verify(words: list[str]) -> None:
 
 def _present_files() -> list[Chosen]:
     """Every file that is there."""
-    from lipbench.data import _store
-    from lipbench.nets._catalogue import KNOWN
+    from lipbench.pretrained.published import KNOWN
 
     found: list[Chosen] = []
     for known in KNOWN.values():
         try:
-            path = known.find(_store.home())
+            path = known.find(paths.home())
         except ModuleNotFoundError:  # a package that is not installed has no file
             continue
         found += [(known.name, path, known)] if path else []
@@ -215,15 +213,14 @@ def _named(words: list[str]) -> list[Chosen]:
     Raises:
         UsageError: A word is neither a known name nor a file.
     """
-    from lipbench.data import _store
-    from lipbench.nets._catalogue import KNOWN
+    from lipbench.pretrained.published import KNOWN
 
     own = {path.stem: path for path in reversed(_own())}  # what comes with lipbench wins
     found: list[Chosen] = []
     for word in words:
         path = Path(word).expanduser()
         if word in KNOWN:
-            found.append((word, KNOWN[word].find(_store.home()), KNOWN[word]))
+            found.append((word, KNOWN[word].find(paths.home()), KNOWN[word]))
         elif word in own:
             found.append((word, own[word], None))
         elif path.is_file():
@@ -233,7 +230,7 @@ def _named(words: list[str]) -> list[Chosen]:
                 raise UsageError(f"{word} has the name of no published weights file that lipbench knows: {files}")
             found.append((word, path, known))
         else:
-            raise _names.unknown("name or file", word, [*KNOWN, *own])
+            raise discovery.unknown("name or file", word, [*KNOWN, *own])
     return found
 
 
@@ -245,15 +242,14 @@ def _checked(name: str, path: Path | None, known: "Known | None") -> str:
         ValueError: Its hash is another one, or its content does not fit.
         RuntimeError: A package that reads it is missing, or its content does not fit.
     """
-    from lipbench.data import _store
-    from lipbench.nets import weights
-    from lipbench.nets._catalogue import KNOWN
+    from lipbench.pretrained import weights
+    from lipbench.pretrained.published import KNOWN
 
     if path is None:
-        place = KNOWN[name].place(_store.home())
+        place = KNOWN[name].place(paths.home())
         raise FileNotFoundError(f"absent, looked for at {_short(place)}. Type: lipbench weights fetch {name}")
-    digest = _sha256(path)
-    folder = path.parent if known is None else _store.home() / "weights"
+    digest = sha256(path)
+    folder = path.parent if known is None else paths.home() / "weights"
     recorded = _recorded(folder).get(path.name, "")
     compared = []
     if known is not None and known.sha256:
@@ -282,11 +278,6 @@ def _same(what: str, digest: str, expected: str, source: str) -> None:
         raise ValueError(f"{what} has sha256 {digest}, {source} is {expected}: damaged, or another file")
 
 
-def _sha256(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
 def _recorded(folder: Path) -> dict[str, str]:
     """File name -> hash, from a folder's SHA256SUMS; empty if there is none."""
     file = folder / SUMS
@@ -301,7 +292,7 @@ def _recorded(folder: Path) -> dict[str, str]:
 
 def _alexnet(path: Path) -> str:
     from lipbench.metrics import lpips
-    from lipbench.nets import weights
+    from lipbench.pretrained import weights
 
     weights.read_published(path)
     lpips.load(path)
@@ -309,39 +300,36 @@ def _alexnet(path: Path) -> str:
 
 
 def _inception(path: Path) -> str:
-    from lipbench.metrics import fid
 
-    fid.Inception(str(path))
+    Inception(str(path))
     return "FID loads it"
 
 
 def _syncnet(path: Path) -> str:
-    from lipbench.nets import syncnet
 
-    return f"loads as {type(syncnet.load(path)[0]).__name__}"
+    return f"loads as {type(load_syncnet(path)[0]).__name__}"
 
 
 def _arcface(path: Path) -> str:
-    from lipbench.nets import arcface
 
-    return f"loads as {type(arcface.load(path)[0]).__name__}"
+    return f"loads as {type(load_arcface(path)[0]).__name__}"
 
 
 def _i3d(path: Path) -> str:
-    from lipbench.nets import i3d
 
-    return f"loads as {type(i3d.load(path)[0]).__name__}"
+    return f"loads as {type(load_i3d(path)[0]).__name__}"
 
 
 def _lipnet(path: Path) -> str:
-    from lipbench.nets import lipnet, weights
+    from lipbench.nets import lipnet
+    from lipbench.pretrained import weights
 
     lipnet.from_published(weights.read_published(path))
     return "loads as LipNet"
 
 
 def _only_tensors(path: Path) -> str:
-    from lipbench.nets import weights
+    from lipbench.pretrained import weights
 
     return f"{len(weights.read_published(path))} tensors and nothing else"
 
@@ -380,16 +368,16 @@ def _fetch(name: str, url: str | None) -> None:
         RuntimeError: No address is known, or the server cannot be reached or breaks off.
         ValueError: What is there, or came, is another file.
     """
-    from lipbench.data import _download, _store
-    from lipbench.nets._catalogue import KNOWN
+    from lipbench.data import download, store
+    from lipbench.pretrained.published import KNOWN
 
     if name not in KNOWN:
         own = {path.stem: path for path in _own()}
         if name in own:
             print(f"{name} is there already: {_short(own[name])}")
             return
-        raise _names.unknown("weights", name, KNOWN)
-    known, home = KNOWN[name], _store.home()
+        raise discovery.unknown("weights", name, KNOWN)
+    known, home = KNOWN[name], paths.home()
     found = known.find(home)
     if found is not None:
         try:
@@ -415,9 +403,9 @@ def _fetch(name: str, url: str | None) -> None:
     )
     place.parent.mkdir(parents=True, exist_ok=True)
     fresh = place.with_name(f"{place.name}.fetched")  # under its own name only when its hash is right
-    with _download.bar(True, name) as advance:
-        _download.fetch(address, fresh, advance)
-    digest = _sha256(fresh)
+    with download.bar(True, name) as advance:
+        download.fetch(address, fresh, advance)
+    digest = sha256(fresh)
     folder = home / "weights"
     sums = _recorded(folder)
     try:
@@ -429,7 +417,7 @@ def _fetch(name: str, url: str | None) -> None:
     fresh.replace(place)
     folder.mkdir(parents=True, exist_ok=True)
     lines = sorted((sums | {place.name: digest}).items())
-    _store.write_text(folder / SUMS, "".join(f"{value}  {file}\n" for file, value in lines))
+    store.write_text(folder / SUMS, "".join(f"{value}  {file}\n" for file, value in lines))
     print(f"sha256 {digest}, recorded in {_short(folder / SUMS)}. `lipbench weights verify {name}` loads it")
 
 
@@ -445,15 +433,16 @@ def _convert(name: str, source: Path, out: Path) -> None:
         ValueError: The file holds something else.
     """
     from lipbench.media import text
-    from lipbench.nets import lipnet, syncnet, weights
-    from lipbench.nets._catalogue import KNOWN
+    from lipbench.nets import lipnet, syncnet
+    from lipbench.pretrained import weights
+    from lipbench.pretrained.published import KNOWN
     from lipbench.types import View
 
     converted = ("lipnet", "syncnet")
     if name in KNOWN and name not in converted:
         raise UsageError(f"{name} is used as it is published; converted are {' and '.join(converted)}")
     if name not in converted:
-        raise _names.unknown("network", name, converted)
+        raise discovery.unknown("network", name, converted)
     if out.suffix != ".safetensors":
         raise UsageError(f"{out} must end in .safetensors")
     if out.exists():
@@ -468,7 +457,7 @@ def _convert(name: str, source: Path, out: Path) -> None:
         net = lipnet.from_published(weights.read_published(source))
         view, vocabulary = View("mouth", 64, 128), text.SYMBOLS
     else:
-        net, _ = syncnet.load(source)
+        net, _ = load_syncnet(source)
         view, vocabulary = net.view, ()
     card = weights.save(
         out,
@@ -477,7 +466,7 @@ def _convert(name: str, source: Path, out: Path) -> None:
         view=view,
         trained_on=(
             f"published by {known.origin}; data: {known.data}. Licence of its code: {known.code}, of its weights: "
-            f"{known.weights}. Converted from {source.name}, sha256 {_sha256(source)}"
+            f"{known.weights}. Converted from {source.name}, sha256 {sha256(source)}"
         ),
         vocabulary=vocabulary,
     )

@@ -20,8 +20,9 @@ from typing import Any, Final, cast
 import torch
 from torch import Tensor
 
+from lipbench.evaluation.bank import Bank, Row, wants
 from lipbench.media import geometry, video
-from lipbench.metrics._bank import Bank, Row, Scene, Take, wants
+from lipbench.scoring.views import Scene, Take
 from lipbench.types import ClipBatch
 
 CRF: Final = 23

@@ -12,15 +12,17 @@ import torch
 from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.trainer.states import TrainerFn
 
-from lipbench.data import _store
-from lipbench.evaluation import _outputs, _present, _writing, calibration, record, scoring, workers
+from lipbench.errors import on_one_line, visible
+from lipbench.evaluation import calibration, clip_scores, formatting, output_folder, record, workers, writing
+from lipbench.evaluation.bank import Bank, Row
+from lipbench.evaluation.clip_scores import Plan, Scorer, Videos
 from lipbench.evaluation.record import Paired, Record
-from lipbench.evaluation.scoring import Plan, Scorer, Videos
 from lipbench.evaluation.workers import Pool
-from lipbench.metrics import _shipped
-from lipbench.metrics._bank import Bank, Row
-from lipbench.metrics._base import PerClip, merge
-from lipbench.models._base import GenerativeModel
+from lipbench.files import sha256
+from lipbench.paths import home
+from lipbench.pretrained import bundled
+from lipbench.scoring.base import PerClip, merge
+from lipbench.training.base import GenerativeModel
 from lipbench.types import ClipBatch, Generated, Timing
 
 
@@ -106,24 +108,24 @@ class Evaluator(Callback):
         if trainer.state.fn != TrainerFn.TESTING or not isinstance(pl_module, GenerativeModel):
             return
         if self.name is not None:
-            _writing.check_name("evaluator.name", self.name)
-        _writing.check_protocol(trainer.datamodule.protocol.name)  # type: ignore[attr-defined]
+            writing.check_name("evaluator.name", self.name)
+        writing.check_protocol(trainer.datamodule.protocol.name)  # type: ignore[attr-defined]
         if self.timing is not None:
             if self.timing not in pl_module.timings:
                 known = ", ".join(sorted(pl_module.timings))
                 raise ValueError(f"{type(pl_module).__name__} has no timing {self.timing!r}; it has {known}")
             pl_module.timing = self.timing
-        judges = _shipped.judges(trainer.datamodule.protocol.name)  # type: ignore[attr-defined]
-        self._files = {**judges, **_shipped.resolved(self.files or {}, _store.home())}
+        judges = bundled.judges(trainer.datamodule.protocol.name)  # type: ignore[attr-defined]
+        self._files = {**judges, **bundled.resolved(self.files or {}, home())}
         self._bank = Bank(self.metrics, self._files, self._cache())
-        scoring.refuse_empty(self._bank, "--evaluator.files")
+        clip_scores.refuse_empty(self._bank, "--evaluator.files")
         if trainer.is_global_zero:
-            _outputs.probe(self.out)
+            output_folder.probe(self.out)
 
     def _cache(self) -> Path:
         if self.observations:
             return Path(self.observations)
-        return _store.home() / "cache" / "observations"
+        return home() / "cache" / "observations"
 
     def on_load_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
@@ -153,12 +155,12 @@ class Evaluator(Callback):
         )
         self._rows = plan.rows(self._bank)
         self._clips = {}
-        self._read = scoring.read(self._bank)
+        self._read = clip_scores.read(self._bank)
         count = self.workers
         if count is None:
             here = getattr(trainer.strategy, "num_processes", 1)
             count = workers.suitable(model.device, here, sum(trainer.num_test_batches))
-        done = partial(scoring.given, self._rows)
+        done = partial(clip_scores.given, self._rows)
         self._pool = Pool(partial(Scorer, plan), count, done, "--evaluator.workers")
 
     def on_test_batch_end(  # type: ignore[override]  # Lightning's signature has a wider type for outputs
@@ -174,7 +176,7 @@ class Evaluator(Callback):
         if not self._rows or self._pool is None:
             return
         model = cast(GenerativeModel, pl_module)
-        made: Videos = {scoring.MODEL: (outputs["video"], outputs.get("video_len"))}
+        made: Videos = {clip_scores.MODEL: (outputs["video"], outputs.get("video_len"))}
         with torch.inference_mode():
             for control in self._driven:
                 with trainer.precision_plugin.test_step_context():
@@ -185,7 +187,7 @@ class Evaluator(Callback):
                 row: (video[k : k + 1], None if length is None else length[k : k + 1])
                 for row, (video, length) in made.items()
             }
-            self._pool.submit(clip_id, (scoring.clip(batch, k, self._read), own))
+            self._pool.submit(clip_id, (clip_scores.clip(batch, k, self._read), own))
             self._clips[int(batch["index"][k])] = clip_id, speaker
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
@@ -237,7 +239,7 @@ class Evaluator(Callback):
         }
         pl_module.log_dict(values, rank_zero_only=True)
         self._print()
-        scoring.refuse_all_empty(self.records[0])
+        clip_scores.refuse_all_empty(self.records[0])
 
     def _records(
         self,
@@ -280,7 +282,7 @@ class Evaluator(Callback):
                 "class_path": f"{type(model).__module__}.{type(model).__qualname__}",
                 "arguments": record.portable(dict(model.hparams)),
                 "parameters": {"total": _size(model), **{part: _size(child) for part, child in model.named_children()}},
-                "checkpoint_sha256": record.file_sha256(Path(trainer.ckpt_path)) if trainer.ckpt_path else None,
+                "checkpoint_sha256": sha256(Path(trainer.ckpt_path)) if trainer.ckpt_path else None,
                 "paper": model.paper,
             },
             "training": {
@@ -300,7 +302,7 @@ class Evaluator(Callback):
                 else:
                     known = columns[entry.name] if entry.name in columns and len(columns[entry.name].index) else None
                     summary[entry.name] = record.score(entry.name, known, speakers, *about_it)
-            if row == scoring.MODEL:
+            if row == clip_scores.MODEL:
                 paired = _paired(scores, speakers)
                 found.append(
                     Record(
@@ -309,7 +311,7 @@ class Evaluator(Callback):
                         control=None,
                         scores=summary,
                         paired=paired,
-                        beside=[name for name in scores if name != scoring.MODEL],
+                        beside=[name for name in scores if name != clip_scores.MODEL],
                         **about,
                         **shared,
                     )
@@ -341,27 +343,27 @@ class Evaluator(Callback):
         title = f"{first.protocol['name']}, {first.clips['n']} clips, {first.view}, timing {first.timing}"
 
         def table(those: Sequence[str], head: bool) -> Table:
-            heading = Text(_writing.visible(title), style="table.title") if head else None
+            heading = Text(visible(title), style="table.title") if head else None
             made = Table(title=heading, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
             made.add_column("row", overflow="fold")  # never cut: two names might then look the same
             for name in those:
-                made.add_column(_present.header(name, first.scores[name]), justify="right", no_wrap=True)
+                made.add_column(formatting.header(name, first.scores[name]), justify="right", no_wrap=True)
             for k, entry in enumerate(self.records):
-                cells = [Text(_present.cell(entry.scores[name])) for name in those]
+                cells = [Text(formatting.cell(entry.scores[name])) for name in those]
                 for text, name in zip(cells, those, strict=True) if k == 0 else ():
-                    text.append(f"\n{_present.margin(first.scores[name])}", style="dim")
+                    text.append(f"\n{formatting.margin(first.scores[name])}", style="dim")
                 label = f"{entry.name} {entry.control}" if entry.control else entry.name
-                made.add_row(Text(_writing.visible(label)), *cells, style="bold" if k == 0 else "", end_section=k == 0)
+                made.add_row(Text(visible(label)), *cells, style="bold" if k == 0 else "", end_section=k == 0)
             return made
 
-        console = _present.console()
-        _present.print_split(console, columns, table)
+        console = formatting.console()
+        formatting.print_split(console, columns, table)
         for name, score in first.scores.items():
             if score.reason:
-                console.print(_writing.on_one_line(f"{name}: {score.reason}"), style="dim", markup=False)
+                console.print(on_one_line(f"{name}: {score.reason}"), style="dim", markup=False)
         for name, reason in self.left_out.items():
-            console.print(_writing.on_one_line(f"{name}: left out, {reason}"), style="dim", markup=False)
-        console.print(f"record: {_writing.visible(str(self.path))}", markup=False)
+            console.print(on_one_line(f"{name}: left out, {reason}"), style="dim", markup=False)
+        console.print(f"record: {visible(str(self.path))}", markup=False)
 
 
 def _size(module: torch.nn.Module) -> int:
@@ -374,7 +376,7 @@ def _paired(scores: Mapping[str, Mapping[str, PerClip]], speakers: Mapping[int, 
         record.pair(name, own, scores[against][name], against, speakers)
         for against in calibration.AGAINST
         if against in scores
-        for name, own in scores[scoring.MODEL].items()
+        for name, own in scores[clip_scores.MODEL].items()
     ]
     return [entry for entry in found if entry is not None]
 

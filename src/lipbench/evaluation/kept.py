@@ -18,8 +18,8 @@ import numpy as np
 from torch import Tensor
 
 import lipbench
-from lipbench.evaluation import _writing
-from lipbench.metrics._bank import Bank
+from lipbench.evaluation.bank import Bank
+from lipbench.files import write_together
 from lipbench.types import View
 
 _PACKAGES: Final = ("numpy", "torch", "opencv-python", "dlib-bin", "av", "lpips", "scipy", "librosa")
@@ -88,7 +88,7 @@ class KeptScores:
         Raises:
             OSError: The file cannot be written.
         """
-        _writing.write_whole({path: json.dumps(rows)})
+        write_together({path: json.dumps(rows)})
 
 
 def _number(value: object) -> float:

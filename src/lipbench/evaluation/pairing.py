@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from lipbench.data import _protocol
-from lipbench.data._store import Store
+from lipbench.data import protocol as protocols
+from lipbench.data.store import Store
 
 VIDEOS: Final = (".mp4", ".avi", ".mpg", ".mpeg", ".mov", ".mkv", ".webm", ".m4v")
 PICTURES: Final = (".png", ".jpg", ".jpeg")
@@ -233,7 +233,7 @@ def stored(store: Store, protocol: str | None, made: Mapping[Key, Path]) -> tupl
     """
     clip_ids, about = store.clip_ids, None
     if protocol is not None:
-        chosen = _protocol.load(protocol)
+        chosen = protocols.load(protocol)
         split = chosen.split(store.clip_ids)
         clip_ids = [clip_id for clip_id in split.test if clip_id in store]
         if not clip_ids:

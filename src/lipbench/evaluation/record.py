@@ -19,12 +19,15 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 import numpy as np
 
 import lipbench
-from lipbench.evaluation import _schema, _writing, statistics
+from lipbench.errors import visible
+from lipbench.evaluation import schema as record_schema
+from lipbench.evaluation import statistics, writing
+from lipbench.files import write_together
 
 if TYPE_CHECKING:  # tables are made of records by a command that does without PyTorch
     import pandas as pd
 
-    from lipbench.metrics._base import PerClip
+    from lipbench.scoring.base import PerClip
 
 SCHEMA: Final = 1
 Kind = Literal["model", "control", "calibration"]
@@ -183,8 +186,8 @@ def score(
         judge: See `Score`.
         reason: Why values are missing, where it is known.
     """
-    from lipbench.metrics._bank import CATALOGUE
-    from lipbench.metrics._base import mean
+    from lipbench.evaluation.bank import CATALOGUE
+    from lipbench.scoring.base import mean
 
     metric = CATALOGUE[entry].metric
     value, defined, ci95 = float("nan"), 0, None
@@ -217,7 +220,7 @@ def set_score(entry: str, value: float, n: int, clips: int, judge: str | None, r
         judge: See `Score`.
         reason: Why clips are missing, where it is known.
     """
-    from lipbench.metrics._bank import CATALOGUE
+    from lipbench.evaluation.bank import CATALOGUE
 
     metric = CATALOGUE[entry].metric
     if n < clips and reason is None:
@@ -237,7 +240,7 @@ def set_score(entry: str, value: float, n: int, clips: int, judge: str | None, r
 
 def pair(entry: str, own: "PerClip", other: "PerClip", against: str, speakers: Mapping[int, str]) -> Paired | None:
     """Compare two rows on the clips that both have; None if there is none."""
-    from lipbench.metrics._bank import CATALOGUE
+    from lipbench.evaluation.bank import CATALOGUE
 
     metric = CATALOGUE[entry].metric
     shared, i, j = np.intersect1d(own.index, other.index, return_indices=True)
@@ -265,14 +268,8 @@ def clips_sha256(clip_ids: Sequence[str]) -> str:
     return hashlib.sha256("\n".join(sorted(clip_ids)).encode()).hexdigest()
 
 
-def file_sha256(path: Path) -> str:
-    """Hash of a file's content."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
 def write(rows: "Sequence[tuple[Record, pd.DataFrame]]", out: Path) -> list[Path]:
-    """Write the records of one test and their per-clip scores, all of them or none; see `_writing.write_whole`.
+    """Write the records of one test and their per-clip scores, all of them or none; see `write_together`.
 
     The records of models come last: whoever finds one finds the calibration and control rows of the same test.
 
@@ -289,17 +286,17 @@ def write(rows: "Sequence[tuple[Record, pd.DataFrame]]", out: Path) -> list[Path
     """
     paths, files = [], []
     for record, per_clip in rows:
-        _writing.check_protocol(record.protocol["name"])
+        writing.check_protocol(record.protocol["name"])
         for part in (record.name, record.run, *([record.control] if record.control else [])):
-            _writing.check_name("the name of a row", part)
+            writing.check_name("the name of a row", part)
         path = out / record.stem
         text = json.dumps(_rounded(dataclasses.asdict(record)), indent=1, ensure_ascii=False)
         values = per_clip.astype(object).where(per_clip.notna(), None)  # neither NaN nor pandas' NA
-        table = _writing.csv_text(list(map(str, per_clip.columns)), values.itertuples(index=False, name=None))
+        table = writing.csv_text(list(map(str, per_clip.columns)), values.itertuples(index=False, name=None))
         paths.append(path.with_name(path.name + ".json"))
         files.append((record.kind, {path.with_name(path.name + ".csv"): table, paths[-1]: text + "\n"}))
     ordered = sorted(files, key=lambda pair: ("calibration", "control", "model").index(pair[0]))
-    _writing.write_whole({path: content for _, own in ordered for path, content in own.items()})
+    write_together({path: content for _, own in ordered for path, content in own.items()})
     return paths
 
 
@@ -316,11 +313,11 @@ def read(path: Path) -> Record:
         if type(schema) is int and schema != SCHEMA:
             told = f"it has schema {str(schema)[:20]}; lipbench {lipbench.__version__} reads schema {SCHEMA}"
             raise ValueError(told)
-        _schema.check(content)
+        record_schema.check(content)
     except OSError as error:
-        raise ValueError(f"{_writing.visible(str(path))} cannot be read: {error.strerror}") from error
+        raise ValueError(f"{visible(str(path))} cannot be read: {error.strerror}") from error
     except ValueError as error:
-        told = _writing.visible(f"{path} is not a results record: {error}")
+        told = visible(f"{path} is not a results record: {error}")
         raise ValueError(told) from error
     scores = {name: Score(**_tuples(value)) for name, value in content.pop("scores").items()}
     paired = [Paired(**_tuples(value)) for value in content.pop("paired")]

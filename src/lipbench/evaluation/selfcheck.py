@@ -16,13 +16,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from lipbench.data._render.corpus import FPS, SAMPLE_RATE, render, sentence_ids, words_of
 from lipbench.evaluation import calibration
+from lipbench.evaluation.bank import CATALOGUE, Bank, Row
 from lipbench.media import alignment, audio, geometry
-from lipbench.metrics._bank import CATALOGUE, MOUTH, Bank, Row, Scene, Take
-from lipbench.metrics._base import ClipMetric, mean
 from lipbench.metrics.lse import lse
 from lipbench.metrics.wer import CER, WER
+from lipbench.scoring.base import ClipMetric, mean
+from lipbench.scoring.views import MOUTH, Scene, Take
+from lipbench.synthetic.corpus import FPS, SAMPLE_RATE, render, sentence_ids, words_of
 from lipbench.types import ClipBatch
 
 State = Literal["ok", "FAILED", "skipped"]

@@ -19,8 +19,8 @@ from typing import Any, Final, Self
 import torch
 from torch import Tensor
 
-from lipbench.data import _pool
-from lipbench.metrics._base import Unavailable
+from lipbench.data import process_pool
+from lipbench.errors import Unavailable
 
 Make = Callable[[], Callable[[Any], Any]]
 """Makes the function that is applied to tasks; pickles."""
@@ -53,7 +53,7 @@ def suitable(device: torch.device, processes: int = 1, tasks: float = float("inf
     """
     if device.type != "cpu" or multiprocessing.current_process().daemon:
         return 0
-    count = int(min(_pool.processors() // processes, _memory() // (_BYTES * processes), tasks))
+    count = int(min(process_pool.processors() // processes, _memory() // (_BYTES * processes), tasks))
     return count if count > 1 else 0
 
 
@@ -93,7 +93,7 @@ class Pool:
         self._workers: list[_Worker] = []
         self._function = make() if count == 0 else None
         if count:
-            context = _pool.start(__name__, getattr(make, "func", make).__module__)
+            context = process_pool.start(__name__, getattr(make, "func", make).__module__)
             try:
                 for _ in range(count):
                     self._workers.append(_Worker(context, make, self._tasks, self._answers, self._room))

@@ -2,9 +2,12 @@
 
 from pathlib import Path
 
-from lipbench.evaluation import _present, _writing
-from lipbench.leaderboard import _lines, _reported, _terminal
-from lipbench.leaderboard._ranking import Board, boards
+from lipbench.errors import visible
+from lipbench.evaluation import formatting, writing
+from lipbench.files import write_together
+from lipbench.leaderboard import lines, terminal
+from lipbench.leaderboard import reported as reported_scores
+from lipbench.leaderboard.boards import Board, boards
 
 
 def text(board: Board) -> str:
@@ -12,7 +15,7 @@ def text(board: Board) -> str:
 
     Scores that must not be compared with their column's others stand in the column `other_observer` instead.
     """
-    names = _lines.columns([line.record for line in board.lines])
+    names = lines.columns([line.record for line in board.lines])
     header = ["rank", "kind", "model", "control", "run", "timing", "view", "clips"]
     header += [f"{name}{what}" for name in names for what in ("", ":low", ":high", ":clips")]
     header += ["mean_rank", "not_above_frozen", "other_observer", "record"]
@@ -32,7 +35,7 @@ def text(board: Board) -> str:
                 row += [score.value, *(score.ci95 or (None, None)), score.n]
         paths = " ".join(path.as_posix() for path in (line.path, *line.others))
         rows.append([*row, line.mean_rank, " ".join(sorted(line.still)), "; ".join(apart), paths])
-    return _writing.csv_text(header, rows)
+    return writing.csv_text(header, rows)
 
 
 def compare(
@@ -58,14 +61,14 @@ def compare(
         OSError: A table cannot be written; what was there before is there still.
     """
     results, out = Path(results), Path(out)
-    console = _present.console()
+    console = formatting.console()
     found, unread = boards(results, protocol)
-    reported, broken = _reported.read(out / "reported")
+    reported, broken = reported_scores.read(out / "reported")
     for message in (*unread, *broken):
         console.print(f"left out: {message}", style="red", markup=False, highlight=False)
     if not found:
         console.print(
-            f"No results in {_writing.visible(str(results))} yet. Score a model: lipbench test --model paralip --data "
+            f"No results in {visible(str(results))} yet. Score a model: lipbench test --model paralip --data "
             "grid --ckpt_path last",
             markup=False,
         )
@@ -75,10 +78,10 @@ def compare(
         content = text(board)
         differs = not path.is_file() or path.read_bytes() != content.encode()
         changed |= differs
-        _terminal.show(board, console)
-        _reported.show(board, reported, console)
+        terminal.show(board, console)
+        reported_scores.show(board, reported, console)
         if differs and not check:
-            _writing.write_whole({path: content})
+            write_together({path: content})
         state = "differs from the records" if check and differs else "written" if differs else "up to date"
-        console.print(f"{_writing.visible(str(path))}: {state}", markup=False)
+        console.print(f"{visible(str(path))}: {state}", markup=False)
     return changed

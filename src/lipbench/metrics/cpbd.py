@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import conv1d, max_pool2d, pad
 
-from lipbench.metrics import _check
-from lipbench.metrics._base import ClipMetric, finite, over_frames
+from lipbench.scoring import checks
+from lipbench.scoring.base import ClipMetric, finite, over_frames
 
 Variant = Literal["port", "atvgnet"]
 
@@ -44,7 +44,7 @@ def grey(pictures: Tensor) -> Tensor:
     Raises:
         ValueError: The pictures have another shape or dtype.
     """
-    if not _check.fits(pictures.shape, _check.PICTURES) or pictures.dtype != torch.uint8:
+    if not checks.fits(pictures.shape, checks.PICTURES) or pictures.dtype != torch.uint8:
         raise ValueError(
             f"expected uint8 pictures (..., 3, h, w), got {pictures.dtype} of shape {tuple(pictures.shape)}"
         )

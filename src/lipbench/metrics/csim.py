@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
-from lipbench.metrics import _check
-from lipbench.metrics._base import ClipMetric, over_frames
+from lipbench.scoring import checks
+from lipbench.scoring.base import ClipMetric, over_frames
 
 
 def csim(pred: Tensor, target: Tensor) -> Tensor:
@@ -20,9 +20,9 @@ def csim(pred: Tensor, target: Tensor) -> Tensor:
     Raises:
         ValueError: The shapes differ, or they are not floating point.
     """
-    _check.same(pred, target)
-    _check.tensor("pred", pred, ("...", "E"))
-    _check.tensor("target", target, ("...", "E"))
+    checks.same(pred, target)
+    checks.tensor("pred", pred, ("...", "E"))
+    checks.tensor("target", target, ("...", "E"))
     a, b = (x / torch.linalg.vector_norm(x, dim=-1, keepdim=True) for x in (pred.double(), target.double()))
     cosine: Tensor = (a * b).sum(-1)
     return cosine.clamp(-1, 1)  # rounding leads outside

@@ -7,11 +7,11 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from lipbench.metrics import _check
-from lipbench.metrics._base import ClipMetric
 from lipbench.metrics.lmd import LEAST, MOUTH, lmd
 from lipbench.metrics.psnr import CAP, psnr
 from lipbench.metrics.ssim import ssim
+from lipbench.scoring import checks
+from lipbench.scoring.base import ClipMetric
 
 
 def path(cost: Tensor) -> Tensor:
@@ -73,9 +73,9 @@ def picture_distance(pred: Tensor, target: Tensor) -> Tensor:
         ValueError: They are no pictures of one size in [0, 1].
     """
     for what, given in (("pred", pred), ("target", target)):
-        _check.tensor(what, given, ("frames", *_check.PICTURES[1:]))
-        _check.pictures_in_range(what, given)
-    _check.same(pred[0], target[0])
+        checks.tensor(what, given, ("frames", *checks.PICTURES[1:]))
+        checks.pictures_in_range(what, given)
+    checks.same(pred[0], target[0])
     a, b = pred.flatten(1), target.flatten(1)
     # |a - b|^2 by one matrix product; what all frames share is taken off first, or single precision would not do.
     common = (a.sum(0) + b.sum(0)) / (len(a) + len(b))
@@ -98,7 +98,7 @@ def lip_distance(pred: Tensor, target: Tensor) -> Tensor:
         ValueError: They are no landmarks.
     """
     for what, given in (("pred", pred), ("target", target)):
-        _check.tensor(what, given, ("N", *_check.LANDMARKS[1:]))
+        checks.tensor(what, given, ("N", *checks.LANDMARKS[1:]))
     return lmd(pred[:, None, MOUTH], target[None, :, MOUTH])
 
 

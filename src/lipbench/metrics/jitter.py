@@ -3,9 +3,9 @@
 import torch
 from torch import Tensor
 
-from lipbench.metrics import _check
-from lipbench.metrics._base import ClipMetric
 from lipbench.metrics.lmd import MOUTH
+from lipbench.scoring import checks
+from lipbench.scoring.base import ClipMetric
 
 _STILL = 1e-6  # px / frame^2: below it nothing moves
 
@@ -28,7 +28,7 @@ def jitter(points: Tensor) -> Tensor:
     Raises:
         ValueError: They are no points of frames.
     """
-    _check.tensor("points", points, ("...", "T", *_check.POINTS[1:]))
+    checks.tensor("points", points, ("...", "T", *checks.POINTS[1:]))
     if points.shape[-3] < 3:
         return points.new_zeros(*points.shape[:-3], 0)
     within = points - points.mean(-2, keepdim=True)  # (..., T, P, 2)

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from lipbench.media import geometry
-from lipbench.metrics import _check
-from lipbench.metrics._base import ClipMetric
+from lipbench.scoring import checks
+from lipbench.scoring.base import ClipMetric
 
 MOUTH: Final = slice(48, 68)
 """The 20 lip points of the 68 (iBUG order)."""
@@ -36,7 +36,7 @@ def lmd(pred: Tensor, target: Tensor, aligned: bool = True) -> Tensor:
         ValueError: They are no points, or differ in number.
     """
     for what, given in (("pred", pred), ("target", target)):
-        _check.tensor(what, given, _check.POINTS)
+        checks.tensor(what, given, checks.POINTS)
     if pred.shape[-2] != target.shape[-2]:
         raise ValueError(f"pred has {pred.shape[-2]} points a frame and target {target.shape[-2]}; expected as many")
     if aligned:
@@ -58,7 +58,7 @@ def interocular(points: Tensor) -> Tensor:
     Raises:
         ValueError: They are no landmarks.
     """
-    _check.tensor("points", points, _check.LANDMARKS)
+    checks.tensor("points", points, checks.LANDMARKS)
     left, right = EYES
     distance: Tensor = torch.linalg.vector_norm(points[..., left, :] - points[..., right, :], dim=-1)
     return distance

@@ -8,9 +8,10 @@ from typing import Final, cast
 import torch
 from torch import Tensor, nn
 
-from lipbench.metrics import _check
-from lipbench.metrics._base import ClipMetric, Unavailable, digest, over_frames
-from lipbench.nets.weights import read_published
+from lipbench.errors import Unavailable
+from lipbench.pretrained.weights import digest, read_published
+from lipbench.scoring import checks
+from lipbench.scoring.base import ClipMetric, over_frames
 
 BACKBONE: Final = "alexnet-owt-7be5be79.pth"
 """torchvision's AlexNet; the eight digits begin its SHA-256 (torch hub's convention for file names)."""
@@ -86,7 +87,7 @@ def lpips(pred: Tensor, target: Tensor, network: nn.Module) -> Tensor:
     Raises:
         ValueError: They are no pictures of one shape in [0, 1], or too small.
     """
-    _check.pictures(pred, target, _LEAST)
+    checks.pictures(pred, target, _LEAST)
     a, b = (2 * x.reshape(-1, *x.shape[-3:]) - 1 for x in (pred, target))  # the network takes [-1, 1]
     parts = [network(a[k : k + _CHUNK], b[k : k + _CHUNK]).flatten() for k in range(0, len(a), _CHUNK)]
     return (torch.cat(parts) if parts else a.new_zeros(0)).reshape(pred.shape[:-3])

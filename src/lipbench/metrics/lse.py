@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from lipbench.metrics import _check
-from lipbench.metrics._base import ClipMetric
+from lipbench.scoring import checks
+from lipbench.scoring.base import ClipMetric
 
 VSHIFT: Final = 15
 """Frames by which the sound is shifted in each direction, as in the published evaluation scripts."""
@@ -25,9 +25,9 @@ class Sync(NamedTuple):
 
 
 def _refuse(video: Tensor, audio: Tensor, windows: Tensor, vshift: int, padding: str) -> None:
-    _check.same(video, audio)
+    checks.same(video, audio)
     for what, given in (("video", video), ("audio", audio)):
-        _check.tensor(what, given, ("B", "N", "E"))
+        checks.tensor(what, given, ("B", "N", "E"))
     clips, count = video.shape[:2]
     if tuple(windows.shape) != (clips,) or windows.dtype.is_floating_point:
         raise ValueError(

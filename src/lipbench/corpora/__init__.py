@@ -1,0 +1,1 @@
+"""Corpora by name: how each lies on disk, its protocols and its licence."""

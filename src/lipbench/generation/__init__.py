@@ -1,0 +1,1 @@
+"""Videos from checkpoints: dubbing, activation maps."""

@@ -1,0 +1,1 @@
+"""Weights files: their format, the published ones, and those that come along."""

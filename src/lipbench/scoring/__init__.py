@@ -1,0 +1,1 @@
+"""What metrics build on: base classes, checks of their input, and observers."""

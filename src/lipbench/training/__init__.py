@@ -1,0 +1,1 @@
+"""What models inherit: optimization, checkpoints, exact resume, adversaries, lip readers."""

@@ -1,0 +1,83 @@
+"""Speech to face, frame by frame: what LipGAN and Wav2Lip have in common."""
+
+from abc import abstractmethod
+from typing import ClassVar, Final
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Adam, Optimizer
+
+from lipbench.media import features
+from lipbench.nets.fastspeech import mask_of
+from lipbench.training.adversarial import AdversarialModel
+from lipbench.types import ClipBatch, Generated, Timing, View
+
+_FRAMES_AT_ONCE: Final = 128  # faces made together outside training, to bound the memory of large test batches
+
+
+class SpeechToFace(AdversarialModel):
+    """Makes every face by itself from the sound around it, its upper half (the pose) and an identity frame.
+
+    With timing "given" the sound says when things are said, as true durations do for models that are driven by text.
+
+    Subclasses set what follows and say what is heard for a face.
+
+    Attributes:
+        size: Pixels a side of the face view.
+        generator: Identity (M, 3, size, size) in [0, 1], pose (M, 3, size, size) with lower half 0, and what `hear`
+            gives for these frames -> faces (M, 3, size, size) float32 in [0, 1].
+        lr: Peak learning rate of the generator (Adam).
+        discriminator_lr: That of the discriminator (Adam).
+        betas: Of both.
+    """
+
+    timings: ClassVar[frozenset[str]] = frozenset({"given", "free"})
+    size: int
+    generator: nn.Module
+    lr: float
+    discriminator_lr: float
+    betas: tuple[float, float]
+
+    @abstractmethod
+    def hear(self, batch: ClipBatch, clip: Tensor, frame: Tensor) -> Tensor:
+        """(M,) rows of the batch and (M,) frames -> (M, bands, columns) of the sound around them."""
+
+    @property
+    def view(self) -> View:
+        """The whole 256 face: its lower half holds nose tip, mouth and chin."""
+        return View("face", self.size, self.size)
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """The sound, the identity frame, and the pose frames that `drive` makes."""
+        return frozenset({"audio", "audio_len", "fps", "identity", "pose", "pose_len", "n_frames"})
+
+    def follows_schedule(self, name: str) -> bool:
+        """All do: the published rates are constant, and the small recipes' cosine was run for both sides."""
+        return True
+
+    def make_optimisers(self) -> dict[str, Optimizer]:
+        """Adam for the generator, and for the discriminator if there is one."""
+        optimisers: dict[str, Optimizer] = {
+            "generator": Adam(self.generator.parameters(), lr=self.lr, betas=self.betas, fused=True)
+        }
+        if self.discriminator is not None:
+            optimisers["discriminator"] = Adam(
+                self.discriminator.parameters(), lr=self.discriminator_lr, betas=self.betas, fused=True
+            )
+        return optimisers
+
+    def generate(self, batch: ClipBatch, timing: Timing) -> Generated:
+        """Make the frames of the clip, or with timing "free" those of the sound; poses that run out start again."""
+        if timing == "free":
+            frames = (batch["audio_len"] * batch["fps"].double() / features.RATE).round().long()
+        else:
+            frames = batch["n_frames"]
+        there = mask_of(frames, int(frames.max()))  # (B, N)
+        clip, place = there.nonzero(as_tuple=True)  # (M,) each
+        video = batch["audio"].new_zeros(*there.shape, 3, self.size, self.size, dtype=torch.float32)
+        for rows, places in zip(torch.split(clip, _FRAMES_AT_ONCE), torch.split(place, _FRAMES_AT_ONCE), strict=True):
+            pose = batch["pose"][rows, places % batch["pose_len"][rows]]  # (m, 3, size, size)
+            sound = self.hear(batch, rows, places)
+            video[rows, places] = self.generator(batch["identity"][rows, 0], pose, sound)
+        return {"video": video, "video_len": frames}
