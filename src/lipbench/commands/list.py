@@ -19,10 +19,13 @@ def run() -> None:
     for title, kind in (("Models (--model)", "model"), ("Corpora (--data)", "data"), (metrics, "metric")):
         print(f"{title}:")
         for name, path in discovery.files(kind).items():
-            print(f"  {name:12} {discovery.summary(path)}")
+            package = discovery.package_of(kind, name)
+            print(f"  {name:12} {discovery.summary(path)}{f' ({package})' if package else ''}")
             protocols = discovery.constant(path, "protocols") if kind == "data" else None
             if isinstance(protocols, tuple):
                 print(f"  {'':12} protocols: {', '.join(protocols)}")
+        for sentence in discovery.conflicts(kind):
+            print(f"  ! {sentence}")
         print()
     _observers()
     _recipes()
