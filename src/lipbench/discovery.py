@@ -29,6 +29,7 @@ PACKAGE = Path(__file__).resolve().parent
 FOLDERS = {"model": "models", "data": "corpora", "metric": "metrics", "command": "commands"}
 GROUPS: Final = {"model": "lipbench.models", "data": "lipbench.corpora", "metric": "lipbench.metrics"}
 """Kind -> group of the entry points by which other packages add to it; commands cannot be added."""
+_STAGES: Final = "stages"  # folder below `experiments`
 _BASES: Final = {
     "model": ("lipbench.training.base:BenchModule",),
     "data": ("lipbench.data.datamodule:ClipDataModule",),
@@ -284,7 +285,16 @@ def _base(path: str) -> type:
 
 
 def recipes() -> list[Path]:
-    """All experiment files, of the installed package or of the checkout; relative paths where those are shorter."""
+    """All recipes, of the installed package or of the checkout; relative paths where those are shorter."""
+    return [path for path in _experiment_files() if path.parent.name != _STAGES]
+
+
+def experiments() -> list[Path]:
+    """All experiments of several stages, which `lipbench run` takes by name; paths as from `recipes`."""
+    return [path for path in _experiment_files() if path.parent.name == _STAGES]
+
+
+def _experiment_files() -> list[Path]:
     folders = [folder for folder in (PACKAGE / "experiments", PACKAGE.parents[1] / "experiments") if folder.is_dir()]
     here = Path.cwd()
     found = sorted(folders[0].rglob("*.yaml")) if folders else []

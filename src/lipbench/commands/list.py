@@ -1,8 +1,6 @@
 """list: what there is, by the names that options take: models, corpora, metrics, observers, recipes."""
 
 import argparse
-import re
-from pathlib import Path
 
 from lipbench import discovery
 
@@ -48,20 +46,8 @@ def _recipes() -> None:
 
     print("Recipes (--config NAME), with the device they are for and the time their training takes:")
     for path in discovery.recipes():
-        device, time, about = told(path)
+        device, time, about = recipes.told(path)
         print(f"  {recipes.name(path):36} {device}, {time}\n      {about}")
-
-
-def told(path: Path) -> tuple[str, str, str]:
-    """What a recipe says: device, time of the training, and the first sentence of its comments.
-
-    Args:
-        path: Of the recipe. Comments name the time as "24 minutes on one core" or "38 minutes of one core".
-    """
-    lines = path.read_text("utf-8").splitlines()
-    found = [line.partition("#")[2] for line in lines if "#" in line]
-    heading = [line[1:] for line in lines if line.startswith("#") and not line.startswith("#   ")] or found[:1]
-    comments, about = (" ".join(" ".join(parts).split()) for parts in (found, heading))
-    time = re.search(r"(?:about )?[\d.,]+ (?:minutes|hours?|days)(?: (?:of|on) (?:one|two|2) cores?)?", comments)
-    device = "CPU" if any(line.strip() == "accelerator: cpu" for line in lines) else "GPU"
-    return device, time[0] if time else "time not measured", re.split(r"(?<=\.) ", about)[0]
+    print("\nExperiments of several stages (lipbench run NAME):")
+    for path in discovery.experiments():
+        print(f"  {path.stem}\n      {recipes.told(path)[2]}")

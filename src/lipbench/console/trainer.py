@@ -20,8 +20,7 @@ from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities import rank_zero_info, rank_zero_only
 
 from lipbench import discovery, tracking
-from lipbench.commands import weights
-from lipbench.console import argv, checkpointing, messages, run_folders
+from lipbench.console import argv, checkpointing, messages, next_steps, run_folders
 from lipbench.data.datamodule import ClipDataModule
 from lipbench.errors import UsageError
 from lipbench.evaluation.evaluator import Evaluator
@@ -343,24 +342,21 @@ class Cli(LightningCLI):
 
     def after_fit(self) -> None:
         """Say what to type next."""
-        last = Path(self.trainer.log_dir or self.trainer.default_root_dir) / "checkpoints" / "last.ckpt"
+        folder = Path(self.trainer.log_dir or self.trainer.default_root_dir)
+        last = folder / "checkpoints" / "last.ckpt"
         if last.is_file():
             rank_zero_info(f"score it: lipbench test --ckpt_path {last}")
         if hasattr(self.model, "save_observer"):
-            self._save_observer(Path(self.trainer.log_dir or self.trainer.default_root_dir))
+            self._save_observer(folder / "observer.safetensors")
 
     @rank_zero_only
-    def _save_observer(self, folder: Path) -> None:
-        """Write the weights file by which metrics use this model as a judge."""
-        data, batches = self.datamodule, self.model.batches
-        trained_on = f"{data.protocol.name}, {batches} batches of {data.batch_size} clips, seed {self.model._seed}"
-        path = folder / "observer.safetensors"
-        self.model.save_observer(path, trained_on)
-        observer = weights.OBSERVER.get(_short(self.config.fit, "model"))
-        if observer is None:
-            rank_zero_info(f"let a model learn from it: --model.expert {path}")
-        else:
-            rank_zero_info(f"judge with it: --evaluator.files.{observer} {path}")
+    def _save_observer(self, path: Path) -> None:
+        """Write the weights file by which metrics or other models use this one."""
+        data = self.datamodule
+        about = next_steps.trained_on(data.protocol.name, self.model.batches, data.batch_size, self.model._seed)
+        self.model.save_observer(path, about)
+        options = self.config.fit
+        rank_zero_info(next_steps.advice(_short(options, "model"), _short(options, "data"), path))
 
     def test(self, **kwargs: Any) -> None:  # noqa: ANN401 - the Trainer's own arguments
         """Score; the evaluator prints the table of models that make video, Lightning what others log."""
