@@ -1,21 +1,16 @@
 """demo: no data needed: render a corpus, prepare it, train, score, rank, and show where the pictures lie."""
 
 import argparse
-import hashlib
-import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
-
-import yaml
+from typing import TYPE_CHECKING, Any, Final
 
 from lipbench import discovery
-from lipbench.errors import UsageError
 from lipbench.paths import home
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from lipbench.console.stages import Experiment
     from lipbench.data.store import StoredClip
     from lipbench.types import ClipBatch
 
@@ -42,96 +37,44 @@ def run(everything: bool = False, folder: Path | None = None) -> None:
     Raises:
         UsageError: A recipe names no end of training.
     """
-    from lipbench.commands import prepare
-    from lipbench.leaderboard import table
+    from lipbench.console import stage_runs
 
     folder = (folder or home() / "demo").absolute()
-    recipes = {path.stem: path for path in discovery.recipes() if path.parent.name == "demo"}
-    chosen = [name for name in _DEFAULT if name in recipes]
-    chosen += [name for name in recipes if everything and name not in _DEFAULT]
+    experiment = _experiment(folder, everything)
     print(f"lipbench demo, in {folder}")
-    minutes = _SPEAKERS * _CLIPS / 100
-    print(f"  1. render and prepare {_SPEAKERS} speakers x {_CLIPS} clips: about {minutes:.0f} minutes on 2 cores")
-    for name in chosen:
-        about = recipes[name].read_text(encoding="utf-8").partition("\n")[0].lstrip("# ")
-        print(f"  2. train and score {name}: {about}")
-    print("  3. rank, and write a strip and a video")
-    print("Stopped, the same command goes on from the last checkpoint, which is at most two minutes old.\n")
-
-    store = folder / "store"
-    _timed(
-        "rendered and prepared",
-        lambda: prepare.run("rendered", folder / "corpus", store, speakers=_SPEAKERS, clips=_CLIPS),
-    )
-    for name in chosen:
-        checkpoint = _trained(name, recipes[name], folder, store)
-        _timed(f"{name} scored", lambda checkpoint=checkpoint: _score(checkpoint, folder, store))  # type: ignore[misc]  # a lambda with a default has no inferred type
-        _pictures(checkpoint, folder / name, store)
-    table.compare(folder / "results", folder / "leaderboards")
+    runner = stage_runs.Runner(experiment, folder / "runs", folder / "results", folder / "leaderboards")
+    runner.check()
+    print(f"  rendering and preparing take about {_SPEAKERS * _CLIPS / 100:.0f} minutes on 2 cores")
+    for line in runner.plan():
+        print(f"  {line}")
+    print("  write a strip and a video of each")
+    print("Stopped, the same command goes on from the last checkpoint, which is at most two minutes old.\n", flush=True)
+    for name, checkpoint in runner.run().items():
+        _pictures(checkpoint, folder / name, folder / "store")
     print("\nLook at (reference on top or on the left, generated below or on the right):")
-    for name in chosen:
-        print(f"  {folder / name}.png\n  {folder / name}.mp4")
+    for stage in experiment.stages:
+        print(f"  {folder / stage.name}.png\n  {folder / stage.name}.mp4")
     print(f"  {folder / 'leaderboards'}: the table as CSV\n  {folder / 'results'}: records, with scores of every clip")
     print("Next: lipbench prepare --data grid --root DIR; lipbench fit --model paralip --data grid")
 
 
-def _timed(what: str, step: Callable[[], object]) -> None:
-    """Run one step and say how long it took."""
-    start = time.perf_counter()
-    step()
-    print(f"{what}: {time.perf_counter() - start:.0f} s\n", flush=True)
+def _experiment(folder: Path, everything: bool) -> "Experiment":
+    """The demo's recipes as stages on one corpus; the first one scores the calibration rows for all of them."""
+    from lipbench.console.stages import Experiment, Stage
+
+    recipes = {path.stem: path for path in discovery.recipes() if path.parent.name == "demo"}
+    chosen = [name for name in _DEFAULT if name in recipes]
+    chosen += [name for name in recipes if everything and name not in _DEFAULT]
+    prepare = {"data": "rendered", "speakers": _SPEAKERS, "clips": _CLIPS}
+    prepare |= {"root": str(folder / "corpus"), "store": str(folder / "store")}
+    return Experiment(
+        "demo", tuple(Stage(name, (recipes[name],), _scoring(name == chosen[0])) for name in chosen), prepare
+    )
 
 
-def _lightning(command: str, words: list[str]) -> None:
-    """Run fit or test in this process, as `lipbench` would."""
-    from lipbench.console import argv
-    from lipbench.console import trainer as trainer
-
-    # One device: several would start copies of the command line, which is that of the demo.
-    trainer.run(command, argv.prepared(command, [*words, "--trainer.devices", "1"]))
-
-
-def _trained(name: str, recipe: Path, folder: Path, store: Path) -> Path:
-    """Train a recipe to its end, or go on with an interrupted training.
-
-    Returns:
-        The last checkpoint. Its run lies in a folder named after the recipe's content: a changed recipe starts anew.
-    """
-    from lipbench.training import checkpoints
-
-    text = recipe.read_text(encoding="utf-8")
-    end = yaml.safe_load(text).get("trainer", {}).get("max_steps")
-    if end is None:
-        raise UsageError(f"{recipe} needs trainer.max_steps: the demo goes by it to see whether training is done")
-    runs = folder / "runs" / hashlib.sha256(text.encode()).hexdigest()[:8]
-
-    def newest() -> Path | None:
-        found = runs.glob("*/version_*/checkpoints/last.ckpt")
-        return max(found, key=lambda path: path.stat().st_mtime, default=None)
-
-    last = newest()
-    done = 0 if last is None else checkpoints.read(last)["lipbench"]["batches"]
-    if last is None or done < end:
-        words = ["--config", str(recipe), "--data.store", str(store), "--trainer.default_root_dir", str(runs)]
-        words += [] if last is None else ["--ckpt_path", str(last)]
-        _timed(f"{name} trained", lambda: _lightning("fit", words))
-        last = newest()
-        assert last is not None
-    else:
-        print(f"{name} is trained: {last}")
-    return last
-
-
-def _score(checkpoint: Path, folder: Path, store: Path) -> None:
-    """Score a checkpoint once; its record is named after the checkpoint's run."""
-    run = checkpoint.parents[3].name
-    results = folder / "results"
-    if not list(results.glob(f"**/{run}.json")):
-        words = ["--ckpt_path", str(checkpoint), "--data.store", str(store), "--data.limit_test", str(_SCORED)]
-        words += ["--evaluator.out", str(results), "--evaluator.name", run]
-        if list(results.glob("**/ground-truth/*.json")):  # the same rows for every model
-            words += ["--evaluator.calibration", "false"]
-        _lightning("test", words)
+def _scoring(first: bool) -> dict[str, Any]:
+    """What the demo states beside a recipe."""
+    return {"data": {"init_args": {"limit_test": _SCORED}}, "evaluator": {"calibration": first}}
 
 
 def _pictures(checkpoint: Path, target: Path, store: Path) -> None:

@@ -22,6 +22,7 @@ _SHOWN: Final = 60  # words of a vocabulary
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Options of `lipbench generate`."""
     parser.add_argument("--ckpt_path", type=Path, required=True, help="checkpoint of a model that generates")
+    parser.add_argument("--model", help="class path of its model, where that is neither built in nor installed")
     parser.add_argument(
         "--image",
         type=Path,
@@ -46,6 +47,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(
     ckpt_path: Path,
+    model: str | None = None,
     image: Path | None = None,
     video: Path | None = None,
     text: str | None = None,
@@ -63,6 +65,7 @@ def run(
 
     Args:
         ckpt_path: Checkpoint of a model that is driven by text or by sound.
+        model: Class path of its model, needed where it is neither built in nor installed as an entry point.
         image: A picture, turned as its camera says; transparent parts are mixed with white. Either this or `video`.
         video: Frames without a face stay as they are, and are counted.
         text: Words; punctuation is left out with a notice, and words that the training corpus does not have are named:
@@ -110,26 +113,26 @@ def run(
     from lipbench.media import text as tokens
     from lipbench.media import video as films
 
-    model = loading.generative(ckpt_path)
-    driver = _driver(ckpt_path, model)
-    _check_driver(f"{ckpt_path} holds {type(model).__name__}, which is driven by {driver}", driver, text, audio, image)
+    loaded = loading.generative(ckpt_path, model)
+    driver = _driver(ckpt_path, loaded)
+    _check_driver(f"{ckpt_path} holds {type(loaded).__name__}, which is driven by {driver}", driver, text, audio, image)
     target = dub.film(given) if image is None else dub.picture(given)
 
     def watch(batch: "ClipBatch") -> None:
         if heatmap is not None:
-            _draw(heatmap, model, batch)
+            _draw(heatmap, loaded, batch)
 
     samples, rate, total = None, None, None
     if driver == "text":
         import torch
 
-        ids = torch.tensor(tokens.encode(tokens.symbols(_words(str(text), ckpt_path))))  # (L,)
+        ids = torch.tensor(tokens.encode(tokens.symbols(_words(str(text), ckpt_path, model))))  # (L,)
 
         def speak(identity: "Tensor") -> "tuple[int, Maker]":
-            return dub.from_text(model, identity, ids, watch)
+            return dub.from_text(loaded, identity, ids, watch)
     else:
         samples, rate = sounds.read_audio(audio or given)
-        wanted = model.clip.audio_rate
+        wanted = loaded.clip.audio_rate
         assert wanted is not None
         heard = sounds.resample(samples, rate, wanted)
         frames = total = round(len(heard) * dub.FPS / wanted)
@@ -137,16 +140,16 @@ def run(
             raise ValueError(f"{audio or given} holds {len(samples)} samples of sound, less than one frame of picture")
 
         def speak(identity: "Tensor") -> "tuple[int, Maker]":
-            return frames, dub.from_sound(model, identity, heard, wanted, frames, watch)
+            return frames, dub.from_sound(loaded, identity, heard, wanted, frames, watch)
 
-    dubbing = dub.Dubbing(model, target, backends.load(landmarks), face, total, speak)
+    dubbing = dub.Dubbing(loaded, target, backends.load(landmarks), face, total, speak)
     films.write_video(out, dubbing, dub.FPS, samples, rate)
     lost = f", {dubbing.lost} frames without the face left as they were" if dubbing.lost else ""
     height, width = dubbing.size
     print(f"{out}: {dubbing.frames} frames, {dubbing.frames / dub.FPS:.2f} s, {width}x{height}{lost}")
 
 
-def _words(text: str, ckpt_path: Path) -> list[str]:
+def _words(text: str, ckpt_path: Path, model: str | None) -> list[str]:
     """The words to be spoken; says what was left out, and which of them the model never met.
 
     Raises:
@@ -159,7 +162,7 @@ def _words(text: str, ckpt_path: Path) -> list[str]:
     words = tokens.normalise(plain).split()
     if left_out:
         print(f"left out of the text: {' '.join(left_out)}; spoken is {' '.join(words)!r}", file=sys.stderr)
-    origin = config_origin.read(ckpt_path)
+    origin = config_origin.read(ckpt_path, model)
     strange = [word for word in dict.fromkeys(words) if origin.words and word not in origin.words]
     if strange:
         known = sorted(origin.words)

@@ -1,8 +1,6 @@
 """list: what there is, by the names that options take: models, corpora, metrics, observers, recipes."""
 
 import argparse
-import re
-from pathlib import Path
 
 from lipbench import discovery
 
@@ -19,10 +17,13 @@ def run() -> None:
     for title, kind in (("Models (--model)", "model"), ("Corpora (--data)", "data"), (metrics, "metric")):
         print(f"{title}:")
         for name, path in discovery.files(kind).items():
-            print(f"  {name:12} {discovery.summary(path)}")
+            package = discovery.package_of(kind, name)
+            print(f"  {name:12} {discovery.summary(path)}{f' ({package})' if package else ''}")
             protocols = discovery.constant(path, "protocols") if kind == "data" else None
             if isinstance(protocols, tuple):
                 print(f"  {'':12} protocols: {', '.join(protocols)}")
+        for sentence in discovery.conflicts(kind):
+            print(f"  ! {sentence}")
         print()
     _observers()
     _recipes()
@@ -45,20 +46,8 @@ def _recipes() -> None:
 
     print("Recipes (--config NAME), with the device they are for and the time their training takes:")
     for path in discovery.recipes():
-        device, time, about = told(path)
+        device, time, about = recipes.told(path)
         print(f"  {recipes.name(path):36} {device}, {time}\n      {about}")
-
-
-def told(path: Path) -> tuple[str, str, str]:
-    """What a recipe says: device, time of the training, and the first sentence of its comments.
-
-    Args:
-        path: Of the recipe. Comments name the time as "24 minutes on one core" or "38 minutes of one core".
-    """
-    lines = path.read_text("utf-8").splitlines()
-    found = [line.partition("#")[2] for line in lines if "#" in line]
-    heading = [line[1:] for line in lines if line.startswith("#") and not line.startswith("#   ")] or found[:1]
-    comments, about = (" ".join(" ".join(parts).split()) for parts in (found, heading))
-    time = re.search(r"(?:about )?[\d.,]+ (?:minutes|hours?|days)(?: (?:of|on) (?:one|two|2) cores?)?", comments)
-    device = "CPU" if any(line.strip() == "accelerator: cpu" for line in lines) else "GPU"
-    return device, time[0] if time else "time not measured", re.split(r"(?<=\.) ", about)[0]
+    print("\nExperiments of several stages (lipbench run NAME):")
+    for path in discovery.experiments():
+        print(f"  {path.stem}\n      {recipes.told(path)[2]}")

@@ -33,7 +33,6 @@ SUMS: Final = "SHA256SUMS"
 """Known hashes of the files of a folder, as `sha256sum` writes and checks them."""
 
 _ACTIONS: Final = {"list": "", "verify": "[NAME|FILE ...]", "fetch": "NAME", "convert": "NAME FILE OUT.safetensors"}
-OBSERVER: Final = {"lipnet": "transcript", "lipresnet": "transcript", "syncnet": "syncnet"}  # by file of lipbench.nets
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -130,7 +129,7 @@ def _card_lines(path: Path) -> list[str]:
         card = weights.read_card(path)
     except ValueError as error:
         return [f"broken, {_size(path)}: {error}"]
-    observer = OBSERVER.get(card.architecture.partition(".")[0], "")
+    observer = bundled.OBSERVER.get(card.architecture.partition(".")[0], "")
     lines = [
         "; ".join(filter(None, (f"{card.architecture}, {card.view}", columns(observer)))),
         f"present, {_size(path)}: {_short(path)}",

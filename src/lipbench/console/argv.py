@@ -96,16 +96,13 @@ def _ordered(words: list[str]) -> list[str]:
         if flag in _CONFIG:
             recipes += own
         elif flag.startswith("--") and kind in _KINDS and value is not None:
-            if "." not in value:  # a short name; otherwise a class path
-                loaded = discovery.load(kind, value)
-                value = f"{loaded.__module__}.{loaded.__qualname__}"
-            classes[kind] = value
+            value = classes[kind] = _path(kind, value)
             (rest if flag.endswith(".help") else names).append(f"{flag}={value}")
         else:
             rest += own
     if recipes:  # they may use bare class names, which jsonargparse knows of imported classes only
         for kind in _KINDS:
-            for name in discovery.files(kind):
+            for name in discovery.built_in(kind):
                 discovery.load(kind, name)
         stated = [recipe_files.read(Path(file)) for file in recipes[1::2] if Path(file).is_file()]
         classes = {kind: _class(recipe, kind) for recipe in stated for kind in _KINDS if _class(recipe, kind)} | classes
@@ -145,7 +142,8 @@ def _complete(command: str, words: list[str]) -> list[str]:
             _say(f"recipe: experiments/{recipe_files.name(own)}.yaml; flags win over it, --config none leaves it out")
             words = ["--config", str(own), *words]
         else:
-            _say(f"recipe: none is called {named['model']}_{named['data']}, so the constructors' defaults")
+            called = "_".join(_short(kind, named[kind]) for kind in _KINDS)
+            _say(f"recipe: none is called {called}, so the constructors' defaults")
     for kind in _KINDS:
         if kind not in named:
             newest = f"; --ckpt_path {checkpoint} is that of the newest run of a model and a corpus"
@@ -188,7 +186,7 @@ def _of_checkpoint(
     if checkpoint in ("last", "best"):
         if len(named) < len(_KINDS):
             return words, named
-        runs = Path(root) / f"{named['model']}_{named['data']}"
+        runs = Path(root) / "_".join(_short(kind, named[kind]) for kind in _KINDS)
         files = sorted(runs.glob(f"version_*/checkpoints/{checkpoint}.ckpt"), key=lambda path: path.stat().st_mtime)
         if not files:
             return words, named
@@ -203,14 +201,14 @@ def _of_checkpoint(
     if saved.is_file():
         config = recipe_files.read(saved)
         stated = {kind: _class(config, kind) for kind in _KINDS}
-        _check_own(saved, config, {*named.values()})
+        _check_own(saved, config, {_path(kind, name) for kind, name in named.items() if "." in name})
         if all(_same(kind, name, stated[kind]) for kind, name in named.items()):
             _say(f"arguments: {saved}, those of the checkpoint's run; flags win over them")
             return ["--config", str(saved), *words], stated
     elif len(named) < len(_KINDS):
         from lipbench.console import config_origin
 
-        origin = config_origin.read(path)
+        origin = config_origin.read(path, named.get("model"))
         stated = {"model": origin.model, "data": origin.data}
         if origin.protocol and origin.data not in ("", *named.values()):
             words = ["--data.protocol", origin.protocol, *words]
@@ -226,8 +224,10 @@ def _of_checkpoint(
 def _check_own(saved: Path, config: Mapping[str, object], typed: set[str]) -> None:
     """What lies beside a checkpoint may name classes of lipbench and of Lightning: whatever is named is imported.
 
+    A model or a corpus may also be an installed entry point, or one of the class paths that were typed.
+
     Raises:
-        UsageError: It names another one, which was not typed either.
+        UsageError: It names another one.
     """
 
     def texts(value: object) -> Iterator[str]:
@@ -241,12 +241,14 @@ def _check_own(saved: Path, config: Mapping[str, object], typed: set[str]) -> No
             for member in value:
                 yield from texts(member)
 
-    classes = [_class(config, kind) for kind in _KINDS]
+    named = {kind: _class(config, kind) for kind in _KINDS}
+    classes = [name for kind, name in named.items() if "." not in name or not discovery.known(kind, name)]
     for name in (*classes, *(text for text in texts(config.get("trainer")) if {".", "/"} & set(text))):
         if {".", "/"} & set(name) and not name.startswith(("lipbench.", "pytorch_lightning.")) and name not in typed:
             raise UsageError(
                 f"{saved}, beside the checkpoint, names {name!r}, which belongs neither to lipbench nor to "
-                f"Lightning and would be imported. If you trust it, ask for it: --config {saved}"
+                f"Lightning nor to an installed package of models, and would be imported. If you trust it, ask for "
+                f"it: --config {saved}"
             )
 
 
@@ -258,10 +260,19 @@ def _class(recipe: Mapping[str, object], kind: str) -> str:
 
 def _same(kind: str, name: str, stated: str) -> bool:
     """Whether a name that was typed, short or a class path, means the class that a recipe states."""
-    if "." in name or name not in discovery.files(kind):
-        return "." not in stated or name == stated
-    own = discovery.load(kind, name)
-    return stated.rpartition(".")[2] == own.__name__
+    package, _, own = _path(kind, name).partition(".")
+    return stated.rpartition(".")[2] == own.rpartition(".")[2] and stated.partition(".")[0] in (package, stated)
+
+
+def _path(kind: str, name: str) -> str:
+    """Class path of what a name, short or a class path, means; it is imported."""
+    loaded = discovery.load(kind, name)
+    return f"{loaded.__module__}.{loaded.__qualname__}"
+
+
+def _short(kind: str, name: str) -> str:
+    """A name, short or a class path, as run folders are called after it."""
+    return discovery.short_name(kind, _path(kind, name)) if "." in name else name
 
 
 def _say(line: str) -> None:
@@ -304,9 +315,12 @@ def _with_lists(words: list[str], classes: Mapping[str, str]) -> list[str]:
 
     owners = {"evaluator": _takes_lists(evaluator.Evaluator), "tracking": _takes_lists(tracking.Tracking)}
     for kind in _KINDS:
-        wanted = classes.get(kind, "").rpartition(".")[2]
-        known = (discovery.load(kind, name) for name in discovery.files(kind))
-        owners[kind] = {argument for own in known if own.__name__ == wanted for argument in _takes_lists(own)}
+        wanted = classes.get(kind, "")
+        if "." in wanted:
+            owners[kind] = _takes_lists(discovery.load(kind, wanted))
+        else:  # a bare name, in a recipe
+            known = (discovery.load(kind, name) for name in discovery.built_in(kind))
+            owners[kind] = {argument for own in known if own.__name__ == wanted for argument in _takes_lists(own)}
     found: list[str] = []
     open_list: list[str] | None = None
     for option in options(words):

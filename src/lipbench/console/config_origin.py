@@ -10,7 +10,7 @@ class Origin(NamedTuple):
     """What a checkpoint says about itself."""
 
     model: str
-    """Short name."""
+    """Short name, or what was asked for."""
     data: str
     """Short name of the corpus; empty where it is unknown, as in checkpoints older than this entry."""
     protocol: str
@@ -19,11 +19,12 @@ class Origin(NamedTuple):
     """All words of the training clips; empty where they are unknown or too many to be listed."""
 
 
-def read(path: Path) -> Origin:
-    """Read it. Only tensors and plain values are taken from the file, and nothing that it names is imported.
+def read(path: Path, model: str | None = None) -> Origin:
+    """Read it. Only tensors and plain values are taken from the file, and no package that it names is imported.
 
     Args:
         path: A .ckpt file written by `lipbench fit`.
+        model: What was asked for, as a short name or a class path; None if the file is to tell.
 
     Raises:
         ValueError: It is no such file; the message says what is wrong with it.
@@ -42,13 +43,13 @@ def read(path: Path) -> Origin:
     meta = content.get("lipbench") if isinstance(content, dict) else None
     if not isinstance(meta, dict) or not isinstance(meta.get("class"), str):
         raise ValueError(f"{path} was not written by lipbench: it has no entry 'lipbench' that names its model")
-    module = meta["class"].rpartition(".")[0].split(".")
-    short = module[2] if module[:2] == ["lipbench", "models"] and len(module) > 2 else ""
-    if short not in discovery.files("model"):
+    if model is None and not discovery.known("model", meta["class"]):
         raise ValueError(
-            f"{path} holds {meta['class']}, no model of lipbench ({', '.join(discovery.files('model'))}), and nothing "
-            "is imported because a file names it; if you trust it, give --model and --data"
+            f"{path} holds {meta['class']}, no model of lipbench or of an installed package "
+            f"({', '.join(discovery.files('model'))}), and nothing is imported because a file names it; if you trust "
+            f"it, give --model {meta['class']}"
         )
+    short = model or discovery.short_name("model", meta["class"])
     data = content.get(tracking.ENTRY)
     data = data if isinstance(data, dict) else {}
     words = data.get("words")

@@ -11,7 +11,7 @@ from lipbench import discovery
 from lipbench.console import argv, recipe_files
 
 _NOISE: Final = ("Does not validate", "Subtypes:", "Errors:", "Given value", "- Expected a <class 'NoneType'>")
-_KINDS: Final = {"model": "lipbench.models.", "data": "lipbench.corpora."}
+_KINDS: Final = ("model", "data")
 
 
 def readable(message: str, words: Sequence[str]) -> str:
@@ -34,7 +34,7 @@ def readable(message: str, words: Sequence[str]) -> str:
         return _at(typed, place) + _unknown(f"key of {place[0]}", place[-1], _arguments(place[0]))
     if owner and (wrong := re.search(r"Option '([\w.]+)' is not accepted", message)):
         kind, own = keys[0], owner[1].rpartition(".")[2]
-        known = _parameters(_class(kind, own))
+        known = _parameters(discovery.load(kind, owner[1])) if kind in _KINDS else []
         return _at(typed, [kind, wrong[1]]) + _unknown(f"argument of {own}", wrong[1], known)
     if keys and keys[0] in _KINDS and not owner:
         return _wrong_class(keys[0], message, typed)
@@ -91,10 +91,10 @@ def _arguments(group: str) -> list[str]:
     return _parameters(owners[group]) if group in owners else []
 
 
-def _parameters(owner: type | None) -> list[str]:
+def _parameters(owner: type) -> list[str]:
     """Names of the arguments of a class and, where it hands on others, of those it is based on."""
     found: dict[str, None] = {}
-    for base in owner.__mro__ if owner is not None else ():
+    for base in owner.__mro__:
         own = inspect.signature(base.__init__).parameters.values() if "__init__" in vars(base) else ()  # type: ignore[misc]  # of classes that may differ from their base's
         named = [p.name for p in own if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL) and p.name != "self"]
         found |= dict.fromkeys(named)
@@ -103,17 +103,11 @@ def _parameters(owner: type | None) -> list[str]:
     return list(found)
 
 
-def _class(kind: str, name: str) -> type | None:
-    """The model or corpus of a class name; None if it is none of lipbench's."""
-    found = (discovery.load(kind, short) for short in discovery.files(kind))
-    return next((own for own in found if own.__name__ == name), None)
-
-
 def _wrong_class(kind: str, message: str, typed: Iterable[tuple[str, str | None, list[str]]]) -> str:
     """The sentence for a model or a corpus whose class is none."""
     named = re.search(r"Expected a dot import path string: (.*)", message)
     given = named[1] if named else _value(message)
-    known = {discovery.load(kind, short).__name__: short for short in discovery.files(kind)}
+    known = [discovery.load(kind, short).__name__ for short in discovery.built_in(kind)]
     at = _at(typed, [kind, "class_path"]) or _at(typed, [kind])
     return at + str(discovery.unknown(f"class of --{kind}", given, known))
 

@@ -2,6 +2,7 @@
 
 import difflib
 import math
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -86,11 +87,11 @@ def read(path: Path) -> dict[str, Any]:
         UsageError: It is no such text, no mapping, has a key twice or one that nothing knows, or a number that is not
             finite. The message names the file, the line and what is wrong.
     """
-    root, content = _parsed(path)
+    root, content = parsed(path)
     if not isinstance(root, yaml.MappingNode):
         kind = {yaml.SequenceNode: "a list", yaml.ScalarNode: "a text"}[type(root)] if root is not None else "nothing"
         raise UsageError(f"{path} is no recipe: it holds {kind}; expected a mapping with model: and data:")
-    for count, (keys, key, node) in enumerate(_walk(root, path)):
+    for count, (keys, key, node) in enumerate(walk(root, path)):
         if count > _LARGEST:  # a few lines of aliases can stand for millions
             raise UsageError(f"{path} states more than {_LARGEST} things; that is no recipe")
         _check(path, keys, key, node)
@@ -104,10 +105,10 @@ def line(path: Path, keys: Sequence[str]) -> int | None:
         path: A recipe that `read` takes.
         keys: The way to it; "init_args" may be left out.
     """
-    root, _ = _parsed(path)
+    root, _ = parsed(path)
     if not isinstance(root, yaml.MappingNode):
         return None
-    found = (int(key.start_mark.line) + 1 for own, key, _ in _walk(root, path) if option(own) == option(keys))
+    found = (int(key.start_mark.line) + 1 for own, key, _ in walk(root, path) if option(own) == option(keys))
     return next(found, None)
 
 
@@ -116,8 +117,27 @@ def option(keys: Sequence[str]) -> str:
     return ".".join(key for key in keys if key != "init_args")
 
 
-def _parsed(path: Path) -> tuple[yaml.Node | None, Any]:
-    """The nodes of a file, which know their lines, and its content."""
+def told(path: Path) -> tuple[str, str, str]:
+    """What a recipe says: device, time of the training, and the first sentence of its comments.
+
+    Args:
+        path: Of the recipe. Comments name the time as "24 minutes on one core" or "38 minutes of one core".
+    """
+    lines = path.read_text("utf-8").splitlines()
+    found = [line.partition("#")[2] for line in lines if "#" in line]
+    heading = [line[1:] for line in lines if line.startswith("#") and not line.startswith("#   ")] or found[:1]
+    comments, about = (" ".join(" ".join(parts).split()) for parts in (found, heading))
+    time = re.search(r"(?:about )?[\d.,]+ (?:minutes|hours?|days)(?: (?:of|on) (?:one|two|2) cores?)?", comments)
+    device = "CPU" if any(line.strip() == "accelerator: cpu" for line in lines) else "GPU"
+    return device, time[0] if time else "time not measured", re.split(r"(?<=\.) ", about)[0]
+
+
+def parsed(path: Path) -> tuple[yaml.Node | None, Any]:
+    """The nodes of a YAML file, which know their lines, and its content.
+
+    Raises:
+        UsageError: It is no YAML in UTF-8; the message names the line.
+    """
     try:
         text = path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -140,12 +160,15 @@ def _parsed(path: Path) -> tuple[yaml.Node | None, Any]:
         raise UsageError(f"{path} is not valid YAML: {what}") from error
 
 
-def _walk(
+def walk(
     root: yaml.Node, path: Path, keys: Keys = (), above: tuple[int, ...] = ()
 ) -> Iterator[tuple[Keys, yaml.Node, yaml.Node]]:
     """Everything that a file states: the way to it, the node of its key, which knows the line, and that of its value.
 
     Members of lists have the way and the key of their list.
+
+    Raises:
+        UsageError: Something is stated twice, or the file contains itself or is nested too deeply.
     """
     if id(root) in above or len(above) > _DEEPEST:
         raise UsageError(f"{path} is not valid YAML: {'it contains itself' if id(root) in above else _DEEP}")
@@ -154,15 +177,15 @@ def _walk(
     for key, value in root.value:
         if key.tag == "tag:yaml.org,2002:merge":  # <<: *others
             for merged in value.value if isinstance(value, yaml.SequenceNode) else [value]:
-                yield from _walk(merged, path, keys, above)
+                yield from walk(merged, path, keys, above)
             continue
         own = (*keys, str(key.value))
         if own[-1] in lines:
-            raise _fault(path, key, f"{option(own)} is given twice, first in line {lines[own[-1]]}")
+            raise fault(path, key, f"{option(own)} is given twice, first in line {lines[own[-1]]}")
         lines[own[-1]] = key.start_mark.line + 1
         yield own, key, value
         if isinstance(value, yaml.MappingNode):
-            yield from _walk(value, path, own, above)
+            yield from walk(value, path, own, above)
         elif isinstance(value, yaml.SequenceNode):
             yield from ((own, key, member) for member in value.value if isinstance(member, yaml.ScalarNode))
 
@@ -172,31 +195,33 @@ def _check(path: Path, keys: Keys, key: yaml.Node, node: yaml.Node) -> None:
     if isinstance(node, yaml.ScalarNode) and node.tag == "tag:yaml.org,2002:float":
         value = yaml.SafeLoader("").construct_yaml_float(node)
         if not math.isfinite(value):
-            raise _fault(path, key, f"{option(keys)} is {node.value}; expected a finite number")
+            raise fault(path, key, f"{option(keys)} is {node.value}; expected a finite number")
     top, depth = keys[0], len(keys)
     mapping = isinstance(node, yaml.MappingNode)
+    if depth == 1 and top in ("stages", "prepare"):
+        raise fault(path, key, f"an experiment of several stages is no recipe. Type: lipbench run {path}")
     if depth == 1 and top not in OPTIONS:
-        raise _fault(path, key, str(discovery.unknown("key", top, OPTIONS)))
+        raise fault(path, key, str(discovery.unknown("key", top, OPTIONS)))
     if depth == 1 and top in _GROUPS and not mapping:
-        raise _fault(path, key, f"{top} must be a mapping, such as {{max_steps: 1000}}, found {_shown(node)}")
+        raise fault(path, key, f"{top} must be a mapping, such as {{max_steps: 1000}}, found {_shown(node)}")
     if top not in ("model", "data"):
         return
     if (depth == 1 and not mapping) or keys[1:] == ("class_path",):
         _check_class(path, top, key, node)
     elif depth == 1 and "class_path" not in {part.value for part, _ in node.value}:
-        raise _fault(path, key, f"{top} has no class_path; expected the class, such as class_path: {_example(top)}")
+        raise fault(path, key, f"{top} has no class_path; expected the class, such as class_path: {_example(top)}")
     elif depth == 2 and keys[1] not in _CLASS:
-        raise _fault(path, key, f"{discovery.unknown(f'key of {top}', keys[1], _CLASS)} Arguments go below init_args.")
+        raise fault(path, key, f"{discovery.unknown(f'key of {top}', keys[1], _CLASS)} Arguments go below init_args.")
     elif depth == 2 and not mapping:
-        raise _fault(path, key, f"{top}.{keys[1]} must be a mapping, such as {{lr: 0.001}}, found {_shown(node)}")
+        raise fault(path, key, f"{top}.{keys[1]} must be a mapping, such as {{lr: 0.001}}, found {_shown(node)}")
 
 
 def _check_class(path: Path, kind: str, key: yaml.Node, node: yaml.Node) -> None:
     """A model or a corpus is named by its class."""
     if not isinstance(node, yaml.ScalarNode) or node.tag != "tag:yaml.org,2002:str":
-        raise _fault(path, key, f"{kind} must be a class, such as {kind}: {_example(kind)}, found {_shown(node)}")
+        raise fault(path, key, f"{kind} must be a class, such as {kind}: {_example(kind)}, found {_shown(node)}")
     if str(node.value) in discovery.files(kind):
-        raise _fault(
+        raise fault(
             path,
             key,
             f"{node.value} is the short name, for the command line; a file names the class, such as {kind}: "
@@ -215,5 +240,6 @@ def _shown(node: yaml.Node) -> str:
     return "a list" if isinstance(node, yaml.SequenceNode) else "a mapping"
 
 
-def _fault(path: Path, node: yaml.Node, what: str) -> UsageError:
+def fault(path: Path, node: yaml.Node, what: str) -> UsageError:
+    """The error for what a file states at a node."""
     return UsageError(f"{path}, line {node.start_mark.line + 1}: {what}")

@@ -20,12 +20,10 @@ from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities import rank_zero_info, rank_zero_only
 
 from lipbench import discovery, tracking
-from lipbench.commands import weights
-from lipbench.console import argv, checkpointing, messages, run_folders
+from lipbench.console import argv, checkpointing, messages, next_steps, run_folders
 from lipbench.data.datamodule import ClipDataModule
 from lipbench.errors import UsageError
 from lipbench.evaluation.evaluator import Evaluator
-from lipbench.generation import loading
 from lipbench.training import checkpoints, position
 from lipbench.training.base import BenchModule, GenerativeModel, TrainingFailed
 
@@ -153,11 +151,11 @@ class Cli(LightningCLI):
         held = str(self._content["hyper_parameters"].get("_class_path", self._content["lipbench"]["class"]))
         want = str(options.model.class_path)
         if held != want:
-            short = held.split(".")[2] if loading.may_be_imported(held) else held
-            own = "" if loading.may_be_imported(held) else " (no model of lipbench; it was not imported)"
+            short = discovery.short_name("model", held)
+            own = " (of no installed package of models; it was not imported)" if short == held else ""
             raise UsageError(
                 f"{options.ckpt_path} holds the model {short!r}{own}, but the command asks for "
-                f"{_short(options.model)!r}. Give --model {short}, or another --ckpt_path"
+                f"{_short(options, 'model')!r}. Give --model {short}, or another --ckpt_path"
             )
         merged = {self.config.subcommand: {"model": {"class_path": want, "dict_kwargs": stored}}}
         try:
@@ -165,7 +163,7 @@ class Cli(LightningCLI):
         except ArgumentError as error:
             raise ValueError(
                 f"{options.ckpt_path} is damaged, or of another version: its arguments do not fit "
-                f"{_short(options.model)} ({messages.readable(str(error), []).strip().splitlines()[-1].strip()})"
+                f"{_short(options, 'model')} ({messages.readable(str(error), []).strip().splitlines()[-1].strip()})"
             ) from None
 
     def before_instantiate_classes(self) -> None:
@@ -182,14 +180,9 @@ class Cli(LightningCLI):
         if self.subcommand == "fit":
             self._check_limits()
         if self._content:
-            kind = (
-                discovery.load("model", _short(options.model))
-                if loading.may_be_imported(options.model.class_path)
-                else None
-            )
-            if kind is not None:
-                arguments = vars(options.model.init_args) | dict(options.model.get("dict_kwargs") or {})
-                checkpoints.check_fits(Path(options.ckpt_path), self._content, kind, arguments)
+            kind = discovery.load("model", options.model.class_path)  # parsing has imported it
+            arguments = vars(options.model.init_args) | dict(options.model.get("dict_kwargs") or {})
+            checkpoints.check_fits(Path(options.ckpt_path), self._content, kind, arguments)
 
     def _check_limits(self) -> None:
         """A fit that would train nothing is refused, not left as an empty folder."""
@@ -279,7 +272,7 @@ class Cli(LightningCLI):
 
     def _small_recipe(self) -> str:
         """What to type for a model that a CPU can train, or nothing."""
-        model = _short(self._options.model)
+        model = _short(self._options, "model")
         own = [path for path in discovery.recipes() if discovery.model_of(path) == model]
         small = [str(path) for path in own if path.match("*_small.yaml")]
         return f"; for a CPU there is --config {small[0]}" if small else ""
@@ -290,7 +283,7 @@ class Cli(LightningCLI):
         size = sum(parameter.numel() for parameter in self.model.parameters())
         if size > _LARGE and isinstance(self.trainer.accelerator, CPUAccelerator):
             rank_zero_info(
-                f"{_short(self.config.fit.model)} with {size:,} parameters, the paper's size, on a CPU: days "
+                f"{_short(self.config.fit, 'model')} with {size:,} parameters, the paper's size, on a CPU: days "
                 f"rather than hours; how many, is said after the first batches{self._small_recipe()}"
             )
 
@@ -349,24 +342,21 @@ class Cli(LightningCLI):
 
     def after_fit(self) -> None:
         """Say what to type next."""
-        last = Path(self.trainer.log_dir or self.trainer.default_root_dir) / "checkpoints" / "last.ckpt"
+        folder = Path(self.trainer.log_dir or self.trainer.default_root_dir)
+        last = folder / "checkpoints" / "last.ckpt"
         if last.is_file():
             rank_zero_info(f"score it: lipbench test --ckpt_path {last}")
         if hasattr(self.model, "save_observer"):
-            self._save_observer(Path(self.trainer.log_dir or self.trainer.default_root_dir))
+            self._save_observer(folder / "observer.safetensors")
 
     @rank_zero_only
-    def _save_observer(self, folder: Path) -> None:
-        """Write the weights file by which metrics use this model as a judge."""
-        data, batches = self.datamodule, self.model.batches
-        trained_on = f"{data.protocol.name}, {batches} batches of {data.batch_size} clips, seed {self.model._seed}"
-        path = folder / "observer.safetensors"
-        self.model.save_observer(path, trained_on)
-        observer = weights.OBSERVER.get(_short(self.config.fit.model))
-        if observer is None:
-            rank_zero_info(f"let a model learn from it: --model.expert {path}")
-        else:
-            rank_zero_info(f"judge with it: --evaluator.files.{observer} {path}")
+    def _save_observer(self, path: Path) -> None:
+        """Write the weights file by which metrics or other models use this one."""
+        data = self.datamodule
+        about = next_steps.trained_on(data.protocol.name, self.model.batches, data.batch_size, self.model._seed)
+        self.model.save_observer(path, about)
+        options = self.config.fit
+        rank_zero_info(next_steps.advice(_short(options, "model"), _short(options, "data"), path))
 
     def test(self, **kwargs: Any) -> None:  # noqa: ANN401 - the Trainer's own arguments
         """Score; the evaluator prints the table of models that make video, Lightning what others log."""
@@ -430,8 +420,8 @@ def _file_of(options: Namespace, asked: str) -> Path:
     found = sorted(runs.glob(f"version_*/checkpoints/{asked}.ckpt"), key=lambda path: path.stat().st_mtime)
     if not found:
         raise FileNotFoundError(
-            f"no {asked}.ckpt below {runs}. Train first: lipbench fit --model {_short(options.model)} --data "
-            f"{_short(options.data)}, or give the file: --ckpt_path FILE"
+            f"no {asked}.ckpt below {runs}. Train first: lipbench fit --model {_short(options, 'model')} --data "
+            f"{_short(options, 'data')}, or give the file: --ckpt_path FILE"
         )
     rank_zero_info(f"checkpoint: {found[-1]}")
     return found[-1]
@@ -439,13 +429,12 @@ def _file_of(options: Namespace, asked: str) -> Path:
 
 def _runs_of(options: Namespace) -> Path:
     """Folder of all runs of a model on a corpus."""
-    return Path(options.trainer.default_root_dir) / f"{_short(options.model)}_{_short(options.data)}"
+    return Path(options.trainer.default_root_dir) / f"{_short(options, 'model')}_{_short(options, 'data')}"
 
 
-def _short(choice: Namespace) -> str:
-    """Short name of a model or corpus: the file, or the folder, that its class lives in; else the class path."""
-    path = str(choice.class_path)
-    return path.split(".")[2] if path.startswith("lipbench.") else path
+def _short(options: Namespace, kind: str) -> str:
+    """Short name of the model or the corpus, or its class path."""
+    return discovery.short_name(kind, str(options[kind].class_path))
 
 
 def _plain(value: object) -> object:

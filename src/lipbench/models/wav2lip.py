@@ -78,6 +78,7 @@ class Wav2Lip(SpeechToFace):
     )
     discriminator: FrameDiscriminator | None
     files: ClassVar[tuple[str, ...]] = ("expert",)
+    takes: ClassVar[dict[str, str]] = {"expert": "wav2lip_expert"}
 
     def __init__(
         self,

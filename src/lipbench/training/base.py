@@ -82,6 +82,8 @@ class BenchModule(pl.LightningModule, ABC):
     """Names of submodules that `init_from` need not hold."""
     files: ClassVar[tuple[str, ...]] = ()
     """Arguments that name a file of a frozen network: on resuming it may lie elsewhere, but must be the same."""
+    takes: ClassVar[dict[str, str]] = {}
+    """Argument -> short name of the model whose training writes the file that it takes; told after that training."""
 
     def __init__(
         self,
