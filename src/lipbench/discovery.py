@@ -72,13 +72,15 @@ def load(kind: str, name: str) -> type:
     """Import the file of a short name and return the one Lightning class that it defines.
 
     Args:
-        kind: "model" or "data".
-        name: Short name.
+        kind: "model", "data" or "metric".
+        name: Short name; of a metric its class path, such as "my_package.my_module.MyMetric".
 
     Raises:
-        UsageError: There is no such file; the message names the nearest.
+        UsageError: There is no such file or class; the message names the nearest.
         TypeError: The file does not define exactly one class of its kind.
     """
+    if kind == "metric":
+        return _metric(name)
     from pytorch_lightning import LightningDataModule, LightningModule
 
     if name not in files(kind):
@@ -96,6 +98,24 @@ def load(kind: str, name: str) -> type:
     if len(own) != 1:
         raise TypeError(f"{module.__name__} must define exactly one {base.__name__}, found {[c.__name__ for c in own]}")
     return own[0]
+
+
+def _metric(path: str) -> type:
+    """The metric of a class path.
+
+    Raises:
+        UsageError: It cannot be imported, or is no metric.
+    """
+    from torchmetrics import Metric
+
+    module, _, name = path.rpartition(".")
+    try:
+        found = getattr(importlib.import_module(module), name, None)
+    except ImportError as error:
+        raise UsageError(f"the metric {path} cannot be imported: {error}") from error
+    if not (inspect.isclass(found) and issubclass(found, Metric)):
+        raise UsageError(f"{path} is no metric: expected a subclass of a kind in lipbench.scoring.base")
+    return found
 
 
 def recipes() -> list[Path]:
