@@ -91,3 +91,10 @@ def test_discriminator_takes_any_size(size: tuple[int, int]) -> None:
 def test_discriminator_refuses_a_dot() -> None:
     with pytest.raises(ValueError, match="found 2x9"):
         FrameDiscriminator((2, 9))
+
+
+def test_a_new_discriminator_tells_pictures_apart():
+    """With PyTorch's default initialization the scores of different pictures differ by less than .001."""
+    torch.manual_seed(0)
+    pictures = torch.nn.functional.interpolate(torch.rand(16, 3, 4, 8), (64, 128))
+    assert FrameDiscriminator((64, 128), width=8)(pictures).std() > 0.02
