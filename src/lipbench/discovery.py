@@ -7,6 +7,7 @@ import inspect
 import re
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from lipbench.errors import UsageError
 
@@ -47,6 +48,13 @@ def constant(path: Path, name: str) -> object:
     return None
 
 
+def protocols(path: Path) -> list[str]:
+    """Names of the protocols that the file of a corpus defines, read without importing it."""
+    calls = [node for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, ast.Call)]
+    names = [call.args[0] for call in calls if getattr(call.func, "id", "") == "Protocol" and call.args]
+    return [str(name.value) for name in names if isinstance(name, ast.Constant)]
+
+
 def unknown(what: str, name: str, known: Iterable[str]) -> UsageError:
     """The error for a name that does not exist, with the nearest one that does."""
     known = sorted(known)
@@ -68,22 +76,25 @@ def listed(text: str) -> list[str]:
     return [part.strip("\"'") for part in re.split(r"[,\s]+", text) if part.strip("\"'")]
 
 
-def load(kind: str, name: str) -> type:
-    """Import the file of a short name and return the one Lightning class that it defines.
+def load(kind: str, name: str) -> Any:  # noqa: ANN401 - a class whose base only the kind tells
+    """Import the class of a model or a corpus.
 
     Args:
         kind: "model" or "data".
-        name: Short name.
+        name: Short name, or a class path such as "my_package.my_module.MyModel".
 
     Raises:
-        UsageError: There is no such file; the message names the nearest.
-        TypeError: The file does not define exactly one class of its kind.
+        UsageError: There is no such name or class; the message names the nearest.
+        TypeError: The file does not define exactly one class of its kind, or the class is of another kind.
     """
-    from pytorch_lightning import LightningDataModule, LightningModule
-
+    if kind == "model":
+        base = importlib.import_module("pytorch_lightning").LightningModule
+    else:
+        base = importlib.import_module("lipbench.data.corpus").Corpus
+    if "." in name:
+        return _of_path(kind, name, base)
     if name not in files(kind):
         raise unknown(f"--{kind}", name, files(kind))
-    base = {"model": LightningModule, "data": LightningDataModule}[kind]
     module = importlib.import_module(f"lipbench.{FOLDERS[kind]}.{name}")
     own = [
         member
@@ -96,6 +107,29 @@ def load(kind: str, name: str) -> type:
     if len(own) != 1:
         raise TypeError(f"{module.__name__} must define exactly one {base.__name__}, found {[c.__name__ for c in own]}")
     return own[0]
+
+
+def _of_path(kind: str, path: str, base: type) -> type:
+    """The class of a class path."""
+    module, _, name = path.rpartition(".")
+    try:
+        found = getattr(importlib.import_module(module), name, None)
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{module}.".startswith(f"{error.name}."):
+            raise  # the module is there, and lacks something itself
+        raise UsageError(f"--{kind} {path}: there is no module {error.name!r}; is its package installed?") from None
+    if not (inspect.isclass(found) and issubclass(found, base)):
+        what = f"{name} in {module} is no {base.__name__}" if found is not None else f"{module} has no class {name!r}"
+        raise UsageError(f"--{kind} {path}: {what}")
+    return found
+
+
+def short_name(kind: str, cls: type) -> str:
+    """Short name of a class, or its class path where it has none."""
+    parts = cls.__module__.split(".")
+    if parts[:2] == ["lipbench", FOLDERS[kind]] and len(parts) > 2 and parts[2] in files(kind):
+        return parts[2]
+    return f"{cls.__module__}.{cls.__qualname__}"
 
 
 def recipes() -> list[Path]:

@@ -20,8 +20,7 @@ def run() -> None:
         print(f"{title}:")
         for name, path in discovery.files(kind).items():
             print(f"  {name:12} {discovery.summary(path)}")
-            protocols = discovery.constant(path, "protocols") if kind == "data" else None
-            if isinstance(protocols, tuple):
+            if kind == "data" and (protocols := discovery.protocols(path)):
                 print(f"  {'':12} protocols: {', '.join(protocols)}")
         print()
     _observers()

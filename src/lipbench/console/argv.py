@@ -14,7 +14,7 @@ from typing import Final, get_args, get_origin
 import yaml
 
 from lipbench import discovery
-from lipbench.console import recipe_files
+from lipbench.console import corpus_option, recipe_files
 from lipbench.errors import UsageError
 
 _KINDS: Final = ("model", "data")
@@ -37,7 +37,7 @@ def prepared(command: str, words: list[str]) -> list[str]:
         FileNotFoundError: The checkpoint is not there.
         ValueError: The checkpoint that should say what is missing cannot be read.
     """
-    words = ["--help" if word == "--help-all" else word for word in words]
+    words = corpus_option.typed(["--help" if word == "--help-all" else word for word in words])
     for flag, value, _ in options(words):  # all names before anything is imported for the first
         kind = flag.removeprefix("--").removesuffix(".help")
         if flag.startswith("--") and kind in _KINDS:
@@ -96,7 +96,11 @@ def _ordered(words: list[str]) -> list[str]:
         if flag in _CONFIG:
             recipes += own
         elif flag.startswith("--") and kind in _KINDS and value is not None:
-            if "." not in value:  # a short name; otherwise a class path
+            if kind == "data" and not flag.endswith(".help"):
+                classes[kind] = value
+                names.append(f"--data.corpus={value}")
+                continue
+            if "." not in value and kind == "model":  # a short name; otherwise a class path
                 loaded = discovery.load(kind, value)
                 value = f"{loaded.__module__}.{loaded.__qualname__}"
             classes[kind] = value
@@ -104,9 +108,8 @@ def _ordered(words: list[str]) -> list[str]:
         else:
             rest += own
     if recipes:  # they may use bare class names, which jsonargparse knows of imported classes only
-        for kind in _KINDS:
-            for name in discovery.files(kind):
-                discovery.load(kind, name)
+        for name in discovery.files("model"):
+            discovery.load("model", name)
         stated = [recipe_files.read(Path(file)) for file in recipes[1::2] if Path(file).is_file()]
         classes = {kind: _class(recipe, kind) for recipe in stated for kind in _KINDS if _class(recipe, kind)} | classes
     return recipes + names + (_with_lists(rest, classes) if any(map(_listable, options(rest))) else rest)
@@ -135,7 +138,7 @@ def _complete(command: str, words: list[str]) -> list[str]:
         for file in recipes:
             recipe = recipe_files.read(Path(file))
             _check_swap(file, recipe, named)
-            stated |= {kind for kind in _KINDS if recipe.get(kind)}
+            stated |= {kind for kind in _KINDS if _class(recipe, kind)}
         named = dict.fromkeys(stated, "")
     elif checkpoint:
         words, named = _of_checkpoint(words, checkpoint, named, found.get("--trainer.default_root_dir", ["runs"])[-1])
@@ -251,17 +254,21 @@ def _check_own(saved: Path, config: Mapping[str, object], typed: set[str]) -> No
 
 
 def _class(recipe: Mapping[str, object], kind: str) -> str:
-    """Class of the model or corpus that a recipe states; empty if it states none."""
+    """Class of the model, or name of the corpus, that a recipe states; empty if it states none."""
+    if kind == "data":
+        return corpus_option.stated_in(recipe)
     stated = recipe.get(kind)
     return str((stated.get("class_path") if isinstance(stated, dict) else stated) or "")
 
 
 def _same(kind: str, name: str, stated: str) -> bool:
-    """Whether a name that was typed, short or a class path, means the class that a recipe states."""
+    """Whether a name that was typed, short or a class path, means the class or corpus that a recipe states."""
+    if kind == "data":
+        return corpus_option.name(name) == stated
     if "." in name or name not in discovery.files(kind):
         return "." not in stated or name == stated
     own = discovery.load(kind, name)
-    return stated.rpartition(".")[2] == own.__name__
+    return str(own.__name__) == stated.rpartition(".")[2]
 
 
 def _say(line: str) -> None:
@@ -303,10 +310,10 @@ def _with_lists(words: list[str], classes: Mapping[str, str]) -> list[str]:
     from lipbench.evaluation import evaluator
 
     owners = {"evaluator": _takes_lists(evaluator.Evaluator), "tracking": _takes_lists(tracking.Tracking)}
-    for kind in _KINDS:
-        wanted = classes.get(kind, "").rpartition(".")[2]
-        known = (discovery.load(kind, name) for name in discovery.files(kind))
-        owners[kind] = {argument for own in known if own.__name__ == wanted for argument in _takes_lists(own)}
+    owners["data"] = set()
+    wanted = classes.get("model", "").rpartition(".")[2]
+    known = (discovery.load("model", name) for name in discovery.files("model"))
+    owners["model"] = {argument for own in known if own.__name__ == wanted for argument in _takes_lists(own)}
     found: list[str] = []
     open_list: list[str] | None = None
     for option in options(words):

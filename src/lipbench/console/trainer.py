@@ -21,7 +21,7 @@ from pytorch_lightning.utilities import rank_zero_info, rank_zero_only
 
 from lipbench import discovery, tracking
 from lipbench.commands import weights
-from lipbench.console import argv, checkpointing, messages, run_folders
+from lipbench.console import argv, checkpointing, corpus_option, messages, run_folders
 from lipbench.data.datamodule import ClipDataModule
 from lipbench.errors import UsageError
 from lipbench.evaluation.evaluator import Evaluator
@@ -44,6 +44,9 @@ def run(command: str, words: list[str]) -> None:
     Raises:
         UsageError: The words cannot be understood, or ask for something that Lightning refuses.
     """
+    if any(word.partition("=")[0] == "--data.help" for word in words):
+        _print_data_arguments(command)
+        return
     logging.getLogger("pytorch_lightning.utilities.rank_zero").addFilter(_no_advertisement)
     if command != "fit":  # the checkpoint callbacks are for fit only
         warnings.filterwarnings("ignore", r"Be aware that when using `ckpt_path`, callbacks used to create")
@@ -55,7 +58,7 @@ def run(command: str, words: list[str]) -> None:
             BenchModule,
             ClipDataModule,
             subclass_mode_model=True,
-            subclass_mode_data=True,
+            subclass_mode_data=False,
             auto_configure_optimizers=False,  # models own their optimisers: GANs need two
             seed_everything_default=0,  # True would draw one at random
             save_config_callback=_Config,
@@ -63,7 +66,7 @@ def run(command: str, words: list[str]) -> None:
             trainer_defaults={"default_root_dir": "runs", "max_steps": _STEPS, "log_every_n_steps": 10},
             parser_kwargs={"prog": "lipbench", "exit_on_error": False}
             | {name: {"exit_on_error": False} for name in LightningCLI.subcommands()},
-            args=[command, *words],
+            args=[command, *corpus_option.with_current_recipes(words)],
         )
     except ArgumentError as error:
         raise UsageError(messages.readable(str(error), words)) from error
@@ -71,6 +74,13 @@ def run(command: str, words: list[str]) -> None:
         raise UsageError(str(error)) from error
     finally:
         run_folders.release()
+
+
+def _print_data_arguments(command: str) -> None:
+    """Print what `--data.ARG` may be, the same for every corpus."""
+    parser = LightningArgumentParser(prog=f"lipbench {command}", add_help=False)
+    parser.add_lightning_class_args(ClipDataModule, "data")
+    parser.print_help()
 
 
 def _no_advertisement(record: logging.LogRecord) -> bool:
@@ -431,7 +441,7 @@ def _file_of(options: Namespace, asked: str) -> Path:
     if not found:
         raise FileNotFoundError(
             f"no {asked}.ckpt below {runs}. Train first: lipbench fit --model {_short(options.model)} --data "
-            f"{_short(options.data)}, or give the file: --ckpt_path FILE"
+            f"{options.data.corpus}, or give the file: --ckpt_path FILE"
         )
     rank_zero_info(f"checkpoint: {found[-1]}")
     return found[-1]
@@ -439,11 +449,11 @@ def _file_of(options: Namespace, asked: str) -> Path:
 
 def _runs_of(options: Namespace) -> Path:
     """Folder of all runs of a model on a corpus."""
-    return Path(options.trainer.default_root_dir) / f"{_short(options.model)}_{_short(options.data)}"
+    return Path(options.trainer.default_root_dir) / f"{_short(options.model)}_{options.data.corpus}"
 
 
 def _short(choice: Namespace) -> str:
-    """Short name of a model or corpus: the file, or the folder, that its class lives in; else the class path."""
+    """Short name of a model: the file, or the folder, that its class lives in; else the class path."""
     path = str(choice.class_path)
     return path.split(".")[2] if path.startswith("lipbench.") else path
 
