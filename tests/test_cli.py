@@ -159,7 +159,7 @@ def test_wrong_words_end_with_2_and_a_sentence(capsys, words, expected):
     [
         (["--model.hiden", "3"], r"unknown argument of ParaLip 'hiden'. Did you mean 'hidden'\?"),
         (["--model.hidden", "many"], "hidden must be of type int, found 'many'"),
-        (["--data.batchsize", "3"], r"unknown argument of Grid 'batchsize'. Did you mean 'batch_size'\?"),
+        (["--data.batchsize", "3"], r"unknown option '--data.batchsize'. Did you mean '--data.batch_size'\?"),
         (["--data.batch_size", "-4"], r"(?m)^lipbench: batch_size is -4; expected 1 or more\n$"),
         (["--trainer.max_stops", "3"], r"unknown option '--trainer.max_stops'. Did you mean '--trainer.max_steps'\?"),
         (["--trainer.max_steps", "many"], "^lipbench: trainer.max_steps must be of type int, found 'many'\n$"),
@@ -195,7 +195,7 @@ def test_a_recipe_is_not_swapped_for_another_corpus(capsys, tmp_path):
     recipe.write_text("model: ParaLip\ndata: Grid\n")
     code, text = said(capsys, "fit", "--config", str(recipe), "--data", "rendered")
     assert code == 2
-    assert "is for Grid, not for --data rendered" in text
+    assert "is for grid, not for --data rendered" in text
     recipe.write_text("just words")
     code, text = said(capsys, "fit", "--config", str(recipe))
     assert code == 2
@@ -223,6 +223,12 @@ def test_a_recipe_is_not_swapped_for_another_corpus(capsys, tmp_path):
         ("model: {class_path: ParaLip, init_arg: {}}\ndata: Grid\n", r"Did you mean 'init_args'\?"),
         ("model:\n  class_path: ParaLip\n  init_args:\n    lr: .nan\n", "line 4: model.lr is .nan; expected a finite"),
         ("model: ParaLip\n", "fit needs --data NAME"),
+        ("model: ParaLip\ndata: {batch_size: 3}\n", "fit needs --data NAME"),
+        ("model: ParaLip\ndata: 3\n", r"line 2: data must name a corpus, such as data: {corpus: grid}, found '3'"),
+        ("model: ParaLip\ndata:\n  corpus: [grid]\n", "line 3: data.corpus must name a corpus, .* found a list"),
+        ("model: ParaLip\ndata: {corpus: gird}\n", r"unknown --data 'gird'. Did you mean 'grid'\?"),
+        ("model: ParaLip\ndata:\n  class_path: Grid\n  batch_size: 3\n", "line 4: unknown key of data 'batch_size'"),
+        ("model: ParaLip\ndata: {init_args: {seed: 1}}\n", "line 2: data has init_args but no class_path"),
     ],
 )
 def test_a_recipe_that_cannot_be_read_is_told_with_its_line(capsys, tmp_path, text, expected):
@@ -237,17 +243,69 @@ def test_a_recipe_that_cannot_be_read_is_told_with_its_line(capsys, tmp_path, te
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("trainer:\n  max_stops: 3\n", r"line 4: unknown key of trainer 'max_stops'. Did you mean 'max_steps'\?"),
-        ("trainer:\n  max_steps: many\n", "line 4: trainer.max_steps must be of type int, found 'many'"),
-        ("evaluator:\n  metrics: lmd\n", "line 4: evaluator.metrics must be a list"),
+        ("trainer:\n  max_stops: 3\n", r"line 5: unknown key of trainer 'max_stops'. Did you mean 'max_steps'\?"),
+        ("trainer:\n  max_steps: many\n", "line 5: trainer.max_steps must be of type int, found 'many'"),
+        ("evaluator:\n  metrics: lmd\n", "line 5: evaluator.metrics must be a list"),
+        ("  batchsize: 3\n", r"line 4: unknown key of data 'batchsize'. Did you mean 'batch_size'\?"),
+        ("  batch_size: many\n", "line 4: data.batch_size must be of type int, found 'many'"),
     ],
 )
 def test_a_wrong_key_of_a_recipe_is_told_with_its_line(capsys, tmp_path, text, expected):
     recipe = tmp_path / "recipe.yaml"
-    recipe.write_bytes(b"\xef\xbb\xbfmodel: ParaLip\ndata: Grid\n" + text.encode())  # a byte order mark is no fault
+    start = b"\xef\xbb\xbfmodel: ParaLip\ndata:\n  corpus: grid\n"  # a byte order mark is no fault
+    recipe.write_bytes(start + text.encode())
     code, told = said(capsys, "fit", "--config", str(recipe))
     assert code == 2
     assert re.search(re.escape(str(recipe)) + ", " + expected, told), told
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        "data: Grid\n",
+        "data: lipbench.corpora.grid.Grid\n",
+        "data: {class_path: lipbench.data.grid.Grid}\n",
+        "data:\n  class_path: lipbench.corpora.grid.Grid\n  init_args: {batch_size: 3, protocol: grid/s1}\n",
+        "data: grid\n",
+    ],
+)
+def test_recipes_that_name_a_corpus_in_an_older_form_are_taken_with_a_hint(capsys, tmp_path, data):
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(f"model: ParaLip\n{data}")
+    assert cli.main(["fit", "--config", str(recipe), "--data", "grid", "--data.seed", "4", "--print_config"]) == 0
+    told = capsys.readouterr()
+    stated = yaml.safe_load(told.out)["data"]
+    assert (stated["corpus"], stated["seed"]) == ("grid", 4)
+    if "init_args" in data:
+        assert (stated["batch_size"], stated["protocol"]) == (3, "grid/s1")
+    assert told.err.count("hint: ") == 1
+    assert f"hint: {recipe} names its corpus in the older form; now it is data: {{corpus: grid}}" in told.err
+
+
+@pytest.mark.parametrize(
+    ("words", "hints"),
+    [
+        (["--data", "grid", "--data.batch_size", "3"], 0),
+        (["--data.corpus", "grid", "--data.batch_size=3"], 0),
+        (["--data=lipbench.corpora.grid.Grid", "--data.batch_size", "3"], 1),
+        (["--data", "lipbench.data.grid.Grid", "--data.init_args.batch_size", "3"], 2),
+        (["--data.class_path", "Grid", "--data.init_args.batch_size=3"], 3),
+    ],
+)
+def test_older_options_that_name_a_corpus_are_taken_with_a_hint(capsys, words, hints):
+    assert cli.main(["fit", "--config", "none", "--model", "paralip", *words, "--print_config"]) == 0
+    told = capsys.readouterr()
+    stated = yaml.safe_load(told.out)["data"]
+    assert (stated["corpus"], stated["batch_size"]) == ("grid", 3)
+    assert told.err.count("hint: ") == hints
+
+
+def test_arguments_of_a_corpus_are_shown(capsys):
+    for words in (["--data.help", "grid"], ["--data.help=grid"]):
+        assert cli.main(["fit", *words]) == 0
+        shown = capsys.readouterr().out
+        assert "--data.batch_size" in shown
+        assert "at most 4" in shown
 
 
 def test_recipes_are_called_by_name(capsys, monkeypatch, tmp_path):
@@ -439,7 +497,7 @@ def test_words_are_put_in_an_order_that_jsonargparse_takes(tmp_path):
     ]
     assert argv.prepared("fit", words) == [
         *("--config", str(recipe)),
-        "--data=lipbench.corpora.grid.Grid",
+        "--data.corpus=grid",
         "--model=lipbench.models.paralip.ParaLip",
         *("--model.lr", "1", "--trainer.max_steps=5", "--verbose"),
     ]

@@ -32,7 +32,7 @@ GROUPS: Final = {"model": "lipbench.models", "data": "lipbench.corpora", "metric
 _STAGES: Final = "stages"  # folder below `experiments`
 _BASES: Final = {
     "model": ("lipbench.training.base:BenchModule",),
-    "data": ("lipbench.data.datamodule:ClipDataModule",),
+    "data": ("lipbench.data.corpus:Corpus",),
     "metric": ("lipbench.scoring.base:ClipMetric", "lipbench.scoring.sets:SetMetric"),
 }
 """Kind -> what a class of it is a subclass of; strings, because this file is imported by all of these."""
@@ -140,6 +140,13 @@ def constant(path: Path, name: str) -> object:
             except ValueError:  # computed, not written down: only importing the file would tell
                 return None
     return None
+
+
+def protocols(path: Path) -> list[str]:
+    """Names of the protocols that the file of a corpus defines, read without importing it."""
+    calls = [node for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, ast.Call)]
+    names = [call.args[0] for call in calls if getattr(call.func, "id", "") == "Protocol" and call.args]
+    return [str(name.value) for name in names if isinstance(name, ast.Constant)]
 
 
 def unknown(what: str, name: str, known: Iterable[str]) -> UsageError:

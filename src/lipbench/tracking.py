@@ -163,10 +163,10 @@ class Tracking(_Writer):
         """Remember what the model is trained on."""
         data = getattr(trainer, "datamodule", None)
         if data is not None and hasattr(data, "protocol") and hasattr(data, "store"):
-            clips = data.store.manifest["clips"]
-            words = sorted({word for clip in data.split.train if clip in clips for word in clips[clip]["text"].split()})
+            texts = dict(zip(data.store.clip_ids, data.store.column("text"), strict=True))
+            words = sorted({word for clip in data.split.train if clip in texts for word in texts[clip].split()})
             self._trained_on = {
-                "name": data.data,
+                "name": data.corpus.name,
                 "protocol": data.protocol.name,
                 "words": words if len(words) <= _VOCABULARY else None,
             }

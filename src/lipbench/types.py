@@ -4,12 +4,17 @@ Imports torch and typing only, so that every layer can import it.
 """
 
 from dataclasses import dataclass, field
-from typing import Literal, TypedDict
+from typing import Final, Literal, TypedDict
 
 from torch import Tensor
 
 Timing = Literal["given", "length", "free"]
 """Who decides when things are said: the truth (durations, or sound), the truth's total length only, or the model."""
+
+
+Part = Literal["paired", "text", "lips", "grammar"]
+PARTS: Final[tuple[Part, ...]] = ("paired", "text", "lips", "grammar")
+"""Shares of a training split, see `ClipSpec.part`."""
 
 
 @dataclass(frozen=True)
@@ -38,17 +43,22 @@ class View:
 
 @dataclass(frozen=True)
 class ClipSpec:
-    """What a model wants in its batches; the datamodule supplies exactly that.
+    """What a model wants in its batches, or in one stream of them; the datamodule supplies exactly that.
 
     Args:
-        frames: Batch key -> view. The key "video" is the main view, also used for `identity`.
+        frames: Batch key -> view. The key "video" is the main view, also used for `identity`. Empty for a stream
+            without video, which then holds no key about frames.
         window: Training frames a clip; None gives the whole clip. Validation, test and predict always give whole clips.
         scattered: The `window` training frames are drawn at random over the clip (sorted) instead of in a row.
         references: Identity frames R a clip.
         identity: Which these are in training: "random" frames of the clip, a "run" of frames in a row that starts
             elsewhere in it than those drawn, or its "first"; in scoring always the first.
-        audio_rate: Samples a second of `audio`; None if the model does not hear.
+        audio_rate: Samples a second of `audio`; None if the model takes no audio.
         keys: Further batch keys, out of `KEYS`.
+        part: Share of the training split that training clips come from (`--data.paired` divides it): "paired" clips
+            with all they have, clips of which only the "text" or only the "lips" are used, or sentences of the corpus's
+            "grammar" that no test clip says. Batches of "lips" hold no text, those of "text" and "grammar" nothing
+            else.
     """
 
     frames: dict[str, View]
@@ -58,16 +68,31 @@ class ClipSpec:
     identity: Literal["random", "run", "first"] = "random"
     audio_rate: int | None = None
     keys: frozenset[str] = field(default_factory=frozenset)
+    part: Part = "paired"
 
     KEYS = frozenset({"identity", "audio", "tokens", "durations", "face", "landmarks", "foreign"})
 
     def __post_init__(self) -> None:
-        """Refuse unknown keys early, where the model is defined."""
+        """Refuse what cannot be supplied early, where the model is defined."""
         unknown = self.keys - self.KEYS
         if unknown:
             raise ValueError(f"ClipSpec.keys has {sorted(unknown)}; known keys are {sorted(self.KEYS)}")
         if self.scattered and self.window is None:
             raise ValueError("ClipSpec.scattered needs a window: how many frames are drawn from each clip")
+        if self.part not in PARTS:
+            raise ValueError(f"ClipSpec.part is {self.part!r}; expected one of {', '.join(PARTS)}")
+        seen = self.keys & {"identity", "face", "landmarks", "foreign"}
+        withheld = {
+            "paired": frozenset[str](),
+            "lips": self.keys & {"tokens", "durations", "foreign"},
+            "text": (self.keys - {"tokens"}) | self.frames.keys(),
+            "grammar": (self.keys - {"tokens"}) | self.frames.keys(),
+        }[self.part] | (seen if not self.frames else frozenset())
+        if withheld or (self.part in ("text", "grammar") and self.audio_rate is not None):
+            raise ValueError(
+                f"a stream of {self.part!r} {'with' if self.frames else 'without'} frames cannot hold "
+                f"{', '.join(sorted(withheld)) or 'audio'}"
+            )
 
 
 class ClipBatch(TypedDict, total=False):
@@ -94,7 +119,7 @@ class ClipBatch(TypedDict, total=False):
     tokens: Tensor  # (B, L) int64, 0 = padding
     token_len: Tensor  # (B,) int64
     durations: Tensor  # (B, L) int64 frames, summing to n_frames
-    text: list[str]
+    text: list[str]  # absent where the corpus has no text
     speech: Tensor  # (B, 2) int64, first frame of speech and the frame after its last; (0, n_frames) where unknown
     face: Tensor  # (B, T, 3, 352, 320) uint8 canonical picture, in scoring only
     sound: Tensor  # (B, S) float32 mono in [-1, 1] at 16,000 samples a second, the whole clip; in scoring only

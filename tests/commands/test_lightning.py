@@ -227,7 +227,7 @@ def test_a_checkpoint_alone_brings_its_configuration(here, capsys):
     assert "from the checkpoint: --model paralip --data rendered" in capsys.readouterr().err
     config = yaml.safe_load(Path("runs/paralip_rendered/validate_1/config.yaml").read_text())
     assert config["model"]["init_args"]["hidden"] == 16
-    assert config["data"]["init_args"]["protocol"] == "rendered/seen"
+    assert config["data"]["protocol"] == "rendered/seen"
 
 
 def test_a_checkpoint_brings_the_arguments_of_its_run_beside_names(here, capsys):
@@ -237,13 +237,13 @@ def test_a_checkpoint_brings_the_arguments_of_its_run_beside_names(here, capsys)
         assert cli.main(printed) == 0
         told = capsys.readouterr()
         config = yaml.safe_load(told.out)
-        assert config["data"]["init_args"]["batch_size"] == 2
+        assert config["data"]["batch_size"] == 2
         assert config["model"]["init_args"]["hidden"] == 16
         assert config["trainer"]["max_steps"] == 5
         assert "config.yaml, those of the checkpoint's run" in told.err
     assert cli.main(["validate", "--data", "grid", "--ckpt_path", str(here.checkpoint), "--print_config"]) == 0
     told = capsys.readouterr()
-    assert yaml.safe_load(told.out)["data"]["class_path"] == "lipbench.corpora.grid.Grid"
+    assert yaml.safe_load(told.out)["data"]["corpus"] == "grid"
     assert "from the checkpoint: --model lipbench.models.paralip.ParaLip" in told.err
 
 

@@ -19,7 +19,7 @@ from lipbench.errors import UsageError
 
 TRAINER = {"accelerator": "cpu", "enable_progress_bar": False, "enable_model_summary": False}
 TRAINER |= {"num_sanity_val_steps": 0, "limit_val_batches": 1, "log_every_n_steps": 1}
-DATA = {"class_path": "lipbench.corpora.rendered.Rendered", "init_args": {"batch_size": 1, "num_workers": 0}}
+DATA = {"corpus": "rendered", "batch_size": 1, "num_workers": 0}
 EXPERT = {
     "class_path": "lipbench.models.wav2lip_expert.Wav2LipExpert",
     "init_args": {
@@ -281,7 +281,7 @@ def test_prepare_is_a_stage_too(here, capsys, tmp_path, monkeypatch):
     assert cli.main(["run", "two"]) == 0
     assert calls == [experiment["prepare"] | {"store": Path("own-store")}]
     config = yaml.safe_load((last("lips").parents[1] / "config.yaml").read_text())
-    assert config["data"]["init_args"]["store"] == "own-store"
+    assert config["data"]["store"] == "own-store"
     (Path("own-store") / "manifest.json").write_text((Path("own-store") / "manifest.json").read_text() + "\n")
     capsys.readouterr()
     assert cli.main(["run", "two", "--dry-run"]) == 0  # another store: all of it

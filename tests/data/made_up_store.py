@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from lipbench.data import jpeg, prepare, store
+from lipbench.data import jpeg, manifest, rows, shards
+from lipbench.data.corpus import Corpus, RawClip
 from lipbench.media import alignment, text
 
 SENTENCES = ("bin blue at f two now", "place red in a nine soon", "set white with p zero again")
@@ -52,30 +53,30 @@ def row(clip_id: str, number: int, n_frames: int, sentence: str) -> dict[str, An
         "pictures": [jpeg.encode(picture) for picture in pictures],
         "source_sha256": hashlib.sha256(clip_id.encode()).hexdigest(),
     }
-    return {**made, "hash": store.row_hash(made)}
+    return {**made, "hash": shards.row_hash(made)}
 
 
-def make_store(folder: Path, clip_ids: Sequence[str], lengths: Sequence[int], data: str) -> Path:
+def make_store(folder: Path, clip_ids: Sequence[str], lengths: Sequence[int], data: str, **settings: Any) -> Path:
     """A store of made-up clips, one shard a speaker."""
     (folder / "shards").mkdir(parents=True)
-    settings = {"data": data, "landmarks": "dlib"}
+    settings = {"data": data, "landmarks": "dlib", **settings}
     speakers: dict[str, list[dict[str, Any]]] = {}
     for number, (clip_id, length) in enumerate(zip(clip_ids, lengths, strict=True)):
         made = row(clip_id, number, length, SENTENCES[number % len(SENTENCES)])
         speakers.setdefault(made["speaker"], []).append(made)
-    for speaker, rows in speakers.items():
+    for speaker, members in speakers.items():
         lines = {
             made["clip_id"]: {
                 "row": k,
                 "samples": len(made["sound"]),
                 **{n: made[n] for n in ("hash", "n_frames", "fps", "sample_rate", "speaker", "text", "source_sha256")},
             }
-            for k, made in enumerate(rows)
+            for k, made in enumerate(members)
         }
         rejected = {f"{data}/{speaker}/bad": {"reason": "picture is black in all frames", "again": False}}
         metadata = {"settings": settings, "made_with": {}, "clips": lines, "rejected": rejected, "sources": {}}
-        store.write_shard(folder / "shards" / f"{speaker}-000of001.arrow", rows, metadata)
-    prepare.write_manifest(folder, settings, None)
+        shards.write_shard(folder / "shards" / f"{speaker}-000of001.arrow", members, metadata)
+    manifest.write(folder, settings, None)
     return folder
 
 
@@ -84,12 +85,12 @@ DEADLY = "rendered/s2/bbadzn"
 
 def deadly_shard(*arguments: Any) -> Iterator[str]:
     """Makes a shard in a process that is killed at one clip, as by a machine out of memory."""
-    make, row = prepare._make_shard, prepare._row
+    make, row = rows.make_shard, rows.make_row
 
-    def deadly(clip: prepare.RawClip, settings: dict[str, Any]) -> dict[str, Any]:
+    def deadly(corpus: type[Corpus], clip: RawClip, settings: dict[str, Any]) -> dict[str, Any]:
         if clip.clip_id == DEADLY:
             os.kill(os.getpid(), signal.SIGKILL)
-        return row(clip, settings)
+        return row(corpus, clip, settings)
 
-    prepare._row = deadly  # in this process only
+    rows.make_row = deadly  # in this process only
     yield from make(*arguments)

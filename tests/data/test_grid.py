@@ -10,7 +10,6 @@ import pytest
 from lipbench.corpora import grid
 from lipbench.corpora.grid import Grid
 from lipbench.corpora.rendered import Rendered
-from lipbench.data import prepare
 
 TIMES = ((0, "sil"), (23750, "bin"), (29500, "blue"), (34000, "at"), (35500, "f"), (41000, "two"), (47250, "now"))
 ENDS = (23750, 29500, 34000, 35500, 41000, 47250, 53000)
@@ -118,16 +117,16 @@ def test_wrong_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, home: Pa
         Grid.scan(tmp_path)
     monkeypatch.delenv("LIPBENCH_GRID", raising=False)
     with pytest.raises(FileNotFoundError, match="--root DIR, or set LIPBENCH_GRID"):
-        Grid.corpus()
+        Grid.locate()
     monkeypatch.setenv("LIPBENCH_GRID", str(tmp_path))
-    assert Grid.corpus() == tmp_path
-    assert Grid.corpus("there") == Path("there")
+    assert Grid.locate() == tmp_path
+    assert Grid.locate("there") == Path("there")
 
 
 def test_downloaded_corpus_is_found(monkeypatch: pytest.MonkeyPatch, home: Path) -> None:
     monkeypatch.delenv("LIPBENCH_GRID", raising=False)
     (home / "corpora/grid").mkdir(parents=True)
-    assert Grid.corpus() == home / "corpora/grid"
+    assert Grid.locate() == home / "corpora/grid"
 
 
 def test_sentences() -> None:
@@ -142,7 +141,7 @@ def test_alignment_that_says_something_else(tmp_path: Path) -> None:
     put(tmp_path, "s1/bbaf3s.mpg"), put(tmp_path, "s1/bbaf3s.align", ALIGN)
     (clip,) = Grid.scan(tmp_path)
     with pytest.raises(ValueError, match="says 'bin blue at f two now', the file name 'bin blue at f three soon'"):
-        prepare._words(clip)
+        Grid.durations.words(clip)
 
 
 def test_rendered_corpus_knows_its_truth(tmp_path: Path) -> None:
@@ -158,11 +157,11 @@ def test_real_clips(grid_root: Path, tmp_path: Path) -> None:
     assert all(clip.problem is None for clip in clips)
     assert len({clip.speaker for clip in clips}) == 13
     for clip in clips[::20]:
-        assert " ".join(w.word for w in prepare._words(clip) if w.word not in ("sil", "sp")) == clip.sentence
+        assert " ".join(w.word for w in Grid.durations.words(clip) if w.word not in ("sil", "sp")) == clip.sentence
     crlf = tmp_path / "s1"
     crlf.mkdir()
     assert clips[0].align is not None
     shutil.copy(clips[0].video, crlf)
     (crlf / clips[0].align.name).write_bytes(clips[0].align.read_bytes().replace(b"\n", b"\r\n"))
     (copy,) = Grid.scan(tmp_path)
-    assert prepare._words(copy) == prepare._words(clips[0])
+    assert Grid.durations.words(copy) == Grid.durations.words(clips[0])

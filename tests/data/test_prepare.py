@@ -18,9 +18,8 @@ from made_up_store import DEADLY, deadly_shard
 
 from lipbench.corpora.grid import Grid
 from lipbench.corpora.rendered import Rendered
-from lipbench.data import pack
+from lipbench.data import pack, rows, writing
 from lipbench.data import prepare as preparation
-from lipbench.data import store as stores
 from lipbench.data.prepare import prepare
 from lipbench.data.store import Store
 from lipbench.media import geometry, video
@@ -203,7 +202,7 @@ def test_limit_takes_the_first_of_every_speaker(corpus: Path, tmp_path: Path) ->
 
 
 def test_one_writer_at_a_time(corpus: Path, prepared: Path) -> None:
-    with stores.alone(prepared, "prepare"), pytest.raises(RuntimeError, match="another `lipbench prepare` is writing"):
+    with writing.alone(prepared, "prepare"), pytest.raises(RuntimeError, match="another `lipbench prepare` is writing"):
         exact(corpus, prepared)
 
 
@@ -222,7 +221,7 @@ def test_dead_worker_gives_a_row(corpus: Path, tmp_path: Path, monkeypatch: pyte
     for part in ("video", "alignments", "exact"):
         shutil.copytree(corpus / part / "s2", root / part / "s2")
     with monkeypatch.context() as patch:
-        patch.setattr(preparation, "_make_shard", deadly_shard)
+        patch.setattr(rows, "make_shard", deadly_shard)
         summary = exact(root, store)
     assert summary.kept == 1
     reason = "the process that read this clip was killed by signal 9, twice (out of memory?)"
@@ -414,8 +413,75 @@ BAD_TIMES = {
 def test_wrong_word_times_are_found(corpus: Path, tmp_path: Path, times: str) -> None:
     clip = Rendered.scan(corpus)[0]
     assert clip.sentence is not None
-    rows = BAD_TIMES[times](clip.sentence.split())
+    lines = BAD_TIMES[times](clip.sentence.split())
     align = tmp_path / "x.align"
-    align.write_text("".join(f"{a * 25000:.0f} {b * 25000:.0f} {w}\n" for a, b, w in [*rows, (1.04, 1.04, "sil")]))
+    align.write_text("".join(f"{a * 25000:.0f} {b * 25000:.0f} {w}\n" for a, b, w in [*lines, (1.04, 1.04, "sil")]))
     with pytest.raises(ValueError, match="align"):
-        preparation._row(dataclasses.replace(clip, align=align), {"landmarks": "exact"})
+        rows.make_row(Rendered, dataclasses.replace(clip, align=align), {"landmarks": "exact"})
+
+
+def content(store: Path) -> dict[str, bytes]:
+    """Every file of a store."""
+    return {str(path.relative_to(store)): path.read_bytes() for path in sorted(store.rglob("*")) if path.is_file()}
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from lipbench.corpora.rendered import Rendered
+from lipbench.data import process_pool, sources
+from lipbench.data.prepare import prepare
+append = sources.Seen.append
+def killed(self, name, stamps):  # after the first shard
+    append(self, name, stamps)
+    (Path(sys.argv[2]) / "shards" / "s6-000of001.arrow.1.part").write_bytes(b"half")
+    os.kill(os.getpid(), signal.SIGKILL)
+sources.Seen.append = killed
+prepare(Rendered, sys.argv[1], sys.argv[2], landmarks="exact", workers=1, part=(2, 4), progress=False)
+"""
+
+
+def test_four_parts_are_one_store_byte_for_byte(tmp_path: Path) -> None:
+    """One of them is killed half way, and goes on; the last two run at the same time."""
+    corpus = write_corpus(tmp_path / "corpus", {f"s{k}": 1 for k in range(1, 9)})  # 8 shards
+    whole, store = tmp_path / "whole", tmp_path / "parts"
+    assert exact(corpus, whole).done == 8
+    first = exact(corpus, store, part=(1, 4))
+    assert first.done == 2
+    assert exact(corpus, store, part=(1, 4)).done == 0
+    with pytest.raises(FileNotFoundError, match="an unfinished store"):
+        Store(store)
+    with pytest.raises(ValueError, match=r"6 of 8 shards of .* missing, of the parts 2/4, 3/4, 4/4: run these parts"):
+        exact(corpus, store, finish=True)
+    done = subprocess.run([sys.executable, "-c", KILLED, corpus, store], check=False, env=os.environ)
+    assert done.returncode == -signal.SIGKILL
+    assert len(list((store / "shards").glob("*.arrow"))) == 3
+    second = exact(corpus, store, part=(2, 4))
+    assert second.done == 1
+    command = [sys.executable, "-c", CALL, str(corpus), str(store)]
+    both = [subprocess.Popen([*command, str(part)]) for part in (3, 4)]
+    assert [process.wait() for process in both] == [0, 0]
+    summary = exact(corpus, store, finish=True)
+    assert (summary.done, summary.kept + len(summary.rejected)) == (0, 8)
+    assert content(store) == content(whole)
+    assert exact(corpus, store).done == 0
+    assert content(store) == content(whole)
+
+
+CALL = """
+import sys
+from lipbench.corpora.rendered import Rendered
+from lipbench.data.prepare import prepare
+prepare(Rendered, sys.argv[1], sys.argv[2], landmarks="exact", workers=1, part=(int(sys.argv[3]), 4), progress=False)
+"""
+
+
+def test_parts_and_a_whole_run_do_not_write_at_the_same_time(corpus: Path, tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    store.mkdir()
+    with writing.alone(store, "prepare", ".part-1of4.lock"):
+        with writing.alone(store, "prepare", ".part-2of4.lock"):
+            pass
+        for other in (".part-1of4.lock", None):
+            with pytest.raises(RuntimeError, match="is writing"), writing.alone(store, "prepare", other):
+                pass

@@ -12,6 +12,7 @@ from made_up_store import colour, row
 from torch.utils.data import DataLoader
 
 from lipbench.data import pack
+from lipbench.data import shards as shard_files
 from lipbench.data import store as stores
 from lipbench.data.loader import ClipDataset, collate
 from lipbench.data.store import Store
@@ -67,7 +68,7 @@ def test_hash_covers_every_column() -> None:
     }
     changes["pictures"] = made["pictures"][::-1]
     for name, value in changes.items():
-        seen.add(stores.row_hash({**made, name: value}))
+        seen.add(shard_files.row_hash({**made, name: value}))
     assert len(seen) == 7
 
 
@@ -169,9 +170,65 @@ def test_a_flipped_bit_is_found_in_its_clip(rendered_store: Path, tmp_path: Path
     flip(path, content.rindex(b"place red in a nine soon"))  # in the summary at its end
     assert stores.damaged(path, None)
     path.write_bytes(content)
+    as_format_1(store)
     manifest = store / "manifest.json"
     manifest.write_text(manifest.read_text().replace('"n_frames": 23', '"n_frames": 24'))
     assert "the manifest says something else" in Store(store).damaged(path.stem)["rendered/s1/clip3"]
+
+
+def test_a_flipped_bit_in_the_lines_of_the_manifest_is_found(rendered_store: Path, tmp_path: Path) -> None:
+    """Whatever is flipped, opening and reading ends in a sentence or goes on: Arrow never crashes."""
+    store = tmp_path / "store"
+    shutil.copytree(rendered_store, store)
+    (path,) = store.glob("clips-*.arrow")
+    content = path.read_bytes()
+    flip(path, content.index(bytes.fromhex(Store(store)["rendered/s1/clip3"].hash)))
+    assert "the manifest says something else" in Store(store).damaged("s1-000of001")["rendered/s1/clip3"]
+    refused = 0
+    for place in np.random.default_rng(0).integers(0, len(content), 400):
+        path.write_bytes(content)
+        flip(path, int(place))
+        try:
+            opened = Store(store)
+            assert len(opened) == len(opened.clip_ids) == len(opened.column("text"))
+            for clip_id in opened.clip_ids:
+                assert opened.manifest["clips"][clip_id]["row"] is not None
+        except ValueError as error:  # UnicodeDecodeError is one
+            refused += 1
+            told = isinstance(error, UnicodeDecodeError) or path.name in str(error) or "manifest.json" in str(error)
+            if not told:
+                raise
+    assert refused > 40
+
+
+def as_format_1(store: Path) -> Path:
+    """Turn a store into one of format 1, which keeps the lines of its clips in manifest.json."""
+    manifest = dict(Store(store).manifest)
+    manifest |= {"format": "lipbench-store/1", "clips": dict(manifest["clips"])}
+    (store / "manifest.json").write_text(json.dumps(manifest, sort_keys=True, indent=1) + "\n")
+    for file in store.glob("clips-*.arrow"):
+        file.unlink()
+    return store
+
+
+def test_stores_of_format_1_open_as_they_are(rendered_store: Path, tmp_path: Path) -> None:
+    old, new = Store(as_format_1(shutil.copytree(rendered_store, tmp_path / "old"))), Store(rendered_store)
+    assert old.clip_ids == new.clip_ids
+    assert {**old.manifest, "clips": None, "format": None} == {**new.manifest, "clips": None, "format": None}
+    assert old.manifest["clips"] == dict(new.manifest["clips"])
+    for name in ("text", "speaker", "hash", "fps", "n_frames", "shard"):
+        assert old.column(name) == new.column(name)
+    for clip_id in old.clip_ids:
+        assert (clip_id in old, clip_id in new) == (True, True)
+        assert shard_files.row_hash(old[clip_id].row()) == new[clip_id].hash
+    assert "rendered/s1/clip" not in new
+    assert "rendered/s4/clip0" not in new
+    assert 3 not in new
+    again = pickle.loads(pickle.dumps(new.manifest["clips"]))
+    assert dict(again) == dict(new.manifest["clips"])
+    folder = tmp_path / "packed"
+    pack.pack(old.path, View("mouth", 8, 16), folder, progress=False)
+    assert Store(folder).clip_ids == old.clip_ids
 
 
 def test_damaged_shards_are_errors_that_name_them(rendered_store: Path, tmp_path: Path) -> None:
@@ -195,17 +252,17 @@ def test_damaged_shards_are_errors_that_name_them(rendered_store: Path, tmp_path
                 clip = opened[clip_id]
                 clip.row(), clip.view([0, clip.n_frames - 1], View("mouth", 8, 16)), clip.audio(16000)
             harmless += 1
-        except stores.DamagedStore as error:
+        except shard_files.DamagedStore as error:
             told.add((path.name in str(error), "prepare --verify" in str(error)))
         path.write_bytes(content)
     assert harmless < len(places) - 10
     assert told == {(True, True)}
     for cut in (0, 8, len(content) // 2, len(content) - 3):
         path.write_bytes(content[:cut])
-        with pytest.raises(stores.DamagedStore, match=path.name):
+        with pytest.raises(shard_files.DamagedStore, match=path.name):
             Store(store)["rendered/s1/clip0"]
     path.write_bytes(shards(store)[1].read_bytes())
-    with pytest.raises(stores.DamagedStore, match="its row 0 is the clip 'rendered/s2/clip0'"):
+    with pytest.raises(shard_files.DamagedStore, match="its row 0 is the clip 'rendered/s2/clip0'"):
         Store(store)["rendered/s1/clip0"]
 
 
@@ -217,7 +274,7 @@ def test_loader_processes_hand_on_the_sentence(rendered_store: Path, tmp_path: P
     spec = ClipSpec({"video": View("mouth", 8, 16)}, window=2)
     opened = Store(store)
     clips = ClipDataset(opened, opened.clip_ids, spec, frozenset(), seed=0, training=True, speakers={})
-    with pytest.raises(stores.DamagedStore, match=rf"^{store}/shards/s1-000of001\.arrow is damaged") as caught:
+    with pytest.raises(shard_files.DamagedStore, match=rf"^{store}/shards/s1-000of001\.arrow is damaged") as caught:
         next(iter(DataLoader(clips, num_workers=1, collate_fn=collate)))
     assert "\n" not in str(caught.value)
 
@@ -232,6 +289,9 @@ def test_loader_processes_hand_on_the_sentence(rendered_store: Path, tmp_path: P
         (b"[" * 100_000, "is damaged"),
         ({"clips": []}, "'clips' is no object"),
         ({"clips": None}, "'clips' is no object"),
+        ({"format": "lipbench-store/2"}, "'clips' names no file"),
+        ({"format": "lipbench-store/2", "clips": "../x.arrow"}, "'clips' names no file"),
+        ({"format": "lipbench-store/2", "clips": "clips-0.arrow"}, "has lost its file clips-0.arrow"),
         ({"clips": {"rendered/s1/clip0": 3}}, "the line of rendered/s1/clip0 is not whole"),
         ({"clips": {"rendered/s1/clip0": {"row": "0"}}}, "the line of rendered/s1/clip0 is not whole"),
         ({"rejected": {"rendered/s1/x": {}}}, "rejected without a reason"),
@@ -245,11 +305,12 @@ def test_loader_processes_hand_on_the_sentence(rendered_store: Path, tmp_path: P
 def test_odd_manifests_are_sentences(
     rendered_store: Path, tmp_path: Path, content: bytes | dict[str, object], told: str
 ) -> None:
-    manifest = json.loads((rendered_store / "manifest.json").read_text())
+    store = as_format_1(shutil.copytree(rendered_store, tmp_path / "store"))
+    manifest = json.loads((store / "manifest.json").read_text())
     written = content if isinstance(content, bytes) else json.dumps({**manifest, **content}).encode()
-    (tmp_path / "manifest.json").write_bytes(written)
+    (store / "manifest.json").write_bytes(written)
     with pytest.raises(ValueError, match=told):
-        Store(tmp_path)
+        Store(store)
 
 
 def test_packed_as_pixels_is_exactly_the_whole_store(rendered_store: Path, tmp_path: Path) -> None:

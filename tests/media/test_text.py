@@ -24,11 +24,28 @@ def test_decode_leaves_padding_out_and_stops_at_the_end():
 
 def test_normalise():
     assert text.normalise("  Bin\tBLUE\n at ") == "bin blue at"
+    assert (
+        text.normalise("Don't \u2014 it\u2019s a well-known caf\u00e9, na\u00efve!")
+        == "dont its a well known cafe naive"
+    )
+
+
+def test_words_with_apostrophes_and_hyphens_are_spelled_by_the_rule():
+    assert " ".join(text.symbols(["don't", "well-known"])) == "| d o n t | w e l l | k n o w n |"
+    with pytest.raises(ValueError, match="'4'"):
+        text.symbols(["4x4"])
+    with pytest.raises(ValueError, match="at least one word"):
+        text.symbols(["'"])
 
 
 @pytest.mark.parametrize(
     ("given", "named"),
-    [("bin 2", "'2'; expected letters and spaces only; write numbers as words"), ("café!", "'!', 'é'"), (" ", "empty")],
+    [
+        ("bin 2", "'2'; expected letters and spaces only; write numbers as words"),
+        ("straße & co", "'&', 'ß'"),
+        ("日本", "'日', '本'"),
+        (" ", "empty"),
+    ],
 )
 def test_normalise_names_what_does_not_fit(given, named):
     with pytest.raises(ValueError, match=named):

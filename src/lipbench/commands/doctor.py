@@ -282,7 +282,8 @@ def _corpus(name: str, closer: bool) -> Finding:
         name: Short name.
         closer: List the reasons for which clips were left out.
     """
-    from lipbench.data import store as stores
+    from lipbench.data import manifest as manifest_files
+    from lipbench.data.manifest import MANIFEST
 
     variable = f"LIPBENCH_{name.upper()}"
     root = os.environ.get(variable)
@@ -290,10 +291,10 @@ def _corpus(name: str, closer: bool) -> Finding:
     if root and not Path(root).is_dir():
         return raw, f"{variable} names no folder: export {variable}=DIR"
     path = default_store(name)
-    if not (path / stores.MANIFEST).is_file():
+    if not (path / MANIFEST).is_file():
         how = "" if name == "rendered" or root else " --root DIR"
         return f"{raw}; no store at {path}", f"lipbench prepare --data {name}{how}"
-    manifest = stores.read_manifest(path)
+    manifest = manifest_files.read(path)
     rejected = manifest["rejected"]
     found = f"{len(manifest['clips'])} clips in {path}, {len(rejected)} left out"
     if closer:
@@ -315,20 +316,21 @@ def _damaged_shards(name: str) -> list[str]:
     from rich.progress import track
 
     from lipbench.data import store as stores
+    from lipbench.data.manifest import MANIFEST
 
     whole = default_store(name)
     files: list[str] = []
     for path in (whole, *sorted(whole.parent.glob(f"{name}-*"))):
-        if not (path / stores.MANIFEST).is_file():
+        if not (path / MANIFEST).is_file():
             continue
         try:
             store = stores.Store(path)
         except ValueError as error:
-            files.append(str(path / stores.MANIFEST))
+            files.append(str(path / MANIFEST))
             print(f"DAMAGED  {error}")
             continue
         found: dict[str, dict[str, str]] = {}
-        shards = sorted({line["shard"] for line in store.manifest["clips"].values()})
+        shards = sorted(set(store.column("shard")))
         for shard in track(shards, f"comparing {path.name} with its hashes", transient=True):
             if lines := store.damaged(shard):
                 found[shard] = lines

@@ -19,8 +19,7 @@ def run() -> None:
         for name, path in discovery.files(kind).items():
             package = discovery.package_of(kind, name)
             print(f"  {name:12} {discovery.summary(path)}{f' ({package})' if package else ''}")
-            protocols = discovery.constant(path, "protocols") if kind == "data" else None
-            if isinstance(protocols, tuple):
+            if kind == "data" and (protocols := discovery.protocols(path)):
                 print(f"  {'':12} protocols: {', '.join(protocols)}")
         for sentence in discovery.conflicts(kind):
             print(f"  ! {sentence}")

@@ -19,7 +19,9 @@ _CLIPS: Final = 40  # a speaker
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Options of `lipbench prepare`."""
     names = tuple(discovery.files("data"))
-    parser.add_argument("--data", required=True, metavar="NAME", help=f"corpus: {', '.join(names)}")
+    parser.add_argument(
+        "--data", required=True, metavar="NAME", help=f"corpus: {', '.join(names)}, or a class path of another package"
+    )
     parser.add_argument(
         "--root", type=Path, help="its folder (default: LIPBENCH_<NAME>; `rendered` is made on the spot)"
     )
@@ -32,6 +34,10 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--workers", type=int, help="processes (default: one a processor)")
     parser.add_argument("--limit", type=int, help="at most so many clips a speaker")
+    parser.add_argument(
+        "--part", metavar="K/N", help="make only every N-th shard, from the K-th on: N machines share a folder"
+    )
+    parser.add_argument("--finish", action="store_true", help="after all parts: put the manifest together")
     parser.add_argument(
         "--verify", action="store_true", help="compare all that is there with its hashes, make damaged shards anew"
     )
@@ -57,6 +63,8 @@ def run(
     landmarks: str = "dlib",
     workers: int | None = None,
     limit: int | None = None,
+    part: str | None = None,
+    finish: bool = False,
     verify: bool = False,
     pack: list[str] | None = None,
     pixels: bool = False,
@@ -66,12 +74,14 @@ def run(
     """Prepare a corpus; see `lipbench.data.prepare.prepare`. Started again, it does only what is missing.
 
     Args:
-        data: Short name of the corpus.
+        data: Short name or class path of the corpus.
         root: Its folder.
         store: Folder to write.
         landmarks: Backend.
         workers: Processes.
         limit: At most this many clips a speaker.
+        part: Such as "3/16": make only these shards, and no manifest.
+        finish: Put the manifest together from the shards of all parts, and make none.
         verify: Compare rows with their hashes first, and make damaged shards anew.
         pack: View, height and width of a packed copy to write as well.
         pixels: The packed copy holds pixels instead of JPEG.
@@ -82,7 +92,7 @@ def run(
         UsageError: The corpus is unknown, or options do not fit together.
         ValueError: Every clip was rejected.
     """
-    if data not in discovery.files("data"):
+    if "." not in data and data not in discovery.files("data"):
         raise discovery.unknown("--data", data, discovery.files("data"))
     if data != "rendered" and (speakers is not None or clips is not None):
         raise UsageError(
@@ -90,11 +100,15 @@ def run(
         )
     if pixels and pack is None:
         raise UsageError("--pixels goes with --pack, e.g. --pack face 96 96 --pixels")
+    share = _share(part)
+    if share and (finish or pack):
+        other = "--finish comes after all parts" if finish else "--pack needs the whole store; give it with --finish"
+        raise UsageError(f"--part {part}: {other}")
     view = _view(pack)
 
     from lipbench.data import pack as packing
     from lipbench.data import prepare
-    from lipbench.data import store as stores
+    from lipbench.data.manifest import MANIFEST
 
     corpus = discovery.load("data", data)
     if data == "rendered":
@@ -104,15 +118,41 @@ def run(
         speakers = _SPEAKERS if speakers is None else speakers
         clips = _CLIPS if clips is None else clips
         write_corpus(root, speakers=speakers, clips=clips, workers=workers)
-    summary = prepare.prepare(corpus, root, store, landmarks=landmarks, workers=workers, limit=limit, verify=verify)
+    summary = prepare.prepare(
+        corpus,
+        root,
+        store,
+        landmarks=landmarks,
+        workers=workers,
+        limit=limit,
+        verify=verify,
+        part=share,
+        finish=finish,
+    )
+    if share is not None:
+        return
     if not summary.kept:
         clip_id, reason = next(iter(summary.rejected.items()))
         raise ValueError(
             f"none of {len(summary.rejected)} clips could be used, the store {summary.store} is empty; "
-            f"{visible(clip_id)}, for one: {reason}. {stores.MANIFEST} in it gives the reason for each"
+            f"{visible(clip_id)}, for one: {reason}. {MANIFEST} in it gives the reason for each"
         )
     if view is not None:
         print(f"packed: {packing.pack(summary.store, view, pixels=pixels, verify=verify)}")
+
+
+def _share(part: str | None) -> tuple[int, int] | None:
+    """The numbers of `--part`.
+
+    Raises:
+        UsageError: They are none.
+    """
+    if part is None:
+        return None
+    number, _, count = part.partition("/")
+    if not (number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count)):
+        raise UsageError(f"--part {part}: expected K/N with K from 1 to N, e.g. --part 3/16")
+    return int(number), int(count)
 
 
 def _view(pack: list[str] | None) -> "View | None":

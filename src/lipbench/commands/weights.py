@@ -367,7 +367,7 @@ def _fetch(name: str, url: str | None) -> None:
         RuntimeError: No address is known, or the server cannot be reached or breaks off.
         ValueError: What is there, or came, is another file.
     """
-    from lipbench.data import download, store
+    from lipbench.data import download, writing
     from lipbench.pretrained.published import KNOWN
 
     if name not in KNOWN:
@@ -416,7 +416,7 @@ def _fetch(name: str, url: str | None) -> None:
     fresh.replace(place)
     folder.mkdir(parents=True, exist_ok=True)
     lines = sorted((sums | {place.name: digest}).items())
-    store.write_text(folder / SUMS, "".join(f"{value}  {file}\n" for file, value in lines))
+    writing.write_text(folder / SUMS, "".join(f"{value}  {file}\n" for file, value in lines))
     print(f"sha256 {digest}, recorded in {_short(folder / SUMS)}. `lipbench weights verify {name}` loads it")
 
 

@@ -14,7 +14,7 @@ from typing import Final, get_args, get_origin
 import yaml
 
 from lipbench import discovery
-from lipbench.console import recipe_files
+from lipbench.console import corpus_option, recipe_files
 from lipbench.errors import UsageError
 
 _KINDS: Final = ("model", "data")
@@ -37,7 +37,7 @@ def prepared(command: str, words: list[str]) -> list[str]:
         FileNotFoundError: The checkpoint is not there.
         ValueError: The checkpoint that should say what is missing cannot be read.
     """
-    words = ["--help" if word == "--help-all" else word for word in words]
+    words = corpus_option.typed(["--help" if word == "--help-all" else word for word in words])
     for flag, value, _ in options(words):  # all names before anything is imported for the first
         kind = flag.removeprefix("--").removesuffix(".help")
         if flag.startswith("--") and kind in _KINDS:
@@ -96,14 +96,19 @@ def _ordered(words: list[str]) -> list[str]:
         if flag in _CONFIG:
             recipes += own
         elif flag.startswith("--") and kind in _KINDS and value is not None:
-            value = classes[kind] = _path(kind, value)
+            if kind == "data" and not flag.endswith(".help"):
+                classes[kind] = value
+                names.append(f"--data.corpus={value}")
+                continue
+            if kind == "model":
+                value = _path(kind, value)
+            classes[kind] = value
             (rest if flag.endswith(".help") else names).append(f"{flag}={value}")
         else:
             rest += own
     if recipes:  # they may use bare class names, which jsonargparse knows of imported classes only
-        for kind in _KINDS:
-            for name in discovery.built_in(kind):
-                discovery.load(kind, name)
+        for name in discovery.built_in("model"):
+            discovery.load("model", name)
         stated = [recipe_files.read(Path(file)) for file in recipes[1::2] if Path(file).is_file()]
         classes = {kind: _class(recipe, kind) for recipe in stated for kind in _KINDS if _class(recipe, kind)} | classes
     return recipes + names + (_with_lists(rest, classes) if any(map(_listable, options(rest))) else rest)
@@ -132,7 +137,7 @@ def _complete(command: str, words: list[str]) -> list[str]:
         for file in recipes:
             recipe = recipe_files.read(Path(file))
             _check_swap(file, recipe, named)
-            stated |= {kind for kind in _KINDS if recipe.get(kind)}
+            stated |= {kind for kind in _KINDS if _class(recipe, kind)}
         named = dict.fromkeys(stated, "")
     elif checkpoint:
         words, named = _of_checkpoint(words, checkpoint, named, found.get("--trainer.default_root_dir", ["runs"])[-1])
@@ -253,13 +258,17 @@ def _check_own(saved: Path, config: Mapping[str, object], typed: set[str]) -> No
 
 
 def _class(recipe: Mapping[str, object], kind: str) -> str:
-    """Class of the model or corpus that a recipe states; empty if it states none."""
+    """Class of the model, or name of the corpus, that a recipe states; empty if it states none."""
+    if kind == "data":
+        return corpus_option.stated_in(recipe)
     stated = recipe.get(kind)
     return str((stated.get("class_path") if isinstance(stated, dict) else stated) or "")
 
 
 def _same(kind: str, name: str, stated: str) -> bool:
-    """Whether a name that was typed, short or a class path, means the class that a recipe states."""
+    """Whether a name that was typed, short or a class path, means the class or corpus that a recipe states."""
+    if kind == "data":
+        return corpus_option.name(name) == stated
     package, _, own = _path(kind, name).partition(".")
     return stated.rpartition(".")[2] == own.rpartition(".")[2] and stated.partition(".")[0] in (package, stated)
 
@@ -314,13 +323,13 @@ def _with_lists(words: list[str], classes: Mapping[str, str]) -> list[str]:
     from lipbench.evaluation import evaluator
 
     owners = {"evaluator": _takes_lists(evaluator.Evaluator), "tracking": _takes_lists(tracking.Tracking)}
-    for kind in _KINDS:
-        wanted = classes.get(kind, "")
-        if "." in wanted:
-            owners[kind] = _takes_lists(discovery.load(kind, wanted))
-        else:  # a bare name, in a recipe
-            known = (discovery.load(kind, name) for name in discovery.built_in(kind))
-            owners[kind] = {argument for own in known if own.__name__ == wanted for argument in _takes_lists(own)}
+    owners["data"] = set()
+    wanted = classes.get("model", "")
+    if "." in wanted:
+        owners["model"] = _takes_lists(discovery.load("model", wanted))
+    else:  # a bare name, in a recipe
+        known = (discovery.load("model", name) for name in discovery.built_in("model"))
+        owners["model"] = {argument for own in known if own.__name__ == wanted for argument in _takes_lists(own)}
     found: list[str] = []
     open_list: list[str] | None = None
     for option in options(words):

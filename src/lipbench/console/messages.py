@@ -11,7 +11,7 @@ from lipbench import discovery
 from lipbench.console import argv, recipe_files
 
 _NOISE: Final = ("Does not validate", "Subtypes:", "Errors:", "Given value", "- Expected a <class 'NoneType'>")
-_KINDS: Final = ("model", "data")
+_CLASSES: Final = ("model",)
 
 
 def readable(message: str, words: Sequence[str]) -> str:
@@ -34,9 +34,9 @@ def readable(message: str, words: Sequence[str]) -> str:
         return _at(typed, place) + _unknown(f"key of {place[0]}", place[-1], _arguments(place[0]))
     if owner and (wrong := re.search(r"Option '([\w.]+)' is not accepted", message)):
         kind, own = keys[0], owner[1].rpartition(".")[2]
-        known = _parameters(discovery.load(kind, owner[1])) if kind in _KINDS else []
+        known = _parameters(discovery.load(kind, owner[1])) if kind in _CLASSES else []
         return _at(typed, [kind, wrong[1]]) + _unknown(f"argument of {own}", wrong[1], known)
-    if keys and keys[0] in _KINDS and not owner:
+    if keys and keys[0] in _CLASSES and not owner:
         return _wrong_class(keys[0], message, typed)
     expected = _expected(message)
     if keys and expected:
@@ -81,13 +81,15 @@ def _unknown(what: str, name: str, known: Sequence[str]) -> str:
 
 
 def _arguments(group: str) -> list[str]:
-    """Arguments of the trainer, the evaluator or the tracking; none of anything else."""
+    """Arguments of the trainer, the corpus, the evaluator or the tracking; none of anything else."""
     from pytorch_lightning import Trainer
 
     from lipbench import tracking
+    from lipbench.data.datamodule import ClipDataModule
     from lipbench.evaluation.evaluator import Evaluator
 
-    owners = {"trainer": Trainer, "evaluator": Evaluator, "tracking": tracking.Tracking}
+    owners: dict[str, type] = {"trainer": Trainer, "evaluator": Evaluator, "tracking": tracking.Tracking}
+    owners["data"] = ClipDataModule
     return _parameters(owners[group]) if group in owners else []
 
 
@@ -104,7 +106,7 @@ def _parameters(owner: type) -> list[str]:
 
 
 def _wrong_class(kind: str, message: str, typed: Iterable[tuple[str, str | None, list[str]]]) -> str:
-    """The sentence for a model or a corpus whose class is none."""
+    """The sentence for a model whose class is none."""
     named = re.search(r"Expected a dot import path string: (.*)", message)
     given = named[1] if named else _value(message)
     known = [discovery.load(kind, short).__name__ for short in discovery.built_in(kind)]

@@ -204,33 +204,55 @@ def _check(path: Path, keys: Keys, key: yaml.Node, node: yaml.Node) -> None:
         raise fault(path, key, str(discovery.unknown("key", top, OPTIONS)))
     if depth == 1 and top in _GROUPS and not mapping:
         raise fault(path, key, f"{top} must be a mapping, such as {{max_steps: 1000}}, found {_shown(node)}")
-    if top not in ("model", "data"):
+    if top == "data":
+        _check_data(path, keys, key, node)
+    if top != "model":
         return
     if (depth == 1 and not mapping) or keys[1:] == ("class_path",):
         _check_class(path, top, key, node)
     elif depth == 1 and "class_path" not in {part.value for part, _ in node.value}:
-        raise fault(path, key, f"{top} has no class_path; expected the class, such as class_path: {_example(top)}")
+        raise fault(path, key, f"{top} has no class_path; expected the class, such as class_path: ParaLip")
     elif depth == 2 and keys[1] not in _CLASS:
         raise fault(path, key, f"{discovery.unknown(f'key of {top}', keys[1], _CLASS)} Arguments go below init_args.")
     elif depth == 2 and not mapping:
         raise fault(path, key, f"{top}.{keys[1]} must be a mapping, such as {{lr: 0.001}}, found {_shown(node)}")
 
 
+def _check_data(path: Path, keys: Keys, key: yaml.Node, node: yaml.Node) -> None:
+    """A corpus is named by its short name or class path, as `corpus`; in files of older versions as `class_path`."""
+    depth, mapping = len(keys), isinstance(node, yaml.MappingNode)
+    text = isinstance(node, yaml.ScalarNode) and node.tag == "tag:yaml.org,2002:str"
+    if (depth == 1 and not (mapping or text)) or (keys[1:] in (("corpus",), ("class_path",)) and not text):
+        raise fault(
+            path, key, f"{option(keys)} must name a corpus, such as data: {{corpus: grid}}, found {_shown(node)}"
+        )
+    if depth == 1 and mapping:
+        names = [str(part.value) for part, _ in node.value]
+        if "class_path" in names:
+            odd = next((part for part, _ in node.value if str(part.value) not in _CLASS), None)
+            if odd is not None:
+                raise fault(
+                    path,
+                    odd,
+                    f"{discovery.unknown('key of data', str(odd.value), _CLASS)} Arguments go below init_args.",
+                )
+        elif "init_args" in names:
+            raise fault(
+                path, key, "data has init_args but no class_path; now it is data: {corpus: grid, batch_size: 8}"
+            )
+
+
 def _check_class(path: Path, kind: str, key: yaml.Node, node: yaml.Node) -> None:
-    """A model or a corpus is named by its class."""
+    """A model is named by its class."""
     if not isinstance(node, yaml.ScalarNode) or node.tag != "tag:yaml.org,2002:str":
-        raise fault(path, key, f"{kind} must be a class, such as {kind}: {_example(kind)}, found {_shown(node)}")
+        raise fault(path, key, f"{kind} must be a class, such as {kind}: ParaLip, found {_shown(node)}")
     if str(node.value) in discovery.files(kind):
         raise fault(
             path,
             key,
             f"{node.value} is the short name, for the command line; a file names the class, such as {kind}: "
-            f"{_example(kind)} (`lipbench fit --{kind} {node.value} --print_config` shows it)",
+            f"ParaLip (`lipbench fit --{kind} {node.value} --print_config` shows it)",
         )
-
-
-def _example(kind: str) -> str:
-    return {"model": "ParaLip", "data": "Grid"}[kind]
 
 
 def _shown(node: yaml.Node) -> str:

@@ -23,7 +23,7 @@ from typing import Any, Final
 import yaml
 
 from lipbench import discovery, files
-from lipbench.console import argv, next_steps
+from lipbench.console import argv, corpus_option, next_steps
 from lipbench.console.stages import OBSERVER, Experiment, Stage
 from lipbench.errors import UsageError
 from lipbench.paths import default_store
@@ -189,9 +189,8 @@ class Runner:
         given = data.get("init_args") or data
         if given.get("store"):
             return Path(given["store"]).expanduser()
-        named = data.get("data") or data["class_path"]
-        own = discovery.load("data", _class_path(str(named)))
-        return default_store(own.data)  # type: ignore[attr-defined]  # every corpus has it
+        named = str(data["data"]) if "data" in data else corpus_option.stated_in({"data": data})
+        return default_store(discovery.load("data", named).name)  # type: ignore[attr-defined]  # every corpus has it
 
     # Training
 
@@ -368,22 +367,14 @@ def newest(folder: Path) -> Path | None:
     return max(found, key=lambda path: path.stat().st_mtime, default=None)
 
 
-def _class_path(named: str) -> str:
-    """Class path or short name of a corpus that may be a bare class name, as recipes allow."""
-    if "." in named or named in discovery.files("data"):
-        return named
-    bare = {discovery.load("data", short).__name__: short for short in discovery.built_in("data")}
-    return bare.get(named, named)
-
-
 def _section(data: object) -> dict[str, Any]:
     """A `data:` section as a mapping."""
-    return data if isinstance(data, dict) else {"class_path": data}
+    return data if isinstance(data, dict) else {"corpus": data}
 
 
 def _manifest(store: Path) -> str | None:
     """Hash of a store's manifest; None if there is no store."""
-    from lipbench.data.store import MANIFEST
+    from lipbench.data.manifest import MANIFEST
 
     path = store / MANIFEST
     return files.sha256(path) if path.is_file() else None

@@ -20,7 +20,7 @@ from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities import rank_zero_info, rank_zero_only
 
 from lipbench import discovery, tracking
-from lipbench.console import argv, checkpointing, messages, next_steps, run_folders
+from lipbench.console import argv, checkpointing, corpus_option, messages, next_steps, run_folders
 from lipbench.data.datamodule import ClipDataModule
 from lipbench.errors import UsageError
 from lipbench.evaluation.evaluator import Evaluator
@@ -42,6 +42,9 @@ def run(command: str, words: list[str]) -> None:
     Raises:
         UsageError: The words cannot be understood, or ask for something that Lightning refuses.
     """
+    if any(word.partition("=")[0] == "--data.help" for word in words):
+        _print_data_arguments(command)
+        return
     logging.getLogger("pytorch_lightning.utilities.rank_zero").addFilter(_no_advertisement)
     if command != "fit":  # the checkpoint callbacks are for fit only
         warnings.filterwarnings("ignore", r"Be aware that when using `ckpt_path`, callbacks used to create")
@@ -53,7 +56,7 @@ def run(command: str, words: list[str]) -> None:
             BenchModule,
             ClipDataModule,
             subclass_mode_model=True,
-            subclass_mode_data=True,
+            subclass_mode_data=False,
             auto_configure_optimizers=False,  # models own their optimisers: GANs need two
             seed_everything_default=0,  # True would draw one at random
             save_config_callback=_Config,
@@ -61,7 +64,7 @@ def run(command: str, words: list[str]) -> None:
             trainer_defaults={"default_root_dir": "runs", "max_steps": _STEPS, "log_every_n_steps": 10},
             parser_kwargs={"prog": "lipbench", "exit_on_error": False}
             | {name: {"exit_on_error": False} for name in LightningCLI.subcommands()},
-            args=[command, *words],
+            args=[command, *corpus_option.with_current_recipes(words)],
         )
     except ArgumentError as error:
         raise UsageError(messages.readable(str(error), words)) from error
@@ -69,6 +72,13 @@ def run(command: str, words: list[str]) -> None:
         raise UsageError(str(error)) from error
     finally:
         run_folders.release()
+
+
+def _print_data_arguments(command: str) -> None:
+    """Print what `--data.ARG` may be, the same for every corpus."""
+    parser = LightningArgumentParser(prog=f"lipbench {command}", add_help=False)
+    parser.add_lightning_class_args(ClipDataModule, "data")
+    parser.print_help()
 
 
 def _no_advertisement(record: logging.LogRecord) -> bool:
@@ -434,7 +444,7 @@ def _runs_of(options: Namespace) -> Path:
 
 def _short(options: Namespace, kind: str) -> str:
     """Short name of the model or the corpus, or its class path."""
-    return discovery.short_name(kind, str(options[kind].class_path))
+    return discovery.short_name(kind, str(options.data.corpus if kind == "data" else options.model.class_path))
 
 
 def _plain(value: object) -> object:

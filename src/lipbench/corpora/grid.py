@@ -1,14 +1,23 @@
-"""GRID audiovisual sentence corpus: 33 speakers on video, 1,000 sentences each (Cooke et al., JASA 120(5), 2006)."""
+"""GRID audiovisual sentence corpus: 33 speakers on video, 1,000 sentences each (Cooke et al., JASA 120(5), 2006).
 
+The lists of its protocols are the published ones of LipNet-PyTorch ("overlap": 255 test sentences of each of 33
+speakers; "unseen": speakers s1, s2, s20 and s22 are the test), which cover the same 32,823 clips. The package keeps the
+clips once, with the overlap test clips marked.
+"""
+
+import itertools
 import os
 import re
 import unicodedata
 from collections.abc import Iterator
+from functools import lru_cache
+from importlib import resources
 from pathlib import Path
 from typing import ClassVar, Final
 
-from lipbench.data.datamodule import ClipDataModule
-from lipbench.data.prepare import RawClip
+from lipbench.data import protocol as protocols_of
+from lipbench.data.corpus import Corpus, RawClip
+from lipbench.data.protocol import Protocol
 
 # The file name spells the sentence, one character a word (Cooke et al. 2006, table I).
 _WORDS: Final[tuple[dict[str, str], ...]] = (
@@ -22,6 +31,7 @@ _WORDS: Final[tuple[dict[str, str], ...]] = (
     {"a": "again", "n": "now", "p": "please", "s": "soon"},
 )
 _SPEAKER: Final = re.compile(r"s\d+", re.ASCII | re.IGNORECASE)
+_UNSEEN: Final = frozenset({"s1", "s2", "s20", "s22"})
 _VIDEOS: Final = (".mpg", ".mp4", ".mpeg", ".avi", ".mov")  # in the order of preference
 
 
@@ -129,14 +139,43 @@ def _preference(path: Path) -> tuple[bool, bool, int, str]:
     return not path.is_file(), "mpg_vcd" in path.parts, _VIDEOS.index(path.suffix.lower()), str(path)
 
 
-class Grid(ClipDataModule):
+@lru_cache(maxsize=1)
+def _published() -> dict[str, bool]:
+    """Published clip id -> whether it is an overlap test clip."""
+    clips: dict[str, bool] = {}
+    text = resources.files("lipbench.data").joinpath("splits/grid.txt").read_text("utf-8")
+    for line in text.splitlines():
+        if line and not line.startswith("#"):
+            own, *names = line.split()
+            clips |= {f"grid/{own}/{name.rstrip('*')}": name.endswith("*") for name in names}
+    return clips
+
+
+class Grid(Corpus):
     """GRID: 3-second sentences of six words, one frontal speaker each, 25 frames a second."""
 
-    data: ClassVar[str] = "grid"
-    protocols: ClassVar[tuple[str, ...]] = ("grid/seen", "grid/unseen", "grid/s1")
+    name: ClassVar[str] = "grid"
+    protocols: ClassVar[tuple[Protocol, ...]] = (
+        Protocol("grid/seen", 1, "grid", lambda clip: _published()[clip], lambda: _published()),
+        Protocol("grid/unseen", 1, None, lambda clip: protocols_of.speaker(clip) in _UNSEEN, lambda: _published()),
+        Protocol(
+            "grid/s1",
+            1,
+            None,
+            lambda clip: _published()[clip],
+            lambda: [clip for clip in _published() if protocols_of.speaker(clip) == "s1"],
+        ),
+    )
     default_protocol: ClassVar[str] = "grid/seen"
+    license: ClassVar[str] = "CC BY 4.0"
+    access: ClassVar[str] = "`lipbench download --data grid` fetches it (https://zenodo.org/records/3625687)"
 
     @classmethod
     def scan(cls, root: Path) -> list[RawClip]:
         """Every clip below a folder in any of GRID's layouts (see `scan`)."""
-        return scan(root, cls.data)
+        return scan(root, cls.name)
+
+    @classmethod
+    def sentences(cls) -> Iterator[str]:
+        """All 64,000 sentences of the grammar."""
+        return (" ".join(words) for words in itertools.product(*(column.values() for column in _WORDS)))

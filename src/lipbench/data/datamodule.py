@@ -1,24 +1,37 @@
 """From a prepared store to the batches that a model asks for."""
 
-import os
+import hashlib
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar, Final
+from typing import Any, Final, cast
 
 import numpy as np
 import torch
 from pytorch_lightning import LightningDataModule
 from pytorch_lightning.utilities import rank_zero_info
+from pytorch_lightning.utilities.combined_loader import CombinedLoader
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
-from lipbench.data.loader import SCORING, ClipDataset, ShuffledSampler, TrainLoader, UnpaddedSampler, collate, to_float
-from lipbench.data.prepare import RawClip
+from lipbench import discovery
+from lipbench.data.corpus import Corpus
+from lipbench.data.loader import (
+    SCORING,
+    ClipDataset,
+    SentenceDataset,
+    ShuffledSampler,
+    TrainLoader,
+    UnpaddedSampler,
+    collate,
+    to_float,
+)
+from lipbench.data.parts import divide
 from lipbench.data.process_pool import processors
 from lipbench.data.protocol import load as load_protocol
 from lipbench.data.store import Store
 from lipbench.media import geometry
-from lipbench.paths import default_store, home
+from lipbench.paths import default_store
 from lipbench.types import ClipBatch, ClipSpec, View
 
 _CLIP: Final = 50 << 20  # bytes of a clip of 75 frames for scoring: its canonical pictures, and views in float
@@ -27,81 +40,71 @@ _PARTS: Final = {"fit": ("train", "validation"), "validate": ("validation",), "t
 
 
 class ClipDataModule(LightningDataModule):
-    """A corpus, cut into batches by the wishes of the model (`ClipSpec`).
+    """A prepared corpus, cut into batches by the wishes of the model.
 
-    A subclass names the corpus and knows how to find its raw files. Without a trainer, set `clip` before `setup`.
+    A model states one `ClipSpec` in `clip`, or several by name in `streams`: each training batch is then a dict of
+    batches, one a stream, and an epoch is as long as the longest stream of clips. Without a trainer, set `clip` or
+    `streams` of this object before `setup`.
 
     Args:
-        store: Folder of the prepared store; by default `$LIPBENCH_HOME/stores/<data>`.
-        protocol: Which clips train and test; by default the corpus' own.
+        corpus: Short name, entry point or class path of a `lipbench.data.corpus.Corpus`.
+        store: Folder of the prepared store; by default `$LIPBENCH_HOME/stores/<corpus>`.
+        protocol: Which clips train and test; by default the corpus's own.
         batch_size: Clips a training batch and process; scoring takes at most 4.
         num_workers: Loader processes; by default one a processor less one, at most 4.
         seed: Of shuffling, windows and identity frames.
         limit_test: Score only so many test clips, evenly spaced over the sorted list.
+        paired: Share of the training clips, 0 to 1, that may be used with all they have. The rest only supplies
+            streams of text or of lips; models without such streams train on less.
+        split_seed: Decides which clips these are.
+        disjoint: No clip supplies both text and lips: the rest is divided into halves.
 
     Attributes:
+        corpus: The `Corpus` class.
         protocol: The `Protocol`.
         split: Its `Split`, whole, after `setup`.
         test_ids: The test clips in the store, in the order of `index`, after `setup`.
         speakers: Those of the training split, in the order of `speaker_id`, after `setup`.
     """
 
-    data: ClassVar[str]
-    protocols: ClassVar[tuple[str, ...]]
-    default_protocol: ClassVar[str]
-
     def __init__(
         self,
+        corpus: str,
         store: str | None = None,
         protocol: str | None = None,
         batch_size: int = 16,
         num_workers: int | None = None,
         seed: int = 0,
         limit_test: int | None = None,
+        paired: float = 1.0,
+        split_seed: int = 0,
+        disjoint: bool = False,
     ) -> None:
         super().__init__()
-        name = protocol or self.default_protocol
-        if name not in self.protocols:
-            raise ValueError(f"the corpus {self.data} has no protocol {name!r}; it has {', '.join(self.protocols)}")
+        self.corpus: type[Corpus] = discovery.load("data", corpus)
+        name, known = protocol or self.corpus.default_protocol, [own.name for own in self.corpus.protocols]
+        if name not in known:
+            raise ValueError(f"the corpus {self.corpus.name} has no protocol {name!r}; it has {', '.join(known)}")
         for argument, value in (("batch_size", batch_size), ("limit_test", limit_test)):
             if value is not None and value < 1:
                 raise ValueError(f"{argument} is {value}; expected 1 or more")
+        if not 0 < paired <= 1:
+            raise ValueError(f"paired is {paired}; expected a share above 0, up to 1")
         self.allow_zero_length_dataloader_with_multiple_devices = True  # unpadded: a process may get no clip to score
         self.protocol = load_protocol(name)
-        self.store_path = Path(store).expanduser() if store else default_store(self.data)
+        self.store_path = Path(store).expanduser() if store else default_store(self.corpus.name)
         self.batch_size = batch_size
         self.num_workers = min(4, processors() - 1) if num_workers is None else num_workers
         self.seed = seed
         self.limit_test = limit_test
+        self.paired, self.split_seed, self.disjoint = paired, split_seed, disjoint
         self.clip: ClipSpec | None = None
+        self.streams: dict[str, ClipSpec] = {}
         self.test_ids: list[str] = []
         self.speakers: list[str] = []
         self._store: Store | None = None
         self._present: dict[str, list[str]] = {}
         self._means: dict[View, Tensor] = {}
-
-    # ----------------------------------------------------------------------------------------------- raw corpus
-
-    @classmethod
-    def scan(cls, root: Path) -> list[RawClip]:
-        """Every clip of the raw corpus below a folder, sorted by id; each corpus has its own."""
-        raise TypeError(f"{cls.__name__} does not say how the raw files of {cls.data} are found")
-
-    @classmethod
-    def corpus(cls, root: str | Path | None = None) -> Path:
-        """The raw corpus' folder: the one given, else that of the variable `LIPBENCH_<DATA>`, else the downloaded one.
-
-        Raises:
-            FileNotFoundError: None of these is there.
-        """
-        variable = f"LIPBENCH_{cls.data.upper()}"
-        fetched = home() / "corpora" / cls.data
-        chosen = root or os.environ.get(variable) or (fetched if fetched.is_dir() else None)
-        if not chosen:
-            raise FileNotFoundError(
-                f"where is the {cls.data} corpus? Give its folder with --root DIR, or set {variable}"
-            )
-        return Path(chosen).expanduser()
 
     # ---------------------------------------------------------------------------------------------------- setup
 
@@ -119,15 +122,18 @@ class ClipDataModule(LightningDataModule):
             except FileNotFoundError as error:
                 raise FileNotFoundError(f"{error}. {self._advice()}") from None
             found = store.manifest["settings"]["data"]
-            if found != self.data:
-                raise ValueError(f"the store {self.store_path} holds {found!r}, not {self.data!r}. {self._advice()}")
+            if found != self.corpus.name:
+                raise ValueError(
+                    f"the store {self.store_path} holds {found!r}, not {self.corpus.name!r}. {self._advice()}"
+                )
             self._store = store
         return self._store
 
     def _advice(self) -> str:
-        where = "" if self.store_path == default_store(self.data) else f" --store {self.store_path}"
-        root = "" if self.data == "rendered" else " --root DIR"
-        return f"Make it with: lipbench prepare --data {self.data}{root}{where}"
+        name = discovery.short_name("data", self.corpus)
+        where = "" if self.store_path == default_store(self.corpus.name) else f" --store {self.store_path}"
+        options = f" {self.corpus.prepare_options()}".rstrip()
+        return f"Make it with: lipbench prepare --data {name}{options}{where}"
 
     def setup(self, stage: str) -> None:
         """Open the store, divide it by the protocol, and say once how much of the protocol it holds.
@@ -146,38 +152,76 @@ class ClipDataModule(LightningDataModule):
                     f"{self.protocol.name}: none of its {total:,} {part} clips is in the store {self.store_path} "
                     f"({len(store)} clips). {self._advice()}"
                 )
-        self._check(self._spec(), store)
+        if stage == "fit":
+            for name, spec in self._streams().items():
+                named = f"the stream {name!r}: " if name else ""
+                self._check(spec, store, named)
+                if spec.part != "grammar" and not self._present[spec.part]:
+                    share = " Give a share of paired clips: --data.paired 0.1" if self.paired == 1 else ""
+                    raise ValueError(
+                        f"{named}none of the {len(self._parts[spec.part]):,} {spec.part} clips is in the store "
+                        f"{self.store_path}.{share}"
+                    )
+        else:
+            self._check(self._spec(), store)
 
     def _divide(self, store: Store) -> None:
         split = self.split = self.protocol.split(store.clip_ids)
+        held = set(store.clip_ids)
         for part in ("train", "validation", "test"):
-            self._present[part] = [clip for clip in getattr(split, part) if clip in store]
+            self._present[part] = [clip for clip in getattr(split, part) if clip in held]
         train, validation, test = (self._present[part] for part in ("train", "validation", "test"))
         rank_zero_info(
             f"{self.protocol.name}: {len(train) + len(validation):,} of {len(split.train) + len(split.validation):,} "
             f"training ({len(validation):,} of them for validation) and {len(test):,} of {len(split.test):,} "
             "test clips are in this store"
         )
+        self._parts = divide(split.train, self.paired, self.split_seed, disjoint=self.disjoint)
+        for name, clips in self._parts.items():
+            self._present[name] = [clip for clip in clips if clip in held]
+        if self.paired < 1:
+            counts = (f"{len(self._present[name]):,} {name}" for name in self._parts)
+            rank_zero_info(f"{self.protocol.name}: training clips {', '.join(counts)}")
         if self.limit_test is not None and self.limit_test < len(test):
             places = np.linspace(0, len(test) - 1, self.limit_test).round().astype(int)
             self._present["test"] = [test[k] for k in places]
         self.test_ids = list(self._present["test"])
         self.speakers = sorted({clip.split("/")[1] for clip in (*split.train, *split.validation)})
 
+    def _streams(self) -> dict[str, ClipSpec]:
+        """What training batches hold: streams by name, or under "" the only one."""
+        owner = self.trainer.lightning_module if self.trainer is not None else self
+        streams = getattr(owner, "streams", None)
+        return dict(cast("Mapping[str, ClipSpec]", streams)) if streams else {"": self._spec()}
+
     def _spec(self) -> ClipSpec:
-        trainer = self.trainer
-        clip = getattr(trainer.lightning_module, "clip", None) if trainer is not None else self.clip
+        """What whole clips in validation, test and predict hold: the model's `clip`, or its stream of paired clips."""
+        owner = self.trainer.lightning_module if self.trainer is not None else self
+        streams: Mapping[str, ClipSpec] = getattr(owner, "streams", None) or {}
+        whole = (spec for spec in streams.values() if spec.part == "paired" and "video" in spec.frames)
+        clip = getattr(owner, "clip", None) or next(whole, None)
         if not isinstance(clip, ClipSpec):
-            raise ValueError(f"which batches does the model want? Expected a ClipSpec in its `clip`, found {clip!r}")
+            raise ValueError(
+                "which batches does the model want? Expected a ClipSpec in its `clip`, or `streams` of which one has "
+                f"the part 'paired' and frames, found {clip!r}"
+            )
         return clip
 
-    def _check(self, spec: ClipSpec, store: Store) -> None:
-        if "video" not in spec.frames:
+    def _check(self, spec: ClipSpec, store: Store, named: str = "") -> None:
+        if spec.frames and "video" not in spec.frames:
             raise ValueError(
-                f'ClipSpec.frames has {sorted(spec.frames)}; it needs the main view under the name "video"'
+                f'{named}ClipSpec.frames has {sorted(spec.frames)}; it needs the main view under the name "video"'
             )
+        if not named and not spec.frames:
+            raise ValueError('ClipSpec.frames is empty; it needs the main view under the name "video"')
         if "audio" in spec.keys and spec.audio_rate is None:
-            raise ValueError("ClipSpec.keys has 'audio', which needs an audio_rate")
+            raise ValueError(f"{named}ClipSpec.keys has 'audio', which needs an audio_rate")
+        worded = sorted(spec.keys & {"tokens", "durations"}) or (["text"] if spec.part == "text" else [])
+        if worded and not store.has_text:
+            raise ValueError(
+                f"{named}the model needs {' and '.join(worded)}, and the store {store.path} has none: the corpus "
+                f"{self.corpus.name} comes without text. Models driven by audio alone can use it"
+            )
         if store.packed is not None:
             probe = torch.zeros(1, 3, *store.packed.size, dtype=torch.uint8)
             for view in spec.frames.values():
@@ -185,17 +229,25 @@ class ClipDataModule(LightningDataModule):
 
     # -------------------------------------------------------------------------------------------------- loaders
 
-    def _dataset(self, part: str, *, scoring: bool = False) -> ClipDataset:
-        spec = self._spec()
+    def _dataset(self, part: str, spec: ClipSpec, seed: int, *, scoring: bool = False) -> Dataset[dict[str, Any]]:
+        if part == "grammar":
+            texts = dict(zip(self.store.clip_ids, self.store.column("text"), strict=True))
+            held = {texts[clip] for clip in self.split.test if clip in texts}
+            return SentenceDataset([s for s in self.corpus.sentences() if s not in held], self.corpus.tokenizer)
         keys = spec.keys | SCORING if scoring else spec.keys
         if "durations" in keys:
             keys |= {"tokens"}
         if self.store.packed is not None:
             keys -= {"face"}
-        speakers = {name: k for k, name in enumerate(self.speakers)}
-        training = part == "train"
         return ClipDataset(
-            self.store, self._present[part], spec, keys, seed=self.seed, training=training, speakers=speakers
+            self.store,
+            self._present[part],
+            spec,
+            keys,
+            seed=seed,
+            training=part not in ("validation", "test"),
+            speakers={name: k for k, name in enumerate(self.speakers)},
+            tokenizer=self.corpus.tokenizer,
         )
 
     def _ranks(self) -> tuple[int, int]:
@@ -210,18 +262,39 @@ class ClipDataModule(LightningDataModule):
             "collate_fn": collate,
         }
 
-    def train_dataloader(self) -> TrainLoader:
-        """Shuffled, windows as the model wants; every process gets equally many whole batches."""
-        dataset = self._dataset("train")
+    def train_dataloader(self) -> TrainLoader | CombinedLoader:
+        """Shuffled, windows as the model wants; every process gets equally many whole batches.
+
+        Streams are joined batch by batch. All of them have as many batches as the longest of those of clips, so that
+        one number, which is in the checkpoint, says where each of them stands.
+        """
         replicas, rank = self._ranks()
-        sampler = ShuffledSampler(dataset, replicas, rank, self.seed)
-        if len(sampler) == 0:
-            raise ValueError(f"{len(dataset)} training clips cannot be dealt out to {replicas} processes")
-        size = min(self.batch_size, len(sampler))  # a handful of clips still makes a batch
-        return TrainLoader(dataset, batch_size=size, sampler=sampler, drop_last=True, **self._options())
+        sets = {}
+        for name, spec in self._streams().items():
+            seed = self.seed + int(hashlib.sha256(name.encode()).hexdigest()[:8], 16) if name else self.seed
+            sets[name] = self._dataset(spec.part, spec, seed), seed
+            total = len(sets[name][0])  # type: ignore[arg-type]
+            if total < replicas:
+                stream = f" of the stream {name!r}" if name else ""
+                raise ValueError(f"{total} training clips{stream} cannot be dealt out to {replicas} processes")
+        sizes = {name: min(self.batch_size, len(data) // replicas) for name, (data, _) in sets.items()}  # type: ignore[arg-type]
+        if "" in sets:  # a handful of clips still makes a batch
+            data, seed = sets[""]
+            sampler = ShuffledSampler(data, replicas, rank, seed)
+            return TrainLoader(data, batch_size=sizes[""], sampler=sampler, drop_last=True, **self._options())
+        lengths = {name: len(data) // replicas // sizes[name] for name, (data, _) in sets.items()}  # type: ignore[arg-type]
+        of_clips = [lengths[name] for name, (data, _) in sets.items() if isinstance(data, ClipDataset)]
+        batches = max(of_clips or lengths.values())  # a grammar may have as many sentences as it likes
+        loaders = {}
+        for name, (data, seed) in sets.items():
+            sampler = ShuffledSampler(data, replicas, rank, seed, sizes[name], batches)
+            loaders[name] = TrainLoader(
+                data, batch_size=sizes[name], sampler=sampler, drop_last=True, **self._options()
+            )
+        return CombinedLoader(loaders, "min_size")
 
     def _scoring_loader(self, part: str, *, scoring: bool) -> DataLoader[dict[str, Any]]:
-        dataset = self._dataset(part, scoring=scoring)
+        dataset = self._dataset(part, self._spec(), self.seed, scoring=scoring)
         sampler = UnpaddedSampler(dataset, *self._ranks(), shuffle=False)
         size, options = min(self.batch_size, _SCORING_BATCH), self._options()
         room = _shared_memory()
@@ -253,13 +326,26 @@ class ClipDataModule(LightningDataModule):
 
     @property
     def store_info(self) -> dict[str, Any]:
-        """What a record says about the store: settings, counts, and the packed view if it is a packed one."""
+        """What a record says about the store and the training clips.
+
+        Settings, counts, the packed view if it is a packed store, and, unless all training clips are paired, how they
+        are divided, with a hash of the clips of each part.
+        """
         manifest = self.store.manifest
-        return {
+        info = {
             "settings": manifest["settings"],
             "counts": manifest["counts"],
             "packed": str(self.store.packed) if self.store.packed else None,
         }
+        if self.paired < 1:
+            lines = [f"{name} {clip}" for name, clips in self._parts.items() for clip in clips]
+            info["training_parts"] = {
+                "paired": self.paired,
+                "split_seed": self.split_seed,
+                "disjoint": self.disjoint,
+                "sha256": hashlib.sha256("\n".join(lines).encode()).hexdigest(),
+            }
+        return info
 
     def mean_view(self, view: View) -> Tensor:
         """Mean picture of the training split, from up to 100 of its clips and 5 frames of each, evenly spaced.

@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, Final
 
-from lipbench.data.store import alone, write_text
+from lipbench.data.writing import alone, write_text
 from lipbench.files import sha256
 from lipbench.paths import home
 

@@ -62,18 +62,25 @@ _TILT: Final = 60.0  # degrees by which the line of the eyes is turned; up to 6
 _OUTSIDE: Final = 0.1  # share of the points outside the picture; 0
 
 
-def problem(frames: Sequence[npt.NDArray[np.uint8]]) -> str | None:
-    """What is wrong with the pictures of a clip with one speaker before a camera that stands still.
+def problem(frames: Sequence[npt.NDArray[np.uint8]], *, still_camera: bool = True) -> str | None:
+    """What is wrong with the pictures of a clip.
 
     Args:
         frames: T frames (h, w, 3) RGB of one size.
+        still_camera: The clip shows one speaker before a camera that stands still: cuts, jumps, large flat areas,
+            repeated and frozen frames are faults too. Otherwise only missing data, empty pictures and missing colors
+            are: a rate converter repeats frames, a moving camera changes them all.
 
     Returns:
         A phrase for a person, naming the frames; None if nothing is wrong.
     """
     cells = np.stack([_cells(frame) for frame in frames])  # (T, h / 8, w / 8, 3)
+    planes = np.ascontiguousarray(cells.transpose(3, 0, 1, 2))  # (3, T, h / 8, w / 8), faster to compare
+    if not still_camera:
+        return _colors(planes) or _blocks(frames)
     return (
-        _colors(frames, np.ascontiguousarray(cells.transpose(3, 0, 1, 2)))  # (3, T, h / 8, w / 8), faster to compare
+        _colors(planes)
+        or _flat_areas(frames, planes)
         or _blocks(frames)
         or _order(frames, cells.reshape(len(frames), -1).astype(np.float32))  # (T, h / 8 * w / 8 * 3)
         or _places(frames)
@@ -81,7 +88,12 @@ def problem(frames: Sequence[npt.NDArray[np.uint8]]) -> str | None:
 
 
 def face_problem(
-    frames: Sequence[npt.NDArray[np.uint8]], points: npt.NDArray[np.floating], speech: tuple[int, int], fps: float
+    frames: Sequence[npt.NDArray[np.uint8]],
+    points: npt.NDArray[np.floating],
+    speech: tuple[int, int],
+    fps: float,
+    *,
+    still_camera: bool = True,
 ) -> str | None:
     """What is wrong with the face of a clip: a mouth that stands still, a face that jumps or stands on its head.
 
@@ -90,6 +102,7 @@ def face_problem(
         points: (T, 68, 2) x, y in pixels of the frames.
         speech: First frame of speech and the frame after its last.
         fps: Frames a second.
+        still_camera: See `problem`; otherwise the mouth may stand still, and colors are as the camera gave them.
 
     Returns:
         A phrase for a person, naming the frames; None if nothing is wrong.
@@ -111,6 +124,8 @@ def face_problem(
         if jumps.max(initial=0) > limit:
             at = int(jumps.argmax())
             return f"the face jumps between frames {at} and {at + 1}"
+    if not still_camera:
+        return None
     brows, nose, eyes_, mouth = (_color(frames, points[:, part]) for part in _PARTS)
     if nose[2] - nose[0] > _BLUE:
         return f"the skin is blue (by {nose[2] - nose[0]:.0f} of 255 more than red): red and blue are exchanged"
@@ -140,9 +155,9 @@ def longest(mask: npt.NDArray[np.bool_]) -> tuple[int, int]:
     return first, last
 
 
-def _colors(frames: Sequence[npt.NDArray[np.uint8]], cells: npt.NDArray[np.int16]) -> str | None:
-    """Grey, flat and half empty pictures, and channels that are missing; `cells` is (3, T, h / 8, w / 8)."""
-    total = len(frames)
+def _colors(cells: npt.NDArray[np.int16]) -> str | None:
+    """Grey and empty pictures, and channels that are missing; `cells` is (3, T, h / 8, w / 8)."""
+    total = cells.shape[1]
     spread = cells.reshape(3, total, -1).std(2)  # (3, T)
     neutral = (np.abs(cells - _GREY).max(0) <= _GREY_NEAR).mean((1, 2))  # (T,)
     grey = (neutral - neutral.min() > _GREY_SHARE) | ((neutral > 0.5) & (spread[1] < _FLAT))
@@ -170,6 +185,12 @@ def _colors(frames: Sequence[npt.NDArray[np.uint8]], cells: npt.NDArray[np.int16
     pairs = np.stack([np.abs(a - b).mean((1, 2)) for a, b in ((red, green), (green, blue), (blue, red))])  # (3, T)
     if (twice := (pairs.min(0) < _ALIKE) & (pairs.max(0) > 3 * _ALIKE)).any():
         return f"two color channels of the picture are the same in {_spans(twice)}"
+    return None
+
+
+def _flat_areas(frames: Sequence[npt.NDArray[np.uint8]], cells: npt.NDArray[np.int16]) -> str | None:
+    """Large areas of one color; `cells` is (3, T, h / 8, w / 8)."""
+    total = len(frames)
     constant = np.array([_constant(frames[k], cells[:, k]) for k in range(0, total, _LINE_STEP)])
     if constant.max() > _CONSTANT:
         where = _spans(np.repeat(constant > _CONSTANT, _LINE_STEP)[:total])

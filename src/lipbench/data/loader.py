@@ -23,8 +23,9 @@ SCORING: Final = frozenset({"face", "landmarks", "foreign", "sound"})
 
 _JUDGED_RATE: Final = 16_000  # samples a second of `sound`, which every SyncNet hears
 
-Key = int | tuple[int, int]
-"""Position in the split, in training together with the epoch: (epoch, position)."""
+Key = int | tuple[int, ...]
+"""Position in the split, in training together with the epoch: (epoch, position), and from the second pass of a shorter
+stream within one epoch on (epoch, position, pass)."""
 
 
 class ClipDataset(Dataset[dict[str, Any]]):
@@ -38,6 +39,7 @@ class ClipDataset(Dataset[dict[str, Any]]):
         seed: Of windows and identity frames.
         training: Windows and random identity frames; otherwise whole clips and the first frame.
         speakers: Name -> `speaker_id`; -1 for others.
+        tokenizer: That of the corpus.
 
     Raises:
         ValueError: `foreign` is among the keys and a clip has no partner with another sentence.
@@ -53,6 +55,7 @@ class ClipDataset(Dataset[dict[str, Any]]):
         seed: int,
         training: bool,
         speakers: Mapping[str, int],
+        tokenizer: text.Tokenizer = text.CHARACTERS,
     ) -> None:
         self.store = store
         self.clip_ids = list(clip_ids)
@@ -61,6 +64,7 @@ class ClipDataset(Dataset[dict[str, Any]]):
         self.seed = seed
         self.training = training
         self.speakers = dict(speakers)
+        self.tokenizer = tokenizer
         self.partners = foreign_clips(store, self.clip_ids) if "foreign" in keys else []
 
     def __len__(self) -> int:
@@ -69,33 +73,22 @@ class ClipDataset(Dataset[dict[str, Any]]):
 
     def __getitem__(self, key: Key) -> dict[str, Any]:
         """One example; pictures are uint8 (T, 3, H, W)."""
-        epoch, index = key if isinstance(key, tuple) else (0, key)
-        rng = np.random.default_rng((self.seed, epoch, index))
+        index, rng = _drawn(self.seed, key)
         clip = self.store[self.clip_ids[index]]
         spec, keys = self.spec, self.keys
-        frames = self._frames(clip.n_frames, rng)
         item: dict[str, Any] = {
             "index": index,
             "clip_id": clip.clip_id,
             "speaker": clip.speaker,
             "speaker_id": self.speakers.get(clip.speaker, -1),
-            "video_len": len(frames),
-            "frame": torch.from_numpy(frames),
-            "n_frames": clip.n_frames,
-            "fps": clip.fps,
-            "text": clip.text,
-            "speech": torch.tensor(clip.speech),
         }
-        if "face" in keys:
-            pictures = torch.from_numpy(clip.pictures(frames)).permute(0, 3, 1, 2)  # (T, 3, 352, 320)
-            item["face"] = pictures
-            item |= {name: geometry.crop(pictures, view) for name, view in spec.frames.items()}
-        else:
-            item |= clip.views(frames, spec.frames)
-        if "identity" in keys:
-            item["identity"] = clip.view(self._identity(frames, clip.n_frames, rng), spec.frames["video"])
-        if "landmarks" in keys:
-            item["landmarks"] = torch.from_numpy(clip.landmarks[frames])
+        if clip.text and spec.part != "lips":
+            item["text"] = clip.text
+        if spec.frames:
+            frames = self._frames(clip.n_frames, rng)
+            item |= {"video_len": len(frames), "frame": torch.from_numpy(frames)}
+            item |= {"n_frames": clip.n_frames, "fps": clip.fps, "speech": torch.tensor(clip.speech)}
+            item |= self._seen(clip, frames, rng)
         if spec.audio_rate is not None:
             item["audio"] = torch.from_numpy(clip.audio(spec.audio_rate))
             item["audio_len"] = len(item["audio"])
@@ -103,11 +96,26 @@ class ClipDataset(Dataset[dict[str, Any]]):
             item["sound"] = torch.from_numpy(clip.audio(_JUDGED_RATE))
             item["sound_len"] = len(item["sound"])
         if "tokens" in keys:
-            item |= _tokens(clip)
+            item |= _tokens(clip.symbols, self.tokenizer)
         if "durations" in keys:
             item["durations"] = torch.from_numpy(clip.durations.copy())
         if "foreign" in keys:
             item["foreign"] = self._foreign(clip, self.store[self.partners[index]], item)
+        return item
+
+    def _seen(self, clip: StoredClip, frames: npt.NDArray[np.int64], rng: np.random.Generator) -> dict[str, Any]:
+        """Views, identity frames and landmarks."""
+        spec, keys = self.spec, self.keys
+        if "face" in keys:
+            pictures = torch.from_numpy(clip.pictures(frames)).permute(0, 3, 1, 2)  # (T, 3, 352, 320)
+            item: dict[str, Any] = {"face": pictures}
+            item |= {name: geometry.crop(pictures, view) for name, view in spec.frames.items()}
+        else:
+            item = dict(clip.views(frames, spec.frames))
+        if "identity" in keys:
+            item["identity"] = clip.view(self._identity(frames, clip.n_frames, rng), spec.frames["video"])
+        if "landmarks" in keys:
+            item["landmarks"] = torch.from_numpy(clip.landmarks[frames])
         return item
 
     def _frames(self, total: int, rng: np.random.Generator) -> npt.NDArray[np.int64]:
@@ -130,14 +138,15 @@ class ClipDataset(Dataset[dict[str, Any]]):
         return np.arange(start, start + count).clip(max=total - 1)
 
     def _foreign(self, clip: StoredClip, other: StoredClip, item: dict[str, Any]) -> dict[str, Any]:
-        """Words and sound of another clip, as long as this one."""
-        ends = np.rint(np.cumsum(other.durations) * (clip.n_frames / other.n_frames)).astype(np.int64)
-        foreign = {
-            "clip_id": other.clip_id,
-            "text": other.text,
-            **_tokens(other),
-            "durations": torch.from_numpy(np.diff(ends, prepend=0)),
-        }
+        """Words, where they are known, and sound of another clip, as long as this one."""
+        foreign: dict[str, Any] = {"clip_id": other.clip_id}
+        if other.text:
+            ends = np.rint(np.cumsum(other.durations) * (clip.n_frames / other.n_frames)).astype(np.int64)
+            foreign |= {
+                "text": other.text,
+                **_tokens(other.symbols, self.tokenizer),
+                "durations": torch.from_numpy(np.diff(ends, prepend=0)),
+            }
         judged_rate = _JUDGED_RATE if "sound" in self.keys else None
         for name, rate in (("audio", self.spec.audio_rate), ("sound", judged_rate)):
             if rate is not None:
@@ -148,44 +157,77 @@ class ClipDataset(Dataset[dict[str, Any]]):
         return foreign
 
 
-def _tokens(clip: StoredClip) -> dict[str, Any]:
-    return {"tokens": torch.tensor(text.encode(clip.symbols)), "token_len": len(clip.symbols)}
+class SentenceDataset(Dataset[dict[str, Any]]):
+    """Sentences that no clip need say, for streams of text alone.
+
+    Args:
+        sentences: Which; their position is the batch's `index`.
+        tokenizer: That of the corpus.
+    """
+
+    def __init__(self, sentences: Sequence[str], tokenizer: text.Tokenizer) -> None:
+        self.sentences = list(sentences)
+        self.tokenizer = tokenizer
+
+    def __len__(self) -> int:
+        """Sentences."""
+        return len(self.sentences)
+
+    def __getitem__(self, key: Key) -> dict[str, Any]:
+        """Index, text and tokens."""
+        index = key[1] if isinstance(key, tuple) else key
+        sentence = self.sentences[index]
+        return {"index": index, "text": sentence, **_tokens(self.tokenizer.symbols(sentence.split()), self.tokenizer)}
+
+
+def _drawn(seed: int, key: Key) -> tuple[int, np.random.Generator]:
+    """Position in the split, and the generator of what is random about an example."""
+    key = key if isinstance(key, tuple) else (0, key)
+    return key[1], np.random.default_rng((seed, *key))
+
+
+def _tokens(symbols: Sequence[str], tokenizer: text.Tokenizer) -> dict[str, Any]:
+    return {"tokens": torch.tensor(tokenizer.encode(symbols)), "token_len": len(symbols)}
 
 
 def foreign_clips(store: Store, clip_ids: Sequence[str]) -> list[str]:
     """For each clip the next one of the same speaker in the list that says something else.
 
     After the last comes the first. Where the list has none, one of the same speaker elsewhere in the store is taken,
-    then one of another speaker.
+    then one of another speaker. Of clips without text every other one counts as saying something else.
 
     Raises:
-        ValueError: All clips of the store say the same.
+        ValueError: All clips of the store say the same, or there is only one.
     """
-    lines = store.manifest["clips"]
+    texts, speakers = (dict(zip(store.clip_ids, store.column(name), strict=True)) for name in ("text", "speaker"))
 
     def next_other(clip_id: str, ring: Sequence[str], start: int) -> str | None:
         turned = (ring[(start + k) % len(ring)] for k in range(len(ring)))
-        return next((other for other in turned if lines[other]["text"] != lines[clip_id]["text"]), None)
+        own = texts[clip_id]
+        return next((other for other in turned if other != clip_id and (texts[other] != own or not own)), None)
 
     def by_speaker(ids: Sequence[str]) -> dict[str, list[str]]:
         groups: dict[str, list[str]] = {}
         for clip_id in ids:
-            groups.setdefault(lines[clip_id]["speaker"], []).append(clip_id)
+            groups.setdefault(speakers[clip_id], []).append(clip_id)
         return groups
 
     listed, stored = by_speaker(clip_ids), by_speaker(store.clip_ids)
     place = {clip_id: k for group in listed.values() for k, clip_id in enumerate(group)}
     partners = []
     for k, clip_id in enumerate(clip_ids):
-        speaker = lines[clip_id]["speaker"]
+        speaker = speakers[clip_id]
         partner = (
             next_other(clip_id, listed[speaker], place[clip_id] + 1)
             or next_other(clip_id, stored[speaker], 0)
             or next_other(clip_id, store.clip_ids, k)
         )
         if partner is None:
-            said = lines[clip_id]["text"]
-            raise ValueError(f"the control rows need clips with different sentences; all of {store.path} say {said!r}")
+            raise ValueError(
+                f"the control rows need clips with different sentences; all of {store.path} say {texts[clip_id]!r}"
+                if texts[clip_id]
+                else f"the control rows need another clip, and {store.path} holds only {clip_id}"
+            )
         partners.append(partner)
     return partners
 
@@ -234,27 +276,46 @@ def _in_float(values: Any) -> Any:  # noqa: ANN401 - batches hold tensors, texts
 class ShuffledSampler(DistributedSampler[Key]):
     """Every clip once an epoch in random order, dealt out to the processes; what does not divide evenly is left out.
 
+    A stream that is shorter than another of the same model goes through its clips again within the epoch, each time in
+    another order.
+
     Args:
         dataset: The clips.
         replicas: Processes.
         rank: This one.
         seed: With the epoch, it gives the order.
+        batch_size: Clips a batch and process; with `batches` only.
+        batches: Batches an epoch and process; None takes every clip once.
     """
 
-    def __init__(self, dataset: ClipDataset, replicas: int, rank: int, seed: int) -> None:
+    def __init__(
+        self,
+        dataset: Dataset[dict[str, Any]],
+        replicas: int,
+        rank: int,
+        seed: int,
+        batch_size: int = 1,
+        batches: int | None = None,
+    ) -> None:
         super().__init__(dataset, replicas, rank, shuffle=True, seed=seed, drop_last=True)
         self.start = 0  # clips of this process to pass over, once: set on resuming
+        self._once = len(self.dataset) // replicas  # type: ignore[arg-type]
+        self._kept = self._once if batches is None else self._once // batch_size * batch_size  # of one pass
+        self._total = self._once if batches is None else batches * batch_size
 
     def __iter__(self) -> Iterator[Key]:
-        """(epoch, position) in the split."""
-        total = len(self) * self.num_replicas
-        order = np.random.default_rng((self.seed, self.epoch)).permutation(len(self.dataset))  # type: ignore[arg-type]
-        mine = order[:total][self.rank :: self.num_replicas].tolist()
-        return iter([(self.epoch, index) for index in mine[self.start :]])
+        """(epoch, position), in later passes (epoch, position, pass)."""
+        keys: list[Key] = []
+        for turn in range(-(-self._total // max(self._kept, 1))):
+            again = (turn,) if turn else ()
+            order = np.random.default_rng((self.seed, self.epoch, *again)).permutation(len(self.dataset))  # type: ignore[arg-type]
+            mine = order[: self._once * self.num_replicas][self.rank :: self.num_replicas][: self._kept].tolist()
+            keys += [(self.epoch, index, *again) for index in mine]
+        return iter(keys[: self._total][self.start :])
 
     def __len__(self) -> int:
         """Clips an epoch and process."""
-        return len(self.dataset) // self.num_replicas  # type: ignore[arg-type]
+        return self._total
 
 
 class UnpaddedSampler(DistributedSampler[Key]):

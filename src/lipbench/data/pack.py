@@ -6,8 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from lipbench.data import jpeg, prepare
+from lipbench.data import jpeg, manifest, shards, sources
 from lipbench.data import store as stores
+from lipbench.data.progress import bar
+from lipbench.data.writing import alone
 from lipbench.media import geometry
 from lipbench.types import View
 
@@ -52,28 +54,28 @@ def pack(
     clips: dict[str, list[str]] = {}
     for clip_id, line in source.manifest["clips"].items():
         clips.setdefault(line["shard"], []).append(clip_id)
-    with stores.alone(folder, "prepare"), prepare.bar(progress, len(source), 0) as advance:
-        prepare.check_settings(folder, settings)
+    with alone(folder, "prepare"), bar(progress, len(source), 0) as advance:
+        sources.check_settings(folder, settings)
         damaged = (
-            prepare.damaged_shards(folder, settings, view, False)
+            sources.damaged_shards(folder, settings, view, False)
             if verify
-            else prepare.unreadable_shards(folder, settings)
+            else sources.unreadable_shards(folder, settings)
         )
         for path in (folder / "shards").glob("*.arrow"):
             if not (source.path / "shards" / path.name).is_file():
                 path.unlink()
         for original in sorted((source.path / "shards").glob("*.arrow")):
-            metadata = stores.shard_metadata(original)
+            metadata = shards.shard_metadata(original)
             path = folder / "shards" / original.name
             hashes = {clip_id: line["hash"] for clip_id, line in metadata["clips"].items()}
             whole = path.is_file() and original.stem not in damaged
-            if not (whole and stores.shard_metadata(path)["sources"] == hashes):
+            if not (whole and shards.shard_metadata(path)["sources"] == hashes):
                 rows = [packed_row(source[clip_id], view, pixels) for clip_id in clips.get(original.stem, [])]
                 for row in rows:
                     metadata["clips"][row["clip_id"]]["hash"] = row["hash"]
-                stores.write_shard(path, rows, {**metadata, "settings": settings, "sources": hashes})
+                shards.write_shard(path, rows, {**metadata, "settings": settings, "sources": hashes})
             advance(len(hashes))
-        prepare.write_manifest(folder, settings, view)
+        manifest.write(folder, settings, view)
     return folder
 
 
@@ -85,4 +87,4 @@ def packed_row(clip: stores.StoredClip, view: View, pixels: bool) -> dict[str, A
     else:
         pictures = [jpeg.encode(np.ascontiguousarray(frame)) for frame in frames.permute(0, 2, 3, 1).numpy()]
     row = {**clip.columns(), "pictures": pictures}
-    return {**row, "hash": stores.row_hash(row)}
+    return {**row, "hash": shards.row_hash(row)}

@@ -1,25 +1,18 @@
-"""Named protocols: which clips train a model and which score it.
+"""Named protocols: which clips of a corpus train a model and which score it.
 
-GRID's lists are the published ones of LipNet-PyTorch ("overlap": 255 test sentences of each of 33 speakers; "unseen":
-speakers s1, s2, s20 and s22 are the test), which cover the same 32,823 clips. The package keeps the clips once, with
-the overlap test clips marked. Validation clips are a twentieth of the training clips, chosen by a hash of the clip id
-(own choice: the lists have none).
-
-"rendered/judges" trains the observers that come with lipbench: none of its training clips is a test clip of another
-rendered protocol.
+Each corpus brings its protocols (`lipbench.data.corpus.Corpus`); the part of a name before the first slash is the
+corpus. Here are the mechanics. Validation clips are a twentieth of the training clips, chosen by a hash of the clip id
+(own choice: published lists have none).
 """
 
 import hashlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from functools import lru_cache
-from importlib import resources
 from typing import Final
 
+from lipbench import discovery
+
 _VALIDATION: Final = 20  # one training clip in so many
-_UNSEEN_GRID: Final = frozenset({"s1", "s2", "s20", "s22"})
-_UNSEEN_RENDERED: Final = frozenset({"s1", "s2"})
-_RENDERED_TEST: Final = 5  # one rendered sentence in so many
 
 
 @dataclass(frozen=True)
@@ -43,22 +36,30 @@ class Protocol:
     """A way of dividing a corpus.
 
     Args:
-        name: Such as "grid/seen". version: Raised whenever the same name would give another split. data: The corpus.
+        name: Corpus and protocol, such as "grid/seen".
+        version: Raised whenever the same name would give another split.
         reported: Dataset name in `leaderboards/reported` of papers whose numbers may stand beside this protocol; None
-        if none. is_test: Whether a clip is in the test part. published: The clips that belong to the protocol; None
-        if every clip of the store does.
+            if none.
+        is_test: Whether a clip is in the test part.
+        published: The clips that belong to the protocol; None if every clip of the store does.
     """
 
     name: str
     version: int
-    data: str
     reported: str | None
     is_test: Callable[[str], bool]
     published: Callable[[], Iterable[str]] | None = None
 
+    @property
+    def data(self) -> str:
+        """Name of the corpus."""
+        return self.name.partition("/")[0]
+
     def __reduce__(self) -> tuple[Callable[[str], "Protocol"], tuple[str]]:
-        """Processes exchange the name: functions do not pickle."""
-        return load, (self.name,)
+        """Processes exchange the name, with the class path of a foreign corpus: functions do not pickle."""
+        known = self.data in discovery.files("data")
+        corpus = self.data if known else _PATHS.get(self.data, self.data)
+        return load, (f"{corpus}/{self.name.partition('/')[2]}",)
 
     def split(self, clip_ids: Iterable[str]) -> Split:
         """Divide clips; of a published protocol always all of its clips, whatever is given.
@@ -69,62 +70,60 @@ class Protocol:
         chosen = sorted(self.published() if self.published else set(clip_ids))
         test = [clip for clip in chosen if self.is_test(clip)]
         rest = [clip for clip in chosen if not self.is_test(clip)]
-        validation = [clip for clip in rest if _number(f"validation/{clip}") % _VALIDATION == 0]
+        validation = [clip for clip in rest if hashed(f"validation/{clip}") % _VALIDATION == 0]
         held = set(validation)
         return Split(tuple(clip for clip in rest if clip not in held), tuple(validation), tuple(test))
+
+
+_PROTOCOLS: Final[dict[str, Protocol]] = {}
+_PATHS: Final[dict[str, str]] = {}  # name of a corpus that is loaded -> its class path
+
+
+def register(class_path: str, corpus: str, protocols: Iterable[Protocol]) -> None:
+    """Make the protocols of a corpus known by their names; called when its class is defined.
+
+    Args:
+        class_path: Of the corpus.
+        corpus: Its name.
+        protocols: All of them.
+
+    Raises:
+        TypeError: Another corpus has that name.
+    """
+    if _PATHS.get(corpus, class_path) != class_path:
+        raise TypeError(f"two corpora are called {corpus!r}: {_PATHS[corpus]} and {class_path}; give one another name")
+    _PATHS[corpus] = class_path
+    _PROTOCOLS.update({protocol.name: protocol for protocol in protocols})
 
 
 def load(name: str) -> Protocol:
     """The protocol of that name.
 
+    Args:
+        name: Such as "grid/seen"; the part before the first slash is the name of a corpus, or the class path of one.
+
     Raises:
         ValueError: There is none; the message lists those there are.
     """
+    corpus, _, rest = name.partition("/")
+    for own, path in _PATHS.items():
+        if path == corpus:
+            corpus = own
+    if corpus not in _PATHS and (corpus in discovery.files("data") or "." in corpus):
+        corpus = discovery.load("data", corpus).name  # type: ignore[attr-defined]  # every corpus has it
+    name = f"{corpus}/{rest}"
     if name not in _PROTOCOLS:
+        for known in discovery.files("data"):
+            discovery.load("data", known)
         raise ValueError(f"no protocol {name!r}; known are {', '.join(_PROTOCOLS)}")
     return _PROTOCOLS[name]
 
 
-def _number(clip_id: str) -> int:
-    return int(hashlib.sha256(clip_id.encode()).hexdigest()[:8], 16)
+def hashed(text: str) -> int:
+    """A number from 0 to 2**32 - 1 that depends on the text alone: deterministic splits are made with it."""
+    return int(hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:8], 16)
 
 
-@lru_cache(maxsize=1)
-def _grid() -> dict[str, bool]:
-    """Published GRID clip id -> whether it is an overlap test clip."""
-    clips: dict[str, bool] = {}
-    text = resources.files("lipbench.data").joinpath("splits/grid.txt").read_text("utf-8")
-    for line in text.splitlines():
-        if line and not line.startswith("#"):
-            speaker, *names = line.split()
-            clips |= {f"grid/{speaker}/{name.rstrip('*')}": name.endswith("*") for name in names}
-    return clips
-
-
-def _grid_s1() -> list[str]:
-    return [clip for clip in _grid() if _speaker(clip) == "s1"]
-
-
-def _speaker(clip_id: str) -> str:
+def speaker(clip_id: str) -> str:
+    """Second part of a clip id."""
     return clip_id.split("/")[1]
-
-
-def _held_sentence(clip_id: str) -> bool:
-    return _number(clip_id) % _RENDERED_TEST == 0
-
-
-def _held_speaker(clip_id: str) -> bool:
-    return _speaker(clip_id) in _UNSEEN_RENDERED
-
-
-_PROTOCOLS: Final = {
-    protocol.name: protocol
-    for protocol in (
-        Protocol("grid/seen", 1, "grid", "grid", lambda clip: _grid()[clip], lambda: _grid()),
-        Protocol("grid/unseen", 1, "grid", None, lambda clip: _speaker(clip) in _UNSEEN_GRID, lambda: _grid()),
-        Protocol("grid/s1", 1, "grid", None, lambda clip: _grid()[clip], _grid_s1),
-        Protocol("rendered/seen", 1, "rendered", None, _held_sentence),
-        Protocol("rendered/unseen", 1, "rendered", None, _held_speaker),
-        Protocol("rendered/judges", 1, "rendered", None, lambda clip: _held_sentence(clip) or _held_speaker(clip)),
-    )
-}

@@ -53,7 +53,7 @@ def problem(
     Args:
         samples: (S,) mono in [-1, 1].
         rate: Samples a second.
-        words: Word times, silences included.
+        words: Word times, silences included; empty where they are unknown, and then only the sound is looked at.
         seconds: Length of the picture.
 
     Returns:
@@ -76,8 +76,10 @@ def problem(
         return f"nobody speaks: the sound is equally loud throughout (within {most - quiet:.0f} dB)"
     if (peak := np.abs(values).max()) < _CREST * spread:
         return f"the sound is clipped throughout (its peak is {peak / spread:.1f} times its root mean square)"
-    speaks = loud > quiet + 0.4 * (most - quiet)  # as `audio.speech_span` says
     said = alignment.spoken(words)
+    if not said:
+        return None
+    speaks = loud > quiet + 0.4 * (most - quiet)  # as `audio.speech_span` says
     heard = [bool(speaks[(times > word.start - 0.02) & (times < word.end + 0.02)].any()) for word in said]
     if np.mean(heard) < _HEARD:
         return f"the sound is quiet in {len(said) - sum(heard)} of {len(said)} words of the alignment"

@@ -2,19 +2,16 @@
 
 A store is a folder:
 
-    manifest.json          what is in it: settings, counts, a line a clip with hashes, rejected clips with reasons
-    shards/<name>.arrow    Arrow IPC files, one record batch a clip (so a clip is one zero-copy read), about 30 clips
-    each seen.jsonl             sizes and times of the source files, for a quick second run; holds no results
+    manifest.json          what is in it: settings, counts, rejected clips with reasons
+    clips-<hash>.arrow     a line a clip: shard, hashes, frames, text (`lipbench.data.manifest`)
+    shards/<name>.arrow    the clips, about 30 in each (`lipbench.data.shards`)
+    seen.jsonl             sizes and times of the source files, for a quick second run; holds no results
 
 Reading needs pyarrow and a JPEG decoder, nothing that opens media files.
 """
 
-import hashlib
-import json
-import os
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -24,7 +21,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from lipbench.data import jpeg
+from lipbench.data import jpeg, manifest
+from lipbench.data.shards import REMEDY, DamagedStore, open_shard, row_hash, shard_metadata, short, summary
 from lipbench.errors import visible
 from lipbench.media import geometry
 from lipbench.media.audio import resample
@@ -33,169 +31,7 @@ from lipbench.types import View
 if TYPE_CHECKING:
     import pyarrow as pa
 
-FORMAT: Final = "lipbench-store/1"
-SUMMARY: Final = ("hash", "n_frames", "fps", "sample_rate", "speaker", "text", "source_sha256")
-"""Columns that the line of a clip in manifest and shard repeats."""
-
-MANIFEST: Final = "manifest.json"
-_REMEDY: Final = "`lipbench prepare --verify` makes damaged shards anew"
 _OPEN_SHARDS: Final = 64  # memory maps held open a process: GRID has about 1,000, a process may often hold 1,024
-
-
-class DamagedStore(ValueError):
-    """A file of a store is not as it was written; the message names it and says what to type.
-
-    Args:
-        text: The sentence. Loader processes hand errors over as printed tracebacks: of these only the last line, which
-            is the sentence, is kept.
-    """
-
-    def __init__(self, text: str) -> None:
-        super().__init__(text.rpartition(f"{type(self).__name__}: ")[2].strip())
-
-
-def schema(metadata: dict[str, Any]) -> "pa.Schema":
-    """Columns of a shard. Pictures are JPEG; points and transforms are flat, in the order of their documented shapes.
-
-    Args:
-        metadata: Kept as JSON under the key "lipbench": settings, a summary of each clip, rejected clips with reasons.
-    """
-    import pyarrow as pa
-
-    word = pa.struct([("start", pa.float64()), ("end", pa.float64()), ("word", pa.string())])
-    columns = {
-        "clip_id": pa.string(),
-        "speaker": pa.string(),
-        "text": pa.string(),
-        "words": pa.list_(word),  # seconds
-        "symbols": pa.list_(pa.string()),
-        "durations": pa.list_(pa.int64()),  # frames a symbol
-        "speech": pa.list_(pa.int64()),  # first frame of speech, frame after its last
-        "fps": pa.float64(),
-        "n_frames": pa.int64(),
-        "frame_size": pa.list_(pa.int64()),  # height, width of the source frames
-        "sample_rate": pa.int64(),
-        "sound": pa.list_(pa.int16()),
-        "transforms": pa.list_(pa.float64()),  # (T, 2, 3): source frame -> canonical picture
-        "landmarks": pa.list_(pa.float32()),  # (T, 68, 2): x, y in canonical pixels
-        "pictures": pa.list_(pa.binary()),  # T of JPEG; in packed stores also plain pixels, (3, height, width) each
-        "source_sha256": pa.string(),
-        "hash": pa.string(),  # of all the columns above
-    }
-    text = json.dumps(metadata, sort_keys=True, separators=(",", ":"))
-    return pa.schema(list(columns.items()), metadata={"lipbench": text})
-
-
-def row_hash(row: dict[str, Any]) -> str:
-    """SHA-256 of a clip's columns except `hash`, the same on every machine that made the same bytes."""
-    digest = hashlib.sha256()
-    for name in sorted(row):
-        if name == "hash":
-            continue
-        value = row[name]
-        digest.update(f"\0{name}\0".encode())
-        if isinstance(value, np.ndarray):
-            digest.update(f"{value.dtype.str}{value.shape}".encode() + np.ascontiguousarray(value).tobytes())
-        elif name == "pictures":
-            for picture in value:
-                digest.update(len(picture).to_bytes(8, "big") + picture)
-        else:
-            digest.update(json.dumps(value).encode())
-    return digest.hexdigest()
-
-
-def write_shard(path: Path, rows: Sequence[dict[str, Any]], metadata: dict[str, Any]) -> None:
-    """Write a shard aside, bring it to the disk, then rename it: it is there whole or not at all."""
-    import pyarrow as pa
-
-    columns = schema(metadata)
-    aside = path.with_name(f"{path.name}.{os.getpid()}.part")
-    with pa.OSFile(str(aside), "wb") as sink, pa.ipc.new_file(sink, columns) as writer:
-        for row in rows:
-            arrays = [
-                pa.array([value.ravel() if isinstance(value, np.ndarray) else value], type=field.type)
-                for field, value in ((field, row[field.name]) for field in columns)
-            ]
-            writer.write_batch(pa.record_batch(arrays, schema=columns))
-    replace(aside, path)
-
-
-def replace(aside: Path, path: Path) -> None:
-    """Rename a finished file into its place after its content has reached the disk."""
-    with aside.open("rb+") as file:
-        os.fsync(file.fileno())
-    aside.replace(path)
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a small file aside, then rename it."""
-    aside = path.with_name(f"{path.name}.{os.getpid()}.part")
-    aside.write_text(text, "utf-8")
-    replace(aside, path)
-
-
-@contextmanager
-def alone(folder: Path, command: str) -> Iterator[None]:
-    """Hold the lock of a folder that a command writes; the system releases it when the process ends in whatever way.
-
-    Args:
-        folder: It is there.
-        command: Such as "prepare".
-
-    Raises:
-        RuntimeError: Another process holds it.
-    """
-    import fcntl
-
-    with (folder / ".lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise RuntimeError(f"another `lipbench {command}` is writing {folder}; wait for it to end") from None
-        yield
-
-
-def open_shard(path: Path) -> "pa.RecordBatchFileReader":
-    """Map a shard into memory.
-
-    Raises:
-        DamagedStore: The file is no shard, or its head or end is damaged.
-    """
-    import pyarrow as pa
-
-    # One thread: readers are forked into workers, where a thread pool made before would hang.
-    options = pa.ipc.IpcReadOptions(use_threads=False)
-    try:
-        reader = pa.ipc.open_file(pa.memory_map(str(path)), options=options)
-        if not reader.schema.equals(schema({})):
-            raise ValueError("other columns than a shard has")
-    except (pa.ArrowException, OSError, ValueError, MemoryError) as error:
-        raise DamagedStore(
-            f"{path} is damaged, or no shard of a lipbench store ({_short(error)}); {_REMEDY}"
-        ) from error
-    return reader
-
-
-def shard_metadata(path: Path) -> dict[str, Any]:
-    """Settings, summaries and rejected clips of a shard, without reading its clips.
-
-    Raises:
-        DamagedStore: The file is no shard of a store, or damaged.
-    """
-    metadata = open_shard(path).schema.metadata
-    try:
-        content = json.loads((metadata or {})[b"lipbench"])
-        known = {key: content[key] for key in ("settings", "made_with", "clips", "rejected", "sources")}
-        lines = [*known["clips"].values(), *known["rejected"].values()]
-        whole = all(isinstance(value, dict) for value in (*known.values(), *lines))
-        whole = whole and all(
-            isinstance(line["row"], int) and set(SUMMARY) < set(line) for line in known["clips"].values()
-        )
-        if not (whole and all(isinstance(line["reason"], str) for line in known["rejected"].values())):
-            raise TypeError("not the contents of a shard")
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise DamagedStore(f"{path} is damaged: its summary cannot be read ({_short(error)}); {_REMEDY}") from error
-    return dict(content)
 
 
 def read_clip(
@@ -226,7 +62,7 @@ def read_clip(
         if clip.clip_id != clip_id:
             raise ValueError(f"its row {row} is the clip {visible(clip.clip_id)!r}")
     except (pa.ArrowException, OSError, ValueError, MemoryError) as error:
-        raise DamagedStore(f"{path} is damaged at the clip {clip_id} ({_short(error)}); {_REMEDY}") from error
+        raise DamagedStore(f"{path} is damaged at the clip {clip_id} ({short(error)}); {REMEDY}") from error
     return clip
 
 
@@ -254,80 +90,9 @@ def damaged(path: Path, packed: View | None, advance: Callable[[int], None] = la
             elif line != summary(row, line["row"]):
                 found[clip_id] = "the summary in its shard does not belong to it"
         except ValueError as error:  # UnicodeDecodeError is one
-            found[clip_id] = _short(error)
+            found[clip_id] = short(error)
         advance(1)
     return found
-
-
-def summary(row: dict[str, Any], place: int) -> dict[str, Any]:
-    """The line of a clip in its shard, and, with the shard's name, in the manifest.
-
-    Args:
-        row: All columns.
-        place: Its row in the shard.
-    """
-    return {"row": place, "samples": len(row["sound"]), **{name: row[name] for name in SUMMARY}}
-
-
-def read_manifest(folder: Path) -> dict[str, Any]:
-    """The manifest of a finished store.
-
-    Raises:
-        FileNotFoundError: There is no finished store.
-        ValueError: The store has another format.
-        DamagedStore: The manifest is not what `lipbench prepare` wrote.
-    """
-    file = folder / MANIFEST
-    if not file.is_file():
-        unfinished = (folder / "shards").is_dir()
-        raise FileNotFoundError(f"{'an unfinished store' if unfinished else 'no prepared store'} in {folder}")
-    advice = "run `lipbench prepare` again, which writes it anew from the shards and loses nothing"
-    try:
-        content = json.loads(file.read_bytes())
-        if not isinstance(content, dict):
-            raise TypeError(f"it holds a {type(content).__name__}, not an object")
-    except (ValueError, TypeError, RecursionError) as error:
-        raise DamagedStore(f"{file} is damaged ({_short(error)}); {advice}") from error
-    if content.get("format") != FORMAT:
-        raise ValueError(
-            f"the store in {folder} has format {content.get('format')!r}; this version reads {FORMAT!r}. "
-            "Prepare it again with --store in another folder, or delete it first"
-        )
-    if wrong := _odd_entry(content):
-        raise DamagedStore(f"{file} is damaged ({wrong}); {advice}")
-    return content
-
-
-def _odd_entry(manifest: dict[str, Any]) -> str | None:
-    """What in a manifest is not of the kind that it must be; None if nothing is."""
-    for name in ("settings", "counts", "clips", "rejected"):
-        if not isinstance(manifest.get(name), dict):
-            return f"its entry {name!r} is no object"
-    if not isinstance(manifest["settings"].get("data"), str):
-        return "its settings do not name the corpus"
-    packed = manifest.get("packed")
-    kinds: dict[str, type | tuple[type, ...]] = {"name": str, "height": int, "width": int}
-    if packed is not None and not (isinstance(packed, dict) and _is_of(packed, kinds) and len(packed) == len(kinds)):
-        return "its entry 'packed' is no view"
-    numbers: dict[str, type | tuple[type, ...]] = {"row": int, "samples": int, "n_frames": int, "sample_rate": int}
-    texts: dict[str, type | tuple[type, ...]] = dict.fromkeys(("shard", "hash", "speaker", "text"), str)
-    for clip_id, line in manifest["clips"].items():
-        if not (isinstance(line, dict) and _is_of(line, {**numbers, **texts, "fps": (int, float)})):
-            return f"the line of {clip_id} is not whole"
-    for clip_id, line in manifest["rejected"].items():
-        if not (isinstance(line, dict) and isinstance(line.get("reason"), str)):
-            return f"{clip_id} is rejected without a reason"
-    return None
-
-
-def _is_of(values: dict[str, Any], kinds: Mapping[str, type | tuple[type, ...]]) -> bool:
-    return all(isinstance(values.get(name), kind) and values[name] is not True for name, kind in kinds.items())
-
-
-def _short(error: BaseException) -> str:
-    """First line of a message, without the advice that an inner error may carry already."""
-    text = str(error).partition("\n")[0].removesuffix(f"; {_REMEDY}")
-    return visible(text) or type(error).__name__
 
 
 class StoredClip:
@@ -373,7 +138,7 @@ class StoredClip:
 
     @cached_property
     def text(self) -> str:
-        """The spoken words, lower case."""
+        """The spoken words, lower case; empty where the corpus has no text."""
         return str(self._value("text"))
 
     @cached_property
@@ -383,12 +148,12 @@ class StoredClip:
 
     @cached_property
     def symbols(self) -> list[str]:
-        """L members of `lipbench.media.text.SYMBOLS`."""
+        """L members of the vocabulary of the corpus's tokenizer; empty where the corpus has no text."""
         return list(self._value("symbols"))
 
     @property
     def durations(self) -> npt.NDArray[np.int64]:
-        """(L,) frames a symbol, summing to `n_frames`."""
+        """(L,) frames a symbol, summing to `n_frames`; empty where the corpus has no text."""
         return self._array("durations")
 
     @cached_property
@@ -512,7 +277,7 @@ class StoredClip:
                 jpeg.decode(data, out[k], top, bottom)
             except (ValueError, IndexError) as error:
                 raise DamagedStore(
-                    f"{self.shard} is damaged at frame {frame} of {self.clip_id} ({_short(error)}); {_REMEDY}"
+                    f"{self.shard} is damaged at frame {frame} of {self.clip_id} ({short(error)}); {REMEDY}"
                 ) from error
         return out
 
@@ -530,13 +295,26 @@ class Store:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
-        self.manifest: dict[str, Any] = read_manifest(self.path)
+        self.manifest: dict[str, Any] = manifest.read(self.path)
         packed = self.manifest["packed"]
         self.packed = View(**packed) if packed else None
-        self.clip_ids: list[str] = sorted(self.manifest["clips"])
+        self.has_text = self.manifest["settings"].get("durations") != "none"
+        """Whether its clips have text, tokens and durations."""
         # Shards that are open, with the clips that were read from them: opening and checking a clip costs as much as
         # decoding a small picture, and training comes back to every clip in every epoch.
         self._shards: OrderedDict[str, tuple[pa.RecordBatchFileReader, dict[str, StoredClip]]] = OrderedDict()
+
+    @cached_property
+    def clip_ids(self) -> list[str]:
+        """All clips, sorted."""
+        return sorted(self.manifest["clips"])
+
+    def column(self, name: str) -> list[Any]:
+        """One column of the manifest, such as "text" or "speaker", in the order of `clip_ids`."""
+        lines = self.manifest["clips"]
+        if isinstance(lines, manifest.ClipLines):
+            return lines.column(name)
+        return [lines[clip_id][name] for clip_id in self.clip_ids]
 
     def __getstate__(self) -> dict[str, Any]:
         """Without the open files: each process opens its own."""
@@ -544,7 +322,7 @@ class Store:
 
     def __len__(self) -> int:
         """Clips in the store."""
-        return len(self.clip_ids)
+        return len(self.manifest["clips"])
 
     def __contains__(self, clip_id: object) -> bool:
         """Whether the clip is in the store."""
@@ -575,17 +353,19 @@ class Store:
         Returns:
             Clip id -> what is wrong with it; empty if the shard is as it was written.
         """
-        mine = {clip_id: line for clip_id, line in self.manifest["clips"].items() if line["shard"] == name}
+        lines = self.manifest["clips"]
+        own = lines.of_shard(name) if isinstance(lines, manifest.ClipLines) else lines
+        mine = {clip_id: lines[clip_id] for clip_id in own if lines[clip_id]["shard"] == name}
         path = self._shard(name)
         if not path.is_file():
             return dict.fromkeys(mine, f"{path.name} is lost")
         try:
             found = damaged(path, self.packed)
-            lines = shard_metadata(path)["clips"]
+            stored = shard_metadata(path)["clips"]
         except DamagedStore as error:
-            return dict.fromkeys(mine, _short(error))
+            return dict.fromkeys(mine, short(error))
         for clip_id, line in mine.items():
-            if {"shard": name, **lines.get(clip_id, {})} != line:
+            if {"shard": name, **stored.get(clip_id, {})} != line:
                 found.setdefault(clip_id, "the manifest says something else of it than its shard")
         return found
 

@@ -14,7 +14,7 @@ import pandas as pd
 import torch
 
 from lipbench.data import protocol as protocols
-from lipbench.data import store as stores
+from lipbench.data.manifest import MANIFEST
 from lipbench.data.store import Store
 from lipbench.evaluation import clip_scores, external_videos, output_folder, pairing, record, writing
 from lipbench.evaluation.bank import Bank, Entry, wants
@@ -203,7 +203,7 @@ def _reference(reference: str | Path | None, protocol: str | None) -> tuple[Path
             raise ValueError("where are the references? Give --reference DIR, or --protocol NAME of a prepared corpus")
         reference = default_store(data)
     folder = Path(reference).expanduser()
-    if not (folder / stores.MANIFEST).is_file():
+    if not (folder / MANIFEST).is_file():
         if data is None:
             return folder, None
         raise FileNotFoundError(

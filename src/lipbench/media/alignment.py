@@ -83,19 +83,26 @@ def spoken(words: Sequence[Word]) -> list[Word]:
     return [w for w in words if w.word not in SILENCES]
 
 
-def durations(words: Sequence[Word], symbols: Sequence[str], n_frames: int, fps: float) -> npt.NDArray[np.int64]:
+def durations(
+    words: Sequence[Word],
+    symbols: Sequence[str],
+    n_frames: int,
+    fps: float,
+    tokenizer: text.Tokenizer = text.CHARACTERS,
+) -> npt.NDArray[np.int64]:
     """Frames that each token lasts.
 
-    A word's time is spread evenly over its letters (own choice; GRID has no letter times). A frame belongs to the
+    A word's time is spread evenly over its tokens (own choice; GRID has no letter times). A frame belongs to the
     token in whose time its centre falls; so a letter of a short word may get 0 frames, and the sum is `n_frames` for
     any number of frames. Whatever lies between two words (`sp`, or a gap) belongs to the `|` between them, what lies
     before the first and after the last word to the outer two.
 
     Args:
         words: Word times from the start of the clip; silences may be among them.
-        symbols: `text.symbols` of the spoken words, L tokens.
+        symbols: `tokenizer.symbols` of the spoken words, L tokens.
         n_frames: Frames of the clip.
         fps: Frames a second.
+        tokenizer: That of the corpus.
 
     Returns:
         (L,) frames >= 0, summing to `n_frames`.
@@ -104,14 +111,14 @@ def durations(words: Sequence[Word], symbols: Sequence[str], n_frames: int, fps:
         ValueError: `symbols` does not spell `words`.
     """
     said = spoken(words)
-    if list(symbols) != text.symbols([w.word for w in said]):
+    if list(symbols) != tokenizer.symbols([w.word for w in said]):
         raise ValueError(
             f"{' '.join(symbols)!r} does not spell {' '.join(w.word for w in said)!r} with | before, between and after"
         )
     ends: list[float] = []  # of every token but the last, seconds
     for word in said:
         ends.append(word.start)  # of the silence before the word
-        ends += np.linspace(word.start, word.end, len(word.word) + 1)[1:].tolist()
+        ends += np.linspace(word.start, word.end, len(tokenizer.spell(word.word)) + 1)[1:].tolist()
     edges = np.searchsorted(_centres(n_frames, fps), np.array(ends) - _EPSILON)
     return np.diff(edges, prepend=0, append=n_frames).astype(np.int64)
 
