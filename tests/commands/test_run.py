@@ -3,9 +3,6 @@
 import functools
 import os
 import shutil
-import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -13,8 +10,10 @@ import pytest
 import torch
 import yaml
 
-from lipbench import cli
-from lipbench.console import stages
+import foreign
+from lipbench import cli, discovery
+from lipbench.console import next_steps, stages
+from lipbench.data import process_pool
 from lipbench.errors import UsageError
 
 TRAINER = {"accelerator": "cpu", "enable_progress_bar": False, "enable_model_summary": False}
@@ -68,7 +67,7 @@ def times(*folders):
     return {path: path.stat().st_mtime_ns for folder in folders for path in Path(folder).rglob("*") if path.is_file()}
 
 
-def test_stages_are_done_in_order_and_once(here, capsys):
+def test_stages_are_done_in_order_and_once(here, capsys, caplog):
     write(Path("two"))
     assert cli.main(["run", "two", "--dry-run"]) == 0
     shown = capsys.readouterr().out
@@ -80,6 +79,8 @@ def test_stages_are_done_in_order_and_once(here, capsys):
 
     assert cli.main(["run", "two"]) == 0
     assert "mouth/psnr" in capsys.readouterr().out
+    advice = "let a model learn from it: lipbench fit --model wav2lip --data rendered --model.expert runs/two/expert-"
+    assert advice in caplog.text
     trained = torch.load(last("lips"), weights_only=True)
     assert trained["lipbench"]["batches"] == 3
     assert trained["lipbench"]["frozen"].keys() == {"expert"}
@@ -138,21 +139,25 @@ def test_what_depends_on_a_change_is_done_anew(here, capsys):
     assert "lips is trained" in capsys.readouterr().out
 
 
-def test_killed_twice_it_ends_as_if_it_had_not_been(here, tmp_path, monkeypatch):
+def run_elsewhere(folder, words):
+    """Body of a process: a command in a folder."""
+    os.chdir(folder)
+    cli.main(words)
+
+
+def test_killed_twice_it_ends_as_if_it_had_not_been(here, tmp_path):
     """By SIGKILL, in the middle of either stage."""
-    write(Path("two"), steps=12)
-    command = [sys.executable, "-m", "lipbench", "run", "two", "--folder", "killed"]
+    write(Path("two"), steps=60)
+    words = ["run", "two", "--folder", "killed"]
     for stage in ("expert", "lips"):
-        with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
-            while True:
-                found = list(Path("killed").glob(f"{stage}-*/*/version_0/checkpoints/last.ckpt"))
-                if found and 0 < torch.load(found[0], weights_only=True)["lipbench"]["batches"] < 12:
-                    break
-                assert process.poll() is None, process.stdout.read().decode()
-                time.sleep(0.005)
-            os.kill(process.pid, signal.SIGKILL)
-            process.wait()
-        assert torch.load(found[0], weights_only=True)["lipbench"]["batches"] < 12
+        process = process_pool.start("lipbench.console.trainer").Process(target=run_elsewhere, args=(tmp_path, words))
+        process.start()
+        while not (found := list(Path("killed").glob(f"{stage}-*/*/version_0/checkpoints/last.ckpt"))):
+            assert process.exitcode is None
+            time.sleep(0.005)
+        process.kill()
+        process.join()
+        assert 0 < torch.load(found[0], weights_only=True)["lipbench"]["batches"] < 60
         assert not list(Path("killed").glob(f"{stage}-*/done.json"))
     assert cli.main(["run", "two", "--folder", "killed"]) == 0
     assert cli.main(["run", "two", "--folder", "whole", "--results", "whole/results"]) == 0
@@ -291,3 +296,17 @@ def test_prepare_is_a_stage_too(here, capsys, tmp_path, monkeypatch):
     shown = capsys.readouterr().out
     assert "exact): to do" in shown
     assert "fit expert: to do" in shown
+
+
+def test_the_advice_after_a_training_names_an_option_that_takes_its_file(tmp_path, monkeypatch):
+    assert next_steps.advice("syncnet", "grid", Path("a b")) == "judge with it: --evaluator.files.syncnet 'a b'"
+    assert next_steps.advice("my.Own", "grid", Path("x")) == "its weights: x"
+    for name in discovery.built_in("model"):
+        own = discovery.load("model", name)
+        assert own.takes.keys() <= set(own.files)
+        for argument, source in own.takes.items():
+            assert (name, argument) in next_steps.takers(source)
+            assert hasattr(discovery.load("model", source), "save_observer")
+    module = "class Pupil:\n    takes = {'teacher': 'wav2lip_expert'}\n"
+    foreign.install(tmp_path, monkeypatch, {"made_up.py": module}, {"lipbench.models": {"pupil": "made_up:Pupil"}})
+    assert next_steps.takers("wav2lip_expert") == [("pupil", "teacher"), ("wav2lip", "expert")]
