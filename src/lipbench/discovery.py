@@ -33,7 +33,7 @@ _STAGES: Final = "stages"  # folder below `experiments`
 _BASES: Final = {
     "model": ("lipbench.training.base:BenchModule",),
     "data": ("lipbench.data.datamodule:ClipDataModule",),
-    "metric": ("lipbench.scoring.base:ClipMetric", "lipbench.metrics.fid:SetMetric"),
+    "metric": ("lipbench.scoring.base:ClipMetric", "lipbench.scoring.sets:SetMetric"),
 }
 """Kind -> what a class of it is a subclass of; strings, because this file is imported by all of these."""
 

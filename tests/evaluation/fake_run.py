@@ -1,6 +1,6 @@
 """A small model and corpus that need no files; `python fake_run.py OUT` tests them as one of two processes."""
 
-import functools
+import dataclasses
 import os
 import sys
 from pathlib import Path
@@ -15,7 +15,6 @@ from lipbench.evaluation import bank
 from lipbench.evaluation.clip_scores import Scorer
 from lipbench.evaluation.evaluator import Evaluator
 from lipbench.media import geometry
-from lipbench.metrics.fid import FID, KID
 from lipbench.metrics.psnr import PSNR
 from lipbench.scoring import observers
 from lipbench.training.base import GenerativeModel
@@ -39,18 +38,20 @@ class Mean(torch.nn.Module):
         return pictures.mean((2, 3))
 
 
-FEATURES = (
-    (observers, "Inception", Mean),
-    (bank, "FID", functools.partial(FID, 3)),
-    (bank, "KID", functools.partial(KID, 3)),
-)
-"""Mean colors in place of Inception's features: module, name, and what is put there."""
+def with_dim(name, dim):
+    """The catalogue's entry of a set metric, over as many features a frame."""
+    entry = bank.CATALOGUE[name]
+    return dataclasses.replace(entry, column=dataclasses.replace(entry.column, options={"dim": dim}))
+
+
+SETS = {name: with_dim(name, 3) for name in ("fid", "kid")}
+"""Over mean colors in place of Inception's features."""
 
 
 def scorer(plan):
-    """What scores clips in a worker, by `FEATURES`."""
-    for module, name, content in FEATURES:
-        setattr(module, name, content)
+    """What scores clips in a worker, by mean colors."""
+    observers.Inception = Mean
+    bank.CATALOGUE.update(SETS)
     return Scorer(plan)
 
 

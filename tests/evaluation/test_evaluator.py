@@ -18,7 +18,6 @@ import torch
 
 from lipbench.evaluation import bank, calibration, record
 from lipbench.files import sha256
-from lipbench.metrics.fid import FID
 from lipbench.metrics.psnr import psnr
 from lipbench.scoring import observers
 from lipbench.types import ClipSpec
@@ -421,7 +420,7 @@ def test_a_column_with_one_number_for_all_clips(tmp_path, monkeypatch):
             return pictures.mean((2, 3))
 
     monkeypatch.setattr(observers, "Inception", Mean)
-    monkeypatch.setattr(bank, "FID", lambda: FID(3))
+    monkeypatch.setitem(bank.CATALOGUE, "fid", fake_run.with_dim("fid", 3))
     evaluator = fake_run.run(tmp_path, tmp_path, metrics=["fid", "native/psnr"], controls=False)
     scores = {r.name: r.scores["fid"] for r in evaluator.records}
     assert scores["ground-truth"].value == pytest.approx(0, abs=1e-6)

@@ -7,9 +7,10 @@ import fake_run
 import pytest
 import torch
 
-from lipbench.evaluation import calibration, kept
+from lipbench.evaluation import bank, calibration, kept
 from lipbench.evaluation.bank import Bank
 from lipbench.evaluation.kept import KeptScores
+from lipbench.scoring import observers
 from lipbench.types import View
 
 METRICS = ["native/psnr", "mouth/ssim", "mouth/cpbd"]
@@ -94,8 +95,9 @@ def test_the_file_depends_on_all_that_scores_depend_on(monkeypatch):
 
 
 def test_columns_over_sets_are_not_kept(tmp_path, monkeypatch):
-    for module, name, content in fake_run.FEATURES:
-        monkeypatch.setattr(module, name, content)
+    monkeypatch.setattr(observers, "Inception", fake_run.Mean)
+    for name, entry in fake_run.SETS.items():
+        monkeypatch.setitem(bank.CATALOGUE, name, entry)
     first, second = (
         fake_run.run(tmp_path / str(k), tmp_path / "cache", metrics=["native/psnr", "fid"], workers=0) for k in range(2)
     )

@@ -17,10 +17,11 @@ import squares
 import torch
 
 from lipbench.errors import Unavailable
-from lipbench.evaluation import record, workers
+from lipbench.evaluation import bank, record, workers
 from lipbench.evaluation.external import evaluate
 from lipbench.evaluation.workers import Pool
 from lipbench.media import video
+from lipbench.scoring import observers
 from lipbench.synthetic.corpus import render, sentence_ids
 
 
@@ -175,7 +176,7 @@ def _there(group):
     ],
 )
 def test_how_many_by_default(monkeypatch, processors, gigabytes, device, processes, tasks, expected):
-    monkeypatch.setattr(workers._pool, "processors", lambda: processors)
+    monkeypatch.setattr(workers.process_pool, "processors", lambda: processors)
     monkeypatch.setattr(workers, "_memory", lambda: gigabytes << 30)
     assert workers.suitable(torch.device(device), processes, tasks) == expected
 
@@ -189,8 +190,9 @@ def test_memory_is_that_of_this_machine():
 
 def test_a_test_scores_the_same(tmp_path, monkeypatch):
     """Five clips in batches of two, so that the last one is smaller; columns of clips and of whole sets."""
-    for module, name, content in fake_run.FEATURES:
-        monkeypatch.setattr(module, name, content)
+    monkeypatch.setattr(observers, "Inception", fake_run.Mean)
+    for name, entry in fake_run.SETS.items():
+        monkeypatch.setitem(bank.CATALOGUE, name, entry)
     monkeypatch.setattr("lipbench.evaluation.evaluator.Scorer", fake_run.scorer)
     alone, together = (
         fake_run.run(tmp_path / name, tmp_path / "cache", metrics=list(fake_run.COLUMNS), workers=count).records

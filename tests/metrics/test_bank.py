@@ -11,6 +11,7 @@ from lipbench.errors import Unavailable
 from lipbench.evaluation import bank as banks
 from lipbench.media import geometry
 from lipbench.metrics.cpbd import cpbd, grey
+from lipbench.scoring import observers, views
 from lipbench.scoring.observers import Landmarks
 from lipbench.scoring.views import MOUTH, _Row
 from lipbench.types import View
@@ -97,7 +98,7 @@ def test_each_video_is_looked_at_once_and_the_reference_only_once_a_corpus(tmp_p
             looks.append(tuple(box))
             return np.full((68, 2), frame.mean(), np.float32)
 
-    monkeypatch.setattr(banks.landmarks, "load", lambda name: Fake())
+    monkeypatch.setattr(observers.landmarks, "load", lambda name: Fake())
     given = batch()
     names = ["lmd", "opening_corr", "opening_ratio", "lmd[raw]"]
     for expected in (7 + 7 + 7, 7 + 7):  # the second time the reference (4 + 3 frames) comes from the disk
@@ -142,9 +143,9 @@ def test_other_lengths_are_undefined_with_a_reason():
 def test_each_video_is_pasted_and_looked_through_once_and_let_go_with_its_take(monkeypatch):
     """Four observers asked for both, and each access made them again."""
     pasted, looked = [], []
-    paste, finite = geometry.paste, banks.finite
-    monkeypatch.setattr(banks.geometry, "paste", lambda *given: pasted.append(1) or paste(*given))
-    monkeypatch.setattr(banks, "finite", lambda frames: looked.append(1) or finite(frames))
+    paste, finite = geometry.paste, views.finite
+    monkeypatch.setattr(views.geometry, "paste", lambda *given: pasted.append(1) or paste(*given))
+    monkeypatch.setattr(views, "finite", lambda frames: looked.append(1) or finite(frames))
     given = batch()
     scene = banks.Bank(FAST).scene(given, VIEW)
     take = scene.take(given["video"] * 0.5)
@@ -181,7 +182,7 @@ def test_a_view_too_small_for_a_metric_leaves_its_column_empty_with_a_reason():
 
 def test_lmd_in_pixels_of_a_mouth_of_64_px(monkeypatch):
     fitted = SimpleNamespace(points=lambda picture, box: np.float32(picture[200:, 100:168, :2].mean(0)))
-    monkeypatch.setattr(banks.landmarks, "load", lambda name: fitted)
+    monkeypatch.setattr(observers.landmarks, "load", lambda name: fitted)
     given = batch()
     values, _ = score(["lmd", "lmd[crop64]"], given, given["video"] ** 2)
     assert (values["lmd"] > 0).all()
@@ -202,7 +203,9 @@ def test_a_missing_judge_is_a_reason_by_default_and_an_error_by_name(tmp_path, m
     assert "alexnet" in bank.reasons["mouth/lpips"]
     with pytest.raises(Unavailable, match="alexnet"):
         banks.Bank(["mouth/lpips"])
-    monkeypatch.setattr(banks.landmarks, "load", lambda name: (_ for _ in ()).throw(FileNotFoundError("no model file")))
+    monkeypatch.setattr(
+        observers.landmarks, "load", lambda name: (_ for _ in ()).throw(FileNotFoundError("no model file"))
+    )
     with pytest.raises(Unavailable, match="no model file"):
         Landmarks()
     assert "no model file" in banks.Bank(None).reasons["opening_corr"]
@@ -221,7 +224,7 @@ def test_a_file_that_was_named_and_is_none_is_an_error_before_the_scoring(tmp_pa
 def test_blank_pictures_have_no_landmarks(monkeypatch):
     """Points are fitted to anything that is not blank: nothing here knows what a face is."""
     fitted = SimpleNamespace(points=lambda picture, box: np.ones((68, 2), np.float32))
-    monkeypatch.setattr(banks.landmarks, "load", lambda name: fitted)
+    monkeypatch.setattr(observers.landmarks, "load", lambda name: fitted)
     pictures = np.full((3, 352, 320, 3), 128, np.uint8)
     pictures[1] += np.random.default_rng(0).integers(0, 15, pictures[1].shape, np.uint8)  # a coder's noise
     pictures[2, 100:200, 100:200] = 20

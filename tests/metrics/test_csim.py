@@ -64,7 +64,7 @@ class Colours(torch.nn.Module):
 
 
 def test_faces_are_compared_frame_by_frame(monkeypatch):
-    monkeypatch.setattr(observers.arcface, "load", lambda path: (Colours(), "0123456789abcdef" * 4))
+    monkeypatch.setattr(observers, "load_arcface", lambda path: (Colours(), "0123456789abcdef" * 4))
     given = batch()
     bank = banks.Bank(["csim"], {"identity": "file"})
     assert bank.judges == {"csim": "ArcFace sha256 0123456789abcdef"}

@@ -85,7 +85,7 @@ class Moving(torch.nn.Module):
 
 
 def test_videos_are_cut_into_windows(monkeypatch):
-    monkeypatch.setattr(observers.i3d, "load", lambda path: (Moving(), "0123456789abcdef" * 4))
+    monkeypatch.setattr(observers, "load_i3d", lambda path: (Moving(), "0123456789abcdef" * 4))
     given = batch(36)  # of 36 and 35 frames: two windows each, and a rest
     bank = banks.Bank(["fvd"], {"i3d": "file"})
     assert bank.judges == {"fvd": "I3D sha256 0123456789abcdef"}

@@ -1,5 +1,7 @@
 """Observers in the bank: who reads and who listens, what they are given, and what is said where they are absent."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -7,7 +9,6 @@ import torch
 from lipbench.errors import Unavailable
 from lipbench.evaluation import bank as banks
 from lipbench.media import geometry, text
-from lipbench.metrics.fid import FID, KID
 from lipbench.nets import syncnet
 from lipbench.nets.lipnet import LipNet
 from lipbench.pretrained import weights
@@ -185,8 +186,10 @@ def test_sets_are_compared_over_all_clips_and_broken_ones_left_out(monkeypatch):
             return pictures.mean((2, 3))
 
     monkeypatch.setattr(observers, "Inception", Mean)
-    monkeypatch.setattr(banks, "FID", lambda: FID(3))
-    monkeypatch.setattr(banks, "KID", lambda: KID(3))
+    for name in ("fid", "kid"):
+        entry = banks.CATALOGUE[name]
+        three = dataclasses.replace(entry.column, options={"dim": 3})
+        monkeypatch.setitem(banks.CATALOGUE, name, dataclasses.replace(entry, column=three))
     given = batch()
     bank = banks.Bank(["distribution"], {"inception": "file"})
     scene = bank.scene(given, VIEW)

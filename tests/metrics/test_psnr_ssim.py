@@ -11,6 +11,7 @@ from skimage import data, metrics
 
 from lipbench.metrics.psnr import CAP, PSNR, GreyWrapPSNR, grey_levels, psnr, psnr_uint8_wrap
 from lipbench.metrics.ssim import SSIM, GreySSIM, ssim, ssim_grey
+from lipbench.scoring.base import Spans
 
 REFERENCE = json.loads((Path(__file__).parents[1] / "reference" / "psnr_ssim.json").read_text())["values"]
 FACE = data.astronaut()[0:256, 100:356]
@@ -32,6 +33,11 @@ def distorted(name):
 
 def picture(image, dtype=torch.float64):
     return torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1).to(dtype) / 255
+
+
+def spans(frames):
+    length = torch.tensor([frames])
+    return Spans(length, length, torch.tensor([[0, frames]]))
 
 
 NAMES = ["noise2", "noise5", "noise10", "noise20", "noise40", "blur2", "shift1px", "random", "inverted"]
@@ -61,9 +67,9 @@ def test_grey_variants_are_those_of_the_released_script(name):
     video, other = pred.expand(1, 2, -1, -1, -1).clone(), target.expand(1, 2, -1, -1, -1)
     video[0, 1] = torch.nan
     for metric, function in ((GreyWrapPSNR(), lambda *x: psnr_uint8_wrap(*x, grey=True)), (GreySSIM(), ssim_grey)):
-        value, _ = metric.score(video, other, torch.tensor([1]))
+        value, _ = metric.score(video, other, spans(1))
         assert value.item() == pytest.approx(function(pred, target).item())
-        assert metric.score(video, other, torch.tensor([2]))[0].isnan()
+        assert metric.score(video, other, spans(2))[0].isnan()
 
 
 @pytest.mark.parametrize("shape", [(2, 3, 64, 72), (3, 11, 40), (1, 1, 3, 12, 12)])

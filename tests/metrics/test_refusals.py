@@ -223,14 +223,12 @@ def test_metrics_refuse_missing_batches_and_clips_that_differ_in_number(name):
     metric = METRICS[name]()
     right = TAKEN[metric.observes]
     index, length = torch.arange(2), torch.tensor([4, 3])
-    more = {"pred_len": length, "speech": torch.tensor([[1, 3]] * 2)}
-    more = {key: value for key, value in more.items() if key in metric.needs}
-    metric.update(right, right, index, length, **more)
+    metric.update(right, right, index, length, length, torch.tensor([[1, 3]] * 2))
     for wrong in (right[0], right[:, :, None], right.long(), *([right.movedim(2, -1)] if right.ndim > 3 else [])):
         with pytest.raises(ValueError, match="expected"):
-            metric.update(wrong, wrong, index, length, **more)
+            metric.update(wrong, wrong, index, length)
     with pytest.raises(ValueError, match="differ"):
-        metric.update(right, right, index, length[:1], **more)
+        metric.update(right, right, index, length[:1])
     assert len(metric.index) == 1
 
 

@@ -1,139 +1,192 @@
 """The bank: which metrics there are, what each needs, and one pass over a batch that looks at every video only once."""
 
 import difflib
-from collections.abc import Callable, Mapping, Sequence
+import importlib
+import inspect
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final, cast
 
 import torch
 
-from lipbench.errors import Unavailable
-from lipbench.metrics.cpbd import CPBD
-from lipbench.metrics.csim import CSIM
-from lipbench.metrics.dtw import WarpedLMD, WarpedPSNR, WarpedSSIM
-from lipbench.metrics.fid import FID, KID, SetMetric
-from lipbench.metrics.fvd import FVD
-from lipbench.metrics.jitter import Jitter
-from lipbench.metrics.lmd import LMD, LandmarkCoverage, NormalisedLMD
-from lipbench.metrics.lpips import LPIPS
-from lipbench.metrics.lse import LSEC, LSED, AVOffset
-from lipbench.metrics.motion import MotionInSilence, MotionOutsideLips, OneSidedMotion
-from lipbench.metrics.opening import OpeningCorrelation, OpeningRatio
-from lipbench.metrics.psnr import PSNR, GreyWrapPSNR
-from lipbench.metrics.ssim import SSIM, GreySSIM
-from lipbench.metrics.wer import CER, PER, WER, SecondCER, SecondWER, WordAccuracy
-from lipbench.scoring.base import ClipMetric, PerClip
+from lipbench import discovery
+from lipbench.errors import Unavailable, UsageError
+from lipbench.evaluation.schema import TEXT
+from lipbench.scoring.base import (
+    ClipMetric,
+    Column,
+    FramesMetric,
+    ObservationMetric,
+    Output,
+    PerClip,
+    Region,
+    TranscriptMetric,
+)
 from lipbench.scoring.observers import MAKE, Observer
+from lipbench.scoring.sets import SetMetric
 from lipbench.scoring.views import Scene, Take
 from lipbench.types import ClipBatch, View
+
+Metric = ClipMetric | SetMetric
+_GROUPS: Final = (
+    "quality",
+    "landmarks",
+    "motion",
+    "sync",
+    "reading",
+    "identity",
+    "distribution",
+    "dtw",
+    "legacy",
+)
+"""Order of the groups in tables; others come last, by name."""
+DEFAULT: Final = "default"
+"""Name of all columns that are computed unless columns are named."""
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A column of the bank.
+    """A column of the bank: what a metric declares, and its class."""
 
-    Args:
-        name: Column name, such as "mouth/psnr" or "opening_corr[speech]".
-        metric: The metric's class.
-        make: Makes it, given the files that the user named for it.
-        group: Selected together with its group's name.
-        way: "mouth" or "native" pictures; None for metrics of an observation.
-        default: Computed unless metrics are named.
+    column: Column
+    metric: type[Metric]
+
+    @property
+    def name(self) -> str:
+        """Column name, such as "mouth/psnr" or "opening_corr[speech]"."""
+        return self.column.name
+
+    @property
+    def group(self) -> str:
+        """Selected together with its group's name."""
+        return self.column.group
+
+    def make(self, files: Mapping[str, str]) -> Metric:
+        """An empty metric.
+
+        Args:
+            files: Name -> weights file that the user gave for it.
+        """
+        options = dict(self.column.options)
+        if self.metric.file is not None and self.metric.file in files:
+            options["weights"] = files[self.metric.file]
+        return self.metric(**options)
+
+
+def entries(metric: type[Metric]) -> list[Entry]:
+    """The columns that a metric's class declares itself.
+
+    Raises:
+        UsageError: It declares none, or a column that does not suit its kind.
+    """
+    found = [Entry(column, metric) for column in vars(metric).get("columns", ())]
+    if not found:
+        raise UsageError(
+            f"{metric.__module__}.{metric.__qualname__} declares no column; expected, for example, "
+            'columns = (Column("my_metric", "my_group"),)'
+        )
+    for entry in found:
+        if (entry.column.region is None) == issubclass(metric, FramesMetric):
+            wanted = "region='mouth' or 'native'" if issubclass(metric, FramesMetric) else "no region"
+            had = f"region {entry.column.region}"
+            raise UsageError(f"column {entry.name!r} of {metric.__qualname__} has {had}; it needs {wanted}")
+        text = entry.column.scores == "text"
+        if text and not issubclass(metric, TranscriptMetric):
+            raise UsageError(f"column {entry.name!r} scores text, and {metric.__qualname__} is no TranscriptMetric")
+        if text != entry.name.startswith(TEXT):
+            raise UsageError(f"column {entry.name!r} scores {entry.column.scores}; names with {TEXT!r} are for text")
+    return found
+
+
+def _classes() -> Iterator[type[Metric]]:
+    """Classes with columns: those of `lipbench.metrics`, and what other packages bring as entry points."""
+    for name, path in discovery.files("metric").items():
+        if not path.is_relative_to(discovery.PACKAGE):
+            yield discovery.load("metric", name)
+            continue
+        module = importlib.import_module(f"lipbench.{discovery.FOLDERS['metric']}.{name}")
+        for found in vars(module).values():
+            if inspect.isclass(found) and found.__module__ == module.__name__ and "columns" in vars(found):
+                yield cast("type[Metric]", found)
+
+
+def _ordered(found: Sequence[Entry]) -> dict[str, Entry]:
+    """Entries by name in the order of tables.
+
+    Raises:
+        UsageError: Two metrics declare one column.
     """
 
-    name: str
-    metric: type[ClipMetric] | type[SetMetric]
-    make: Callable[[Mapping[str, str]], ClipMetric | SetMetric]
-    group: str
-    way: str | None = None
-    default: bool = True
+    def place(entry: Entry) -> tuple[int, str, float, str]:
+        known = entry.group in _GROUPS
+        order = _GROUPS.index(entry.group) if known else len(_GROUPS)
+        return order, entry.group, entry.column.place, entry.name
+
+    named: dict[str, Entry] = {}
+    for entry in sorted(found, key=place):
+        other = named.setdefault(entry.name, entry)
+        if other.metric is not entry.metric:
+            pair = " and ".join(f"{one.metric.__module__}.{one.metric.__qualname__}" for one in (other, entry))
+            raise UsageError(f"{pair} both declare the column {entry.name!r}; rename one")
+    return named
 
 
-CATALOGUE: Final[dict[str, Entry]] = {
-    entry.name: entry
-    for entry in (
-        Entry("mouth/psnr", PSNR, lambda files: PSNR(), "quality", "mouth"),
-        Entry("mouth/ssim", SSIM, lambda files: SSIM(), "quality", "mouth"),
-        Entry("mouth/lpips", LPIPS, lambda files: LPIPS(files.get("lpips")), "quality", "mouth"),
-        Entry("native/psnr", PSNR, lambda files: PSNR(), "quality", "native"),
-        Entry("native/ssim", SSIM, lambda files: SSIM(), "quality", "native"),
-        Entry("mouth/cpbd", CPBD, lambda files: CPBD(), "quality", "mouth"),
-        Entry("native/cpbd", CPBD, lambda files: CPBD(), "quality", "native"),
-        Entry("lmd", LMD, lambda files: LMD(), "landmarks"),
-        Entry("opening_corr", OpeningCorrelation, lambda files: OpeningCorrelation(), "landmarks"),
-        Entry("opening_corr[speech]", OpeningCorrelation, lambda files: OpeningCorrelation("speech"), "landmarks"),
-        Entry("opening_ratio", OpeningRatio, lambda files: OpeningRatio(), "landmarks"),
-        Entry("jitter", Jitter, lambda files: Jitter(), "landmarks", default=False),
-        Entry("lmd_iod", NormalisedLMD, lambda files: NormalisedLMD(), "landmarks", default=False),
-        Entry("lmd_coverage", LandmarkCoverage, lambda files: LandmarkCoverage(), "landmarks", default=False),
-        Entry("motion_silence", MotionInSilence, lambda files: MotionInSilence(), "motion", default=False),
-        Entry("motion_outside", MotionOutsideLips, lambda files: MotionOutsideLips(), "motion", default=False),
-        Entry("motion_one_sided", OneSidedMotion, lambda files: OneSidedMotion(), "motion", default=False),
-        Entry("lse_c", LSEC, lambda files: LSEC(), "sync"),
-        Entry("lse_d", LSED, lambda files: LSED(), "sync"),
-        Entry("av_offset", AVOffset, lambda files: AVOffset(), "sync"),
-        Entry("wer", WER, lambda files: WER(), "reading"),
-        Entry("cer", CER, lambda files: CER(), "reading"),
-        Entry("word_accuracy", WordAccuracy, lambda files: WordAccuracy(), "reading", default=False),
-        Entry("wer[sub]", WER, lambda files: WER("substitutions"), "reading", default=False),
-        Entry("wer[del]", WER, lambda files: WER("deletions"), "reading", default=False),
-        Entry("wer[ins]", WER, lambda files: WER("insertions"), "reading", default=False),
-        Entry("wer[utterance]", WER, lambda files: WER(pooling="utterance"), "reading", default=False),
-        Entry("cer[utterance]", CER, lambda files: CER(pooling="utterance"), "reading", default=False),
-        Entry("wer[second]", SecondWER, lambda files: SecondWER(), "reading", default=False),
-        Entry("cer[second]", SecondCER, lambda files: SecondCER(), "reading", default=False),
-        Entry("per", PER, lambda files: PER(words=True), "reading", default=False),
-        Entry("csim", CSIM, lambda files: CSIM(), "identity", default=False),
-        Entry("fid", FID, lambda files: FID(), "distribution", default=False),
-        Entry("kid", KID, lambda files: KID(), "distribution", default=False),
-        Entry("fvd", FVD, lambda files: FVD(), "distribution", default=False),
-        Entry("mouth/psnr[dtw]", WarpedPSNR, lambda files: WarpedPSNR(), "dtw", "mouth", default=False),
-        Entry("mouth/ssim[dtw]", WarpedSSIM, lambda files: WarpedSSIM(), "dtw", "mouth", default=False),
-        Entry("lmd[dtw]", WarpedLMD, lambda files: WarpedLMD(), "dtw", default=False),
-        Entry("mouth/cpbd[atvgnet]", CPBD, lambda files: CPBD("atvgnet"), "legacy", "mouth", default=False),
-        Entry("lse_c[mask]", LSEC, lambda files: LSEC("mask"), "legacy", default=False),
-        Entry("lse_d[mask]", LSED, lambda files: LSED("mask"), "legacy", default=False),
-        Entry("av_offset[signed]", AVOffset, lambda files: AVOffset(signed=True), "legacy", default=False),
-        Entry("mouth/psnr[uint8-wrap]", PSNR, lambda files: PSNR(wrap=True), "legacy", "mouth", default=False),
-        Entry("native/psnr[uint8-wrap]", PSNR, lambda files: PSNR(wrap=True), "legacy", "native", default=False),
-        Entry("native/psnr[grey-wrap]", GreyWrapPSNR, lambda files: GreyWrapPSNR(), "legacy", "native", default=False),
-        Entry("native/ssim[grey]", GreySSIM, lambda files: GreySSIM(), "legacy", "native", default=False),
-        Entry("lmd[raw]", LMD, lambda files: LMD("raw"), "legacy", default=False),
-        Entry("lmd[sum]", LMD, lambda files: LMD("sum"), "legacy", default=False),
-        Entry("lmd[crop64]", LMD, lambda files: LMD("crop64"), "legacy", default=False),
-    )
-}
+CATALOGUE: Final[dict[str, Entry]] = _ordered([entry for metric in _classes() for entry in entries(metric)])
+"""Column name -> entry: of every file in `lipbench.metrics`, and of what other packages bring as entry points."""
 
 
-def select(names: Sequence[str] | None) -> list[Entry]:
-    """Entries by name or group, in the catalogue's order; None gives the default ones.
+def select(names: Sequence[str] | None, scores: Output = "video") -> list[Entry]:
+    """Entries by name, group or class path, in the catalogue's order; None gives the default ones.
+
+    Args:
+        names: Columns, groups, "default", or metrics of other packages as `package.module.Class`, which are imported.
+        scores: Only columns that score this output.
 
     Raises:
         ValueError: A name is unknown; the message suggests the nearest.
+        UsageError: A class path leads to no metric.
     """
-    if names is None:
-        return [entry for entry in CATALOGUE.values() if entry.default]
-    groups = {entry.group for entry in CATALOGUE.values()}
-    known = [*sorted(groups), *CATALOGUE]
-    for name in names:
-        if name not in known:
-            same = [column for column in CATALOGUE if name == CATALOGUE[column].metric.name]
+    chosen = [DEFAULT] if names is None else list(names)
+    outside = [entry for name in chosen if _is_class_path(name) for entry in entries(discovery.load("metric", name))]
+    there = _ordered([*CATALOGUE.values(), *outside])
+    groups = {entry.group for entry in there.values()}
+    known = [*sorted(groups), DEFAULT, *there]
+    for name in chosen:
+        if name not in known and not _is_class_path(name):
+            same = [column for column in there if name == there[column].metric.name]
             near = same or difflib.get_close_matches(name, known, 1, 0.5)
             hint = f"did you mean {' or '.join(map(repr, near))}? " if near else ""
             raise ValueError(
-                f"unknown metric {name!r}; {hint}There are {', '.join(CATALOGUE)}; groups {', '.join(sorted(groups))}"
+                f"unknown metric {name!r}; {hint}There are {', '.join(there)}; groups {', '.join(sorted(groups))}"
             )
-    return [entry for entry in CATALOGUE.values() if entry.name in names or entry.group in names]
+    named = {entry.name for entry in outside}
+    return [
+        entry
+        for entry in there.values()
+        if entry.column.scores == scores
+        and (
+            entry.name in chosen
+            or entry.group in chosen
+            or entry.name in named
+            or (DEFAULT in chosen and entry.column.default)
+        )
+    ]
+
+
+def _is_class_path(name: str) -> bool:
+    """Whether a name is that of a class in another package: "my_package.my_module.MyMetric"."""
+    return "." in name and all(part.isidentifier() for part in name.split("."))
 
 
 class Bank:
     """Metrics chosen by name, and the observers that they share.
 
     Args:
-        names: Names or groups; None for the default ones.
+        names: Names, groups or class paths, see `select`; None for the default ones.
         files: Weights that the user names: metric or observer -> path.
         cache: Folder that keeps observations of videos that recur; None keeps nothing.
+        scores: What the columns score: generated "video", or the "text" that a model reads.
 
     Raises:
         FileNotFoundError: A file that a column needs was named and is not there: better told before the scoring than by
@@ -144,9 +197,13 @@ class Bank:
     """
 
     def __init__(
-        self, names: Sequence[str] | None = None, files: Mapping[str, str] | None = None, cache: Path | None = None
+        self,
+        names: Sequence[str] | None = None,
+        files: Mapping[str, str] | None = None,
+        cache: Path | None = None,
+        scores: Output = "video",
     ) -> None:
-        self.entries = select(names)
+        self.entries = select(names, scores)
         self.observers: dict[str, Observer] = {}
         self.reasons: dict[str, str] = {}
         self.judges: dict[str, str] = {}
@@ -155,18 +212,20 @@ class Bank:
         for entry in self.entries:
             try:
                 metric = entry.make(self._files)
-                if metric.observes and metric.observes not in self.observers:
-                    self.observers[metric.observes] = MAKE[metric.observes](self._files, cache)
+                observes = observed(entry)
+                if observes is not None and observes not in self.observers:
+                    self.observers[observes] = MAKE[observes](self._files, cache)
             except Unavailable as error:
                 if names and entry.name in names:
                     raise
-                named = [self._files[key] for key in (entry.metric.observes, entry.metric.name) if key in self._files]
+                keys = observed(entry), entry.metric.file
+                named = [self._files[key] for key in keys if key is not None and key in self._files]
                 if named:
                     there = Path(named[0]).expanduser().is_file()
                     raise (ValueError if there else FileNotFoundError)(str(error)) from error
                 self.reasons[entry.name] = str(error)
                 continue
-            judges = [self.observers[metric.observes].judge] if metric.observes else []
+            judges = [] if observes is None else [self.observers[observes].judge]
             judges += [metric.judge] if isinstance(metric, ClipMetric) and metric.judge else []
             if judges:
                 self.judges[entry.name] = " + ".join(judges)
@@ -181,6 +240,11 @@ class Bank:
         return Row(self.entries, made, dict(self.reasons), self.observers)
 
 
+def observed(entry: Entry) -> str | None:
+    """The observation that a column takes of videos; None if it takes frames, or a model's own text."""
+    return entry.metric.observes if entry.column.scores == "video" else None
+
+
 def wants(entry: Entry, observers: Mapping[str, Observer]) -> set[str]:
     """Batch keys without which a column stays empty.
 
@@ -188,15 +252,11 @@ def wants(entry: Entry, observers: Mapping[str, Observer]) -> set[str]:
         entry: The column.
         observers: From `Bank`.
     """
-    metric = entry.metric
-    keys = {"face"} if entry.way == "mouth" else set()
-    if metric.observes:
-        keys |= observers[metric.observes].needs
-    if issubclass(metric, ClipMetric):
-        keys |= metric.needs
-        if metric.against:
-            keys.add(metric.against)
-    return keys
+    keys = {"face"} if entry.column.region == "mouth" else set()
+    observes = observed(entry)
+    if observes is not None:
+        keys |= observers[observes].needs
+    return keys | ({"text"} if issubclass(entry.metric, TranscriptMetric) else set())
 
 
 class Row:
@@ -212,7 +272,7 @@ class Row:
     def __init__(
         self,
         entries: Sequence[Entry],
-        metrics: Mapping[str, ClipMetric | SetMetric],
+        metrics: Mapping[str, Metric],
         reasons: dict[str, str],
         observers: Mapping[str, Observer],
     ) -> None:
@@ -224,29 +284,16 @@ class Row:
 
     def update(self, pred: Take, scene: Scene) -> None:
         """Score a video of a batch in every column whose input is there."""
-        batch: dict[str, Any] = {**scene.batch, "pred_len": pred.length}
-        target = scene.reference
-        frames = target.native.shape[1]
+        batch, target = scene.batch, scene.reference
         same = pred.length == target.length
         for entry in self.entries:
+            if not self._has_input(entry, batch, scene.view):
+                continue
             metric, whole = self.metrics.get(entry.name), self.sets.get(entry.name)
-            if metric is None and whole is None:
-                continue
-            missing = sorted(wants(entry, self.observers) - batch.keys())
-            if missing:
-                self.reasons[entry.name] = f"the batch has no {' and no '.join(missing)}" + (
-                    " (a packed store keeps the model's view only)" if "face" in missing else ""
-                )
-                continue
             if whole is not None:
                 p, t = pred.observe(whole.observes), target.observe(whole.observes)
                 whole.update(p, t, batch["index"], target.length, pred.length)
             if metric is None:
-                continue
-            side = min(target.native.shape[-2:])
-            if entry.way == "native" and side < metric.least:
-                least = f"{metric.least}x{metric.least} px"
-                self.reasons[entry.name] = f"{metric.name} needs pictures of {least}; the view {scene.view} is smaller"
                 continue
             length = target.length
             if metric.aligned and not bool(same.all()):
@@ -254,15 +301,50 @@ class Row:
                 self.reasons[entry.name] = (
                     "generated and reference video differ in length, so frames cannot be compared"
                 )
-            if metric.against:
-                p, t = pred.observe(str(metric.observes)), batch[metric.against]
-            elif metric.observes:
-                p, t = pred.observe(metric.observes), target.observe(metric.observes)
-            else:
-                p, t = pred.pictures(str(entry.way)), target.pictures(str(entry.way))
-            if metric.aligned:
-                p = p[:, :frames]  # clips that are longer than their reference are undefined
-            metric.update(p, t, index=batch["index"], length=length, **{k: batch[k] for k in metric.needs})
+            if isinstance(metric, TranscriptMetric):
+                metric.update(pred.observe(metric.observes), batch["text"], batch["index"], length)
+            elif isinstance(metric, ObservationMetric | FramesMetric):
+                if isinstance(metric, ObservationMetric):
+                    p, t = pred.observe(metric.observes), target.observe(metric.observes)
+                else:
+                    region = cast(Region, entry.column.region)
+                    p, t = pred.pictures(region), target.pictures(region)
+                if metric.aligned:
+                    p = p[:, : target.native.shape[1]]  # clips that are longer than their reference are undefined
+                metric.update(p, t, batch["index"], length, pred.length, batch.get("speech"))
+
+    def update_text(self, texts: Sequence[str | None], batch: ClipBatch) -> None:
+        """Score what a model read in the videos of a batch, in every column that scores text.
+
+        Args:
+            texts: What it wrote for each clip; None where it could not read.
+            batch: index, video_len and, unless nobody knows it, the text.
+        """
+        for entry in self.entries:
+            metric = self.metrics.get(entry.name)
+            if isinstance(metric, TranscriptMetric) and self._has_input(entry, batch, None):
+                metric.update(texts, batch["text"], batch["index"], batch["video_len"])
+
+    def _has_input(self, entry: Entry, batch: ClipBatch, view: View | None) -> bool:
+        """Whether a column can be scored from a batch; if not, the reason is kept."""
+        metric = self.metrics.get(entry.name)
+        if metric is None and entry.name not in self.sets:
+            return False
+        missing = sorted(wants(entry, self.observers) - batch.keys())
+        if missing:
+            self.reasons[entry.name] = f"the batch has no {' and no '.join(missing)}" + (
+                " (a packed store keeps the model's view only)" if "face" in missing else ""
+            )
+        elif (
+            view is not None
+            and entry.column.region == "native"
+            and isinstance(metric, FramesMetric)
+            and min(view.size) < metric.least
+        ):
+            least = f"{metric.least}x{metric.least} px"
+            self.reasons[entry.name] = f"{metric.name} needs pictures of {least}; the view {view} is smaller"
+            return False
+        return not missing
 
     def local(self) -> dict[str, PerClip]:
         """Scores by column of the clips that this process holds."""

@@ -4,7 +4,7 @@ Each clip is scored by itself, so that its scores do not depend on the batch it 
 it. What a process finds of a clip travels as `Scores` to the rows of the main process, which add it up.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, cast
@@ -19,13 +19,11 @@ from lipbench.evaluation.bank import Bank, Row, wants
 from lipbench.evaluation.calibration import Control
 from lipbench.evaluation.kept import KeptScores, RowScores
 from lipbench.evaluation.record import Record
-from lipbench.metrics.fid import SetMetric
+from lipbench.evaluation.scoreboard import MODEL
 from lipbench.pretrained import bundled
 from lipbench.scoring.base import PerClip
+from lipbench.scoring.sets import SetMetric
 from lipbench.types import ClipBatch, View
-
-MODEL: Final = "model"
-"""Name of the model's own row."""
 
 Videos = dict[str, tuple[Tensor, Tensor | None]]
 """Row -> what was made for it, (B, N, 3, h, w) float in [0, 1], and (B,) valid frames; None means the reference's."""
@@ -220,24 +218,25 @@ def _moved(value: Any, device: str) -> Any:  # noqa: ANN401 - a tree of anything
     return tuple(_moved(item, device) for item in value) if isinstance(value, tuple) else value
 
 
-def refuse_empty(bank: Bank, option: str) -> None:
+def refuse_empty(banks: Sequence[Bank], option: str) -> None:
     """Refuse to score where no column that was asked for can be computed.
 
     Args:
-        bank: The metrics.
+        banks: The metrics.
         option: How the user names weights: "--files".
 
     Raises:
         ValueError: It is so; the message says why, and what to type.
     """
-    if any(entry.name not in bank.reasons for entry in bank.entries):
+    if any(entry.name not in bank.reasons for bank in banks for entry in bank.entries):
         return
+    reasons = {name: why for bank in banks for name, why in bank.reasons.items()}
     advice = ""
-    for observation in dict.fromkeys(str(entry.metric.observes) for entry in bank.entries):
+    for observation in dict.fromkeys(str(entry.metric.observes) for bank in banks for entry in bank.entries):
         for name in bundled.names(observation):
             advice += f"\n  {option}.{observation} '{name}'  ({bundled.knows(name)})"
     come = f"\nObservers that come with lipbench, for those whom they know:{advice}" if advice else ""
-    raise ValueError(f"nothing that was asked for can be computed. {_grouped(bank.reasons)}{come}")
+    raise ValueError(f"nothing that was asked for can be computed. {_grouped(reasons)}{come}")
 
 
 def refuse_all_empty(record: Record) -> None:

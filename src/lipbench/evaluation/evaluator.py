@@ -1,28 +1,30 @@
 """The evaluator: a callback that scores what `test` makes beside calibration and control rows, and writes records."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
-import pandas as pd
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.trainer.states import TrainerFn
 
 from lipbench.errors import on_one_line, visible
-from lipbench.evaluation import calibration, clip_scores, formatting, output_folder, record, workers, writing
-from lipbench.evaluation.bank import Bank, Row
+from lipbench.evaluation import calibration, clip_scores, formatting, output_folder, readings, record, workers, writing
+from lipbench.evaluation.bank import CATALOGUE, Bank, Row
 from lipbench.evaluation.clip_scores import Plan, Scorer, Videos
-from lipbench.evaluation.record import Paired, Record
+from lipbench.evaluation.readings import ReadingRows
+from lipbench.evaluation.record import Record
+from lipbench.evaluation.scoreboard import MODEL, Scoreboard, ScoredRow, Subject
 from lipbench.evaluation.workers import Pool
 from lipbench.files import sha256
 from lipbench.paths import home
 from lipbench.pretrained import bundled
 from lipbench.scoring.base import PerClip, merge
-from lipbench.training.base import GenerativeModel
+from lipbench.training.base import BenchModule, GenerativeModel
+from lipbench.training.reading import ReadingModel
 from lipbench.types import ClipBatch, Generated, Timing
 
 
@@ -38,19 +40,22 @@ class _Part:
 class Evaluator(Callback):
     """Scores every test clip once, under any number of processes, and writes one record a row of the table.
 
-    Models that make no video, such as lip readers, are left to what they log themselves.
+    A model is scored by what it can do (`capabilities`): the videos that it generates by all columns but those under
+    "text/", the words that it reads itself by those. Models that do neither, such as SyncNets, are left to what they
+    log themselves.
 
     The same pass scores the calibration rows and, for models driven by words or sound, control rows: the same model
-    driven by another clip's words or sound, or by silence. A model that does not listen scores the same there. What
-    the rows are stands in `lipbench.evaluation.calibration`.
+    driven by another clip's words or sound, or by silence. A model that ignores its input scores the same there. What
+    the rows are stands in `lipbench.evaluation.calibration` and, for readers, in `lipbench.evaluation.readings`.
 
     Args:
         out: Results folder; records go to `<out>/<protocol>/<model>/<run>.json`.
         name: Name of the run; default: date and time.
         timing: Who decides how long each token lasts: "given" (the truth), "length" (the truth's total length) or
             "free" (the model); default: the first of these that the model supports.
-        metrics: Columns or groups (quality, landmarks, motion, sync, reading, identity, dtw, distribution,
-            legacy); default: those marked in docs/metrics.md.
+        metrics: Columns, groups (quality, landmarks, motion, sync, reading, identity, dtw, distribution, legacy, or
+            "default") or metrics of other packages (`my_package.my_module.MyMetric`); default: those marked in
+            docs/metrics.md.
         controls: Score the control rows.
         calibration: Score the calibration rows.
         observations: Folder that keeps the landmarks of reference videos and the scores of calibration rows; default:
@@ -105,20 +110,23 @@ class Evaluator(Callback):
             FileNotFoundError: A file of weights is not there, nor weights of that name.
             OSError: The results folder cannot be written.
         """
-        if trainer.state.fn != TrainerFn.TESTING or not isinstance(pl_module, GenerativeModel):
+        self._outputs = capabilities(pl_module) & {"video", "text"}
+        if trainer.state.fn != TrainerFn.TESTING or not self._outputs:
             return
         if self.name is not None:
             writing.check_name("evaluator.name", self.name)
-        writing.check_protocol(trainer.datamodule.protocol.name)  # type: ignore[attr-defined]
-        if self.timing is not None:
+        protocol = trainer.datamodule.protocol.name  # type: ignore[attr-defined]
+        writing.check_protocol(protocol)
+        if isinstance(pl_module, GenerativeModel) and self.timing is not None:
             if self.timing not in pl_module.timings:
                 known = ", ".join(sorted(pl_module.timings))
                 raise ValueError(f"{type(pl_module).__name__} has no timing {self.timing!r}; it has {known}")
             pl_module.timing = self.timing
-        judges = bundled.judges(trainer.datamodule.protocol.name)  # type: ignore[attr-defined]
-        self._files = {**judges, **bundled.resolved(self.files or {}, home())}
-        self._bank = Bank(self.metrics, self._files, self._cache())
-        clip_scores.refuse_empty(self._bank, "--evaluator.files")
+        self._files = {**bundled.judges(protocol), **bundled.resolved(self.files or {}, home())}
+        check_outputs(self.metrics, self._outputs, type(pl_module).__name__)
+        self._bank = Bank(self.metrics if "video" in self._outputs else [], self._files, self._cache())
+        self._text_bank = Bank(self.metrics if "text" in self._outputs else [], scores="text")
+        clip_scores.refuse_empty([self._bank, self._text_bank], "--evaluator.files")
         if trainer.is_global_zero:
             output_folder.probe(self.out)
 
@@ -136,9 +144,15 @@ class Evaluator(Callback):
     def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Empty accumulators, the same rows on every process, and what fills them."""
         self._rows: dict[str, Row] = {}
-        if not isinstance(pl_module, GenerativeModel):
-            return
-        model = pl_module
+        self._readings: ReadingRows | None = None
+        self._clips = {}
+        if "text" in self._outputs:
+            self._readings = ReadingRows(self._text_bank, self.controls, self.calibration)
+        if "video" in self._outputs:
+            self._start_videos(trainer, cast(GenerativeModel, pl_module))
+
+    def _start_videos(self, trainer: pl.Trainer, model: GenerativeModel) -> None:
+        """Rows of generated videos, and the processes that score them."""
         data = trainer.datamodule  # type: ignore[attr-defined]
         packed = data.store_info["packed"] is not None
         self._view = model.clip.frames["video"]
@@ -154,7 +168,6 @@ class Evaluator(Callback):
             self.metrics, self._files, self._cache(), device, self._view, packed, self._driven, tuple(checks), mean
         )
         self._rows = plan.rows(self._bank)
-        self._clips = {}
         self._read = clip_scores.read(self._bank)
         count = self.workers
         if count is None:
@@ -167,28 +180,38 @@ class Evaluator(Callback):
         self,
         trainer: pl.Trainer,
         pl_module: pl.LightningModule,
-        outputs: Generated,
+        outputs: Generated | None,
         batch: ClipBatch,
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Make the videos of the controls, and have every clip of the batch scored in every row."""
-        if not self._rows or self._pool is None:
-            return
-        model = cast(GenerativeModel, pl_module)
-        made: Videos = {clip_scores.MODEL: (outputs["video"], outputs.get("video_len"))}
+        """Make what the controls show, and have every clip of the batch scored in every row."""
+        clips = zip(batch["index"].tolist(), batch["clip_id"], batch["speaker"], strict=True) if self._outputs else ()
+        self._clips |= {index: (clip_id, speaker) for index, clip_id, speaker in clips}
+        if self._readings is not None:
+            model = cast(ReadingModel, pl_module)
+            with torch.inference_mode(), trainer.precision_plugin.test_step_context():
+                written = (outputs or {}).get("text")
+                texts = model.read(batch) if written is None else written
+                self._readings.update(batch, texts, model, list(model.clip.frames))
+        if self._pool is not None and outputs is not None:
+            self._score_videos(trainer, cast(GenerativeModel, pl_module), outputs, batch)
+
+    def _score_videos(self, trainer: pl.Trainer, model: GenerativeModel, outputs: Generated, batch: ClipBatch) -> None:
+        """Make the videos of the controls, and hand every clip to whoever scores it."""
+        assert self._pool is not None
+        made: Videos = {MODEL: (outputs["video"], outputs.get("video_len"))}
         with torch.inference_mode():
             for control in self._driven:
                 with trainer.precision_plugin.test_step_context():
                     other = model.drive(cast(ClipBatch, {**batch, **control.drive(batch)}), model.timing)
                 made[control.name] = other["video"], other.get("video_len")
-        for k, (clip_id, speaker) in enumerate(zip(batch["clip_id"], batch["speaker"], strict=True)):
+        for k, clip_id in enumerate(batch["clip_id"]):
             own = {
                 row: (video[k : k + 1], None if length is None else length[k : k + 1])
                 for row, (video, length) in made.items()
             }
             self._pool.submit(clip_id, (clip_scores.clip(batch, k, self._read), own))
-            self._clips[int(batch["index"][k])] = clip_id, speaker
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         """End the workers, also where somebody interrupts."""
@@ -209,16 +232,15 @@ class Evaluator(Callback):
         Raises:
             ValueError: Every column is empty in the model's row, which is written and printed all the same.
         """
-        if not self._rows or self._pool is None:
+        if not self._outputs:
             return
-        self._pool.finish()
-        self._end()
+        if self._pool is not None:
+            self._pool.finish()
+            self._end()
+        rows = self._scored()
         own = _Part(
-            self._clips,
-            {name: row.local() for name, row in self._rows.items()},
-            {name: row.reasons for name, row in self._rows.items()},
+            self._clips, {n: dict(row.clips) for n, row in rows.items()}, {n: dict(r.reasons) for n, r in rows.items()}
         )
-        sets = {name: row.whole() for name, row in self._rows.items()}  # every process takes part
         parts = [own]
         if trainer.world_size > 1:  # one exchange for all rows and columns; every process takes part
             parts = [own] * trainer.world_size
@@ -226,14 +248,17 @@ class Evaluator(Callback):
         if not trainer.is_global_zero:
             return
         clips = dict(sorted((index, clip) for part in parts for index, clip in part.clips.items()))
-        scores = {
-            row: {name: merge([part.scores[row][name] for part in parts]) for name in columns}
-            for row, columns in own.scores.items()
+        whole = {
+            name: dataclasses.replace(
+                row,
+                clips={column: merge([part.scores[name][column] for part in parts]) for column in row.clips},
+                reasons={column: why for part in parts for column, why in part.reasons[name].items()},
+            )
+            for name, row in rows.items()
         }
-        reasons = {row: {k: v for part in parts for k, v in part.reasons[row].items()} for row in self._rows}
-        self.records = self._records(trainer, cast(GenerativeModel, pl_module), clips, scores, sets, reasons)
-        rows = [(entry, _per_clip(clips, scores[row])) for entry, row in zip(self.records, scores, strict=True)]
-        self.path = record.write(rows, self.out)[0]
+        board = Scoreboard(clips, whole, readings.ROWS | calibration.ROWS)
+        self.records = self._records(trainer, cast(BenchModule, pl_module), board)
+        self.path = record.write(list(zip(self.records, board.tables(), strict=True)), self.out)[0]
         values = {
             f"test/{name}": score.value for name, score in self.records[0].scores.items() if score.value is not None
         }
@@ -241,94 +266,59 @@ class Evaluator(Callback):
         self._print()
         clip_scores.refuse_all_empty(self.records[0])
 
-    def _records(
-        self,
-        trainer: pl.Trainer,
-        model: GenerativeModel,
-        clips: dict[int, tuple[str, str]],
-        scores: dict[str, dict[str, PerClip]],
-        sets: dict[str, dict[str, tuple[float, int]]],
-        reasons: dict[str, dict[str, str]],
-    ) -> list[Record]:
+    def _scored(self) -> dict[str, ScoredRow]:
+        """Row -> what this process found: the model's first, then controls, then calibration rows.
+
+        A collective call: every process makes it.
+        """
+        judges = self._bank.judges
+        found = {
+            name: ScoredRow(row.entries, row.local(), row.whole(), row.reasons, judges)
+            for name, row in self._rows.items()
+        }
+        if self._readings is None:
+            return found
+        for name, row in self._readings.scored().items():
+            found[name] = _joined(found[name], row) if name in found else row
+        known = [*calibration.ROWS, *readings.ROWS]
+        return dict(sorted(found.items(), key=lambda pair: (pair[0] != MODEL, pair[0] in known)))
+
+    def _records(self, trainer: pl.Trainer, model: BenchModule, board: Scoreboard) -> list[Record]:
         """One record a row; the model's first."""
         data = trainer.datamodule  # type: ignore[attr-defined]
-        speakers = {index: speaker for index, (_, speaker) in clips.items()}
         created = record.now()
-        run = self.name or created.replace(":", "").removesuffix("Z")
         short = type(model).__module__.split(".")
-        name = short[2] if short[:2] == ["lipbench", "models"] else type(model).__name__.lower()
-        shared: dict[str, Any] = {
-            "protocol": {
-                "name": data.protocol.name,
-                "version": data.protocol.version,
-                "split_sha256": data.split.sha256,
-            },
-            "clips": {
-                "n": len(clips),
-                "speakers": len(set(speakers.values())),
-                "sha256": record.clips_sha256([clip_id for clip_id, _ in clips.values()]),
-            },
-            "view": str(self._view),
-            "data": record.portable(data.store_info),
-            "environment": record.environment()
-            | {"processes": trainer.world_size, "precision": str(trainer.precision)},
-            "command": record.command(),
-            "created": created,
-        }
-        about: dict[str, Any] = {
-            "name": name,
-            "timing": model.timing,
-            "model": {
+        subject = Subject(
+            name=short[2] if short[:2] == ["lipbench", "models"] else type(model).__name__.lower(),
+            run=self.name or created.replace(":", "").removesuffix("Z"),
+            timing=model.timing if isinstance(model, GenerativeModel) else None,
+            model={
                 "class_path": f"{type(model).__module__}.{type(model).__qualname__}",
                 "arguments": record.portable(dict(model.hparams)),
                 "parameters": {"total": _size(model), **{part: _size(child) for part, child in model.named_children()}},
                 "checkpoint_sha256": sha256(Path(trainer.ckpt_path)) if trainer.ckpt_path else None,
-                "paper": model.paper,
+                "paper": cast(GenerativeModel | ReadingModel, model).paper,
             },
-            "training": {
+            training={
                 "batches": model.batches,
                 "seed": model._seed,
                 "frozen_sha256": model.frozen_sha256,
                 **self._trained,
             },
-        }
-        found = []
-        for row, columns in scores.items():
-            summary = {}
-            for entry in self._bank.entries:
-                about_it = self._bank.judges.get(entry.name), record.portable(reasons[row].get(entry.name))
-                if entry.name in sets[row]:
-                    summary[entry.name] = record.set_score(entry.name, *sets[row][entry.name], len(clips), *about_it)
-                else:
-                    known = columns[entry.name] if entry.name in columns and len(columns[entry.name].index) else None
-                    summary[entry.name] = record.score(entry.name, known, speakers, *about_it)
-            if row == clip_scores.MODEL:
-                paired = _paired(scores, speakers)
-                found.append(
-                    Record(
-                        kind="model",
-                        run=run,
-                        control=None,
-                        scores=summary,
-                        paired=paired,
-                        beside=[name for name in scores if name != clip_scores.MODEL],
-                        **about,
-                        **shared,
-                    )
-                )
-            elif row not in calibration.ROWS:
-                found.append(Record(kind="control", run=run, control=row, scores=summary, **about, **shared))
-            else:
-                about_row: dict[str, Any] = {
-                    "name": row,
-                    "timing": None,
-                    "model": {"about": calibration.ROWS[row]},
-                    "training": {},
-                }
-                draft = Record(kind="calibration", run="", control=None, scores=summary, **about_row, **shared)
-                # A row is the same whichever model was tested beside it: its file is named by what it depends on.
-                found.append(dataclasses.replace(draft, run=draft.calibration_run))
-        return found
+        )
+        return board.records(
+            subject,
+            protocol={
+                "name": data.protocol.name,
+                "version": data.protocol.version,
+                "split_sha256": data.split.sha256,
+            },
+            view=str(model.clip.frames["video"]),
+            data=data.store_info,
+            created=created,
+            against=(*calibration.AGAINST, *readings.AGAINST),
+            environment={"processes": trainer.world_size, "precision": str(trainer.precision)},
+        )
 
     def _print(self) -> None:
         """The rows as a small table, or as several where columns do not fit, and where the record is."""
@@ -337,10 +327,13 @@ class Evaluator(Callback):
         from rich.text import Text
 
         columns = [
-            name for name in self.records[0].scores if any(r.scores[name].value is not None for r in self.records)
+            name
+            for name in self.records[0].scores
+            if any(name in r.scores and r.scores[name].value is not None for r in self.records)
         ]
         first = self.records[0]
-        title = f"{first.protocol['name']}, {first.clips['n']} clips, {first.view}, timing {first.timing}"
+        title = f"{first.protocol['name']}, {first.clips['n']} clips, {first.view}"
+        title += f", timing {first.timing}" if first.timing else ""
 
         def table(those: Sequence[str], head: bool) -> Table:
             heading = Text(visible(title), style="table.title") if head else None
@@ -349,7 +342,7 @@ class Evaluator(Callback):
             for name in those:
                 made.add_column(formatting.header(name, first.scores[name]), justify="right", no_wrap=True)
             for k, entry in enumerate(self.records):
-                cells = [Text(formatting.cell(entry.scores[name])) for name in those]
+                cells = [Text(formatting.cell(entry.scores.get(name))) for name in those]
                 for text, name in zip(cells, those, strict=True) if k == 0 else ():
                     text.append(f"\n{formatting.margin(first.scores[name])}", style="dim")
                 label = f"{entry.name} {entry.control}" if entry.control else entry.name
@@ -370,20 +363,35 @@ def _size(module: torch.nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
 
 
-def _paired(scores: Mapping[str, Mapping[str, PerClip]], speakers: Mapping[int, str]) -> list[Paired]:
-    """The model against every row of the same test that a working model must beat."""
-    found = [
-        record.pair(name, own, scores[against][name], against, speakers)
-        for against in calibration.AGAINST
-        if against in scores
-        for name, own in scores[clip_scores.MODEL].items()
-    ]
-    return [entry for entry in found if entry is not None]
+def _joined(videos: ScoredRow, texts: ScoredRow) -> ScoredRow:
+    """A row in which both the videos and the texts of a model are scored."""
+    return ScoredRow(
+        [*videos.entries, *texts.entries],
+        {**videos.clips, **texts.clips},
+        videos.sets,
+        {**videos.reasons, **texts.reasons},
+        {**videos.judges, **texts.judges},
+    )
 
 
-def _per_clip(clips: Mapping[int, tuple[str, str]], columns: Mapping[str, PerClip]) -> pd.DataFrame:
-    """A row a clip: clip_id, speaker and one column a metric, NaN where there is no score."""
-    table = pd.DataFrame.from_dict(dict(clips), orient="index", columns=["clip_id", "speaker"])
-    for name, scores in columns.items():
-        table[name] = pd.Series(scores.value, index=scores.index)
-    return table.sort_values("clip_id")
+def capabilities(model: pl.LightningModule) -> frozenset[str]:
+    """What a model can do, out of "video", "text" and "audio"; empty for one that is no system, such as a SyncNet."""
+    said = getattr(model, "capabilities", None)
+    if said is not None:
+        return frozenset(said)
+    found = {"video"} if isinstance(model, GenerativeModel) else set()
+    return frozenset(found | ({"text"} if isinstance(model, ReadingModel) else set()))
+
+
+def check_outputs(names: Sequence[str] | None, outputs: frozenset[str], who: str) -> None:
+    """Refuse columns that score what a model does not return.
+
+    Raises:
+        ValueError: A column was named that is of no use; the message says which would be.
+    """
+    for name in names or ():
+        entry = CATALOGUE.get(name)
+        if entry is not None and entry.column.scores not in outputs:
+            have = ", ".join(other.name for other in CATALOGUE.values() if other.column.scores in outputs)
+            what = {"video": "generated video", "text": "what a model reads itself"}[entry.column.scores]
+            raise ValueError(f"{name} scores {what}, which {who} does not return. It has {have}")

@@ -1,6 +1,5 @@
 """Scores videos that were made elsewhere: a row a clip, and a record that stands beside those of trained models."""
 
-import dataclasses
 import functools
 import hashlib
 import re
@@ -19,11 +18,10 @@ from lipbench.data import store as stores
 from lipbench.data.store import Store
 from lipbench.evaluation import clip_scores, external_videos, output_folder, pairing, record, writing
 from lipbench.evaluation.bank import Bank, Entry, wants
-from lipbench.evaluation.calibration import ROWS
-from lipbench.evaluation.clip_scores import MODEL
+from lipbench.evaluation.calibration import AGAINST, ROWS
 from lipbench.evaluation.external_clips import GIVES, Given, Outcome, Plan, Scorer
 from lipbench.evaluation.pairing import Job, Key, named
-from lipbench.evaluation.record import Record
+from lipbench.evaluation.scoreboard import MODEL, Scoreboard, ScoredRow, Subject
 from lipbench.evaluation.workers import Pool
 from lipbench.paths import default_store, home
 from lipbench.pretrained import bundled
@@ -80,7 +78,7 @@ def evaluate(
         text: What is said: see `pairing.find_texts`; default: what the store says, else nothing.
         fps: Frames a second of folders of pictures; generated ones have their reference's by default.
         landmarks: "dlib" or "face-alignment", to find faces.
-        metrics: Names or groups; default: see `lipbench.evaluation.bank.select`.
+        metrics: Columns, groups, or metrics of other packages; default: see `lipbench.evaluation.bank.select`.
         files: Weights: metric or observer -> path, or name as `lipbench weights` lists it. What comes with lipbench
             judges its own protocols unless others are named here.
         calibration: Score the ground truth and a frozen first frame beside the videos.
@@ -103,7 +101,11 @@ def evaluate(
     """
     generated = Path(generated).expanduser()
     # As folders are named after; a path stays what it is, and is refused.
-    name = _plain(generated.resolve().name) if name is None else re.sub(r"[^\w.+/\\-]+", "-", name).strip("-")
+    name = (
+        writing.file_name(generated.resolve().name, "videos")
+        if name is None
+        else re.sub(r"[^\w.+/\\-]+", "-", name).strip("-")
+    )
     _check(name, fps, timing)
     reference, store = _reference(reference, protocol)
     made = pairing.find(generated)
@@ -121,7 +123,7 @@ def evaluate(
     cache = home() / "cache" / "observations"
     chosen = None if metrics is None else list(metrics)
     bank = Bank(chosen, weights, cache)
-    clip_scores.refuse_empty(bank, "--files")
+    clip_scores.refuse_empty([bank], "--files")
     if out is not None:
         output_folder.probe(Path(out))
     own_sound = store is None and audio is None
@@ -144,7 +146,7 @@ def evaluate(
         first = run.facts[0]
         raise ValueError(f"none of the {len(run.facts)} clips could be scored; {first['clip_id']}: {first['reason']}")
     about["protocol"] = about["protocol"] or {
-        "name": f"evaluate/{_plain(reference.resolve().name)}",
+        "name": f"evaluate/{writing.file_name(reference.resolve().name, 'videos')}",
         "version": 1,
         "split_sha256": run.sha256,
     }
@@ -152,8 +154,19 @@ def evaluate(
         {"landmarks": landmarks, "detect_every": external_videos.EVERY} if store is None else {}
     )
     about["data"]["settings"] |= {k: "given" for k, v in (("sound", audio), ("text", text)) if v is not None}
-    records = run.records(name, timing, about)
-    tables = [table, *(run.per_clip(row) for row in run.rows if row != MODEL)]
+    board = run.scoreboard()
+    created = record.now()
+    made_elsewhere = {"about": "videos made elsewhere", "policy": external_videos.POLICY}
+    subject = Subject(name, created.replace(":", "").removesuffix("Z"), timing, made_elsewhere)
+    records = board.records(
+        subject,
+        protocol=about["protocol"],
+        view=str(plan.view),
+        data=about["data"],
+        created=created,
+        against=AGAINST,
+    )
+    tables = [table, *board.tables()[1:]]
     paths = record.write(list(zip(records, tables, strict=True)), Path(out)) if out is not None else []
     scores = records[0].scores
     table.attrs = {
@@ -165,11 +178,6 @@ def evaluate(
 
 
 # ------------------------------------------------------------------------------------------- what belongs together
-
-
-def _plain(name: str) -> str:
-    """A name as part of a record's path: "a b" becomes "a-b"."""
-    return re.sub(r"[^\w.+-]+", "-", name)[:80].strip("-.") or "videos"
 
 
 def _check(name: str, fps: float | None, timing: str) -> None:
@@ -253,7 +261,6 @@ class _Run:
 
     def __init__(self, bank: Bank, plan: Plan) -> None:
         self.bank = bank
-        self.view = plan.view
         self.rows = plan.rows(bank)
         self.scored = 0
         self.facts: dict[int, dict[str, Any]] = {}
@@ -278,14 +285,6 @@ class _Run:
         lines = sorted(f"{self.facts[k]['clip_id']} {digest}" for k, digest in self._digests.items())
         return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
-    def per_clip(self, row: str) -> pd.DataFrame:
-        """clip_id, speaker and a column a metric, for all clips that were read; sorted."""
-        frame = pd.DataFrame(
-            {key: {k: self.facts[k][key] for k in self.speakers} for key in ("clip_id", "speaker")},
-            index=list(self.speakers),
-        )
-        return self._scores(frame, row).sort_values("clip_id")
-
     def table(self, orphans: Sequence[Key]) -> pd.DataFrame:
         """Everything known of every clip, sorted; orphans are generated videos without a reference."""
         lines = list(self.facts.values())
@@ -296,66 +295,23 @@ class _Run:
         frame = pd.DataFrame(lines, index=[*self.facts, *range(-len(orphans), 0)], columns=list(_COLUMNS))
         frame = frame.astype({name: "Int64" for name in _COLUMNS if name.endswith("_frames")})
         frame = frame.astype({"sound_seconds": "float64", "generated_fps": "float64"})
-        return self._scores(frame, MODEL).sort_values("clip_id", ignore_index=True)
-
-    def _scores(self, frame: pd.DataFrame, row: str) -> pd.DataFrame:
-        columns = self.rows[row].local()
-        for name, clips in columns.items():
+        for name, clips in self.rows[MODEL].local().items():
             frame[name] = pd.Series(clips.value, index=clips.index, dtype="float64")
-        return frame
+        return frame.sort_values("clip_id", ignore_index=True)
 
-    def records(self, name: str, timing: Timing, about: Mapping[str, Any]) -> list[Record]:
-        """One record a row; that of the videos first."""
-        created = record.now()
-        clip_ids = [self.facts[k]["clip_id"] for k in self.speakers]
-        shared: dict[str, Any] = {
-            "control": None,
-            "protocol": about["protocol"],
-            "clips": {
-                "n": len(self.speakers),
-                "speakers": len(set(self.speakers.values())),
-                "sha256": record.clips_sha256(clip_ids),
-            },
-            "view": str(self.view),
-            "training": {},
-            "data": record.portable(about["data"]),
-            "environment": record.environment(),
-            "command": record.command(),
-            "created": created,
-        }
-        columns = {row: self.rows[row].local() for row in self.rows}
-        found = []
-        for row, scores in columns.items():
-            summary = {}
-            sets = self.rows[row].whole()
-            for entry in self.bank.entries:
-                column, judge = entry.name, self.bank.judges.get(entry.name)
-                if column in sets:
-                    reason = self._reason(entry, row, sets[column][1])
-                    summary[column] = record.set_score(column, *sets[column], len(self.speakers), judge, reason)
-                else:
-                    known = scores[column] if column in scores and len(scores[column].index) else None
-                    defined = 0 if known is None else int(np.isfinite(known.value).sum())
-                    reason = self._reason(entry, row, defined)
-                    summary[column] = record.score(column, known, self.speakers, judge, reason)
-            if row == MODEL:
-                model = {"about": "videos made elsewhere", "policy": external_videos.POLICY}
-                run = created.replace(":", "").removesuffix("Z")
-                found.append(
-                    Record(kind="model", name=name, run=run, timing=timing, model=model, scores=summary, **shared)
-                )
-            else:
-                model = {"about": ROWS[row]}
-                draft = Record(kind="calibration", name=row, run="", timing=None, model=model, scores=summary, **shared)
-                found.append(dataclasses.replace(draft, run=draft.calibration_run))
-        if len(columns) > 1:
-            pairs = [
-                record.pair(name, own, columns["frozen-frame"][name], "frozen-frame", self.speakers)
-                for name, own in columns[MODEL].items()
-            ]
-            found[0] = dataclasses.replace(found[0], paired=[pair for pair in pairs if pair is not None])
-            found[0].beside.extend(row for row in columns if row != MODEL)
-        return found
+    def scoreboard(self) -> Scoreboard:
+        """The rows, that of the videos first."""
+        clips = {k: (self.facts[k]["clip_id"], speaker) for k, speaker in self.speakers.items()}
+        rows = {}
+        for name, row in self.rows.items():
+            columns, sets = row.local(), row.whole()
+            defined = {column: int(np.isfinite(found.value).sum()) for column, found in columns.items()}
+            defined |= {column: count for column, (_, count) in sets.items()}
+            entries = self.bank.entries
+            found = {entry.name: self._reason(entry, name, defined.get(entry.name, 0)) for entry in entries}
+            reasons = {column: reason for column, reason in found.items() if reason is not None}
+            rows[name] = ScoredRow(entries, columns, sets, reasons, self.bank.judges)
+        return Scoreboard(clips, rows, ROWS)
 
     def _reason(self, entry: Entry, row: str, defined: int) -> str | None:
         """Why a column is empty or not complete.

@@ -14,9 +14,10 @@ from torch import Tensor
 from lipbench.data.store import Store
 from lipbench.evaluation import clip_scores, external_videos, record
 from lipbench.evaluation.bank import Bank, Row, wants
-from lipbench.evaluation.clip_scores import MODEL, Scores
+from lipbench.evaluation.clip_scores import Scores
 from lipbench.evaluation.external_videos import Truth
 from lipbench.evaluation.pairing import Job
+from lipbench.evaluation.scoreboard import MODEL
 from lipbench.media import geometry
 from lipbench.scoring.views import Scene, Take
 from lipbench.types import ClipBatch, View

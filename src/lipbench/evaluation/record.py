@@ -21,13 +21,11 @@ import numpy as np
 import lipbench
 from lipbench.errors import visible
 from lipbench.evaluation import schema as record_schema
-from lipbench.evaluation import statistics, writing
+from lipbench.evaluation import writing
 from lipbench.files import write_together
 
 if TYPE_CHECKING:  # tables are made of records by a command that does without PyTorch
     import pandas as pd
-
-    from lipbench.scoring.base import PerClip
 
 SCHEMA: Final = 1
 Kind = Literal["model", "control", "calibration"]
@@ -107,8 +105,8 @@ class Record:
         protocol: name, version, split_sha256.
         clips: n, speakers, sha256 (of the sorted ids of the scored clips).
         view: The model's view and size.
-        timing: Who decided the durations.
-        model: class_path, arguments, parameters (by part), checkpoint_sha256, paper.
+        timing: Who decided the durations; None for calibration rows and for models that make no video.
+        model: class_path, arguments, parameters (by part), checkpoint_sha256 or weights_sha256, paper.
         training: batches, epoch, seed.
         data: What the store says of itself: settings, counts, packed view.
         scores: Column -> score.
@@ -172,95 +170,6 @@ class Record:
 
 def _digest(content: object) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:8]
-
-
-def score(
-    entry: str, clips: "PerClip | None", speakers: Mapping[int, str], judge: str | None, reason: str | None
-) -> Score:
-    """Summarise a column.
-
-    Args:
-        entry: Column name, a key of the bank's catalogue.
-        clips: Scores of single clips; None if the column could not be computed.
-        speakers: Position in the split -> speaker, of every clip that was tested.
-        judge: See `Score`.
-        reason: Why values are missing, where it is known.
-    """
-    from lipbench.evaluation.bank import CATALOGUE
-    from lipbench.scoring.base import mean
-
-    metric = CATALOGUE[entry].metric
-    value, defined, ci95 = float("nan"), 0, None
-    if clips is not None:
-        value, defined = mean(clips.value, clips.weight), int(np.isfinite(clips.value).sum())
-        ci95 = statistics.interval(clips.value, clips.weight, [speakers[int(k)] for k in clips.index])
-        if defined < len(speakers) and reason is None:
-            reason = f"{len(speakers) - defined} of {len(speakers)} clips have no score: {metric.undefined}"
-    return Score(
-        value=value if np.isfinite(value) else None,
-        ci95=ci95,
-        n=defined,
-        coverage=defined / len(speakers) if speakers else 0.0,
-        unit=metric.unit,
-        higher_is_better=metric.higher_is_better,
-        perfect=metric.perfect,
-        judge=judge,
-        reason=reason if defined < len(speakers) else None,
-    )
-
-
-def set_score(entry: str, value: float, n: int, clips: int, judge: str | None, reason: str | None) -> Score:
-    """Summarise a column with one number for all clips; it has no interval.
-
-    Args:
-        entry: Column name, a key of the bank's catalogue.
-        value: The number; NaN if undefined.
-        n: Clips that it is over.
-        clips: Clips that were tested.
-        judge: See `Score`.
-        reason: Why clips are missing, where it is known.
-    """
-    from lipbench.evaluation.bank import CATALOGUE
-
-    metric = CATALOGUE[entry].metric
-    if n < clips and reason is None:
-        reason = f"{clips - n} of {clips} clips are left out: {metric.undefined}"
-    return Score(
-        value=value if np.isfinite(value) else None,
-        ci95=None,
-        n=n,
-        coverage=n / clips if clips else 0.0,
-        unit=metric.unit,
-        higher_is_better=metric.higher_is_better,
-        perfect=metric.perfect,
-        judge=judge,
-        reason=reason if n < clips else None,
-    )
-
-
-def pair(entry: str, own: "PerClip", other: "PerClip", against: str, speakers: Mapping[int, str]) -> Paired | None:
-    """Compare two rows on the clips that both have; None if there is none."""
-    from lipbench.evaluation.bank import CATALOGUE
-
-    metric = CATALOGUE[entry].metric
-    shared, i, j = np.intersect1d(own.index, other.index, return_indices=True)
-    a, b = own.value[i], other.value[j]
-    both = np.isfinite(a) & np.isfinite(b)
-    if not both.any():
-        return None
-    a, b = a[both], b[both]
-    ahead = statistics.gain(a, metric.higher_is_better, metric.perfect) > statistics.gain(
-        b, metric.higher_is_better, metric.perfect
-    )
-    return Paired(
-        metric=entry,
-        against=against,
-        difference=float((a - b).mean()),
-        ci95=statistics.interval(a - b, None, [speakers[int(k)] for k in shared[both]]),
-        better=float(ahead.mean()),
-        p=statistics.p_value(a - b),
-        n=int(both.sum()),
-    )
 
 
 def clips_sha256(clip_ids: Sequence[str]) -> str:

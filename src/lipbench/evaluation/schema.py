@@ -8,6 +8,8 @@ from lipbench.evaluation.writing import check_protocol
 
 KINDS: Final = ("model", "control", "calibration")
 TIMINGS: Final = ("given", "length", "free")
+TEXT: Final = "text/"
+"""Beginning of the columns that score what a model reads itself."""
 LARGEST: Final = 1e9
 """Of any score: a larger one is a mistake, and no table has room for it."""
 _DEEPEST: Final = 32  # levels of lists and mappings; a record has four
@@ -35,7 +37,8 @@ def check(content: object) -> None:
     _fields(_RECORD, optional={"beside"})("the file", content)
     assert isinstance(content, dict)
     kind, clips = content["kind"], content["clips"]["n"]
-    if kind != "calibration" and content["timing"] is None:
+    reader = bool(content["scores"]) and all(name.startswith(TEXT) for name in content["scores"])
+    if kind != "calibration" and content["timing"] is None and not reader:
         raise _wrong("timing", None, f"{' or '.join(TIMINGS)} for a {kind}")
     if (content["control"] is not None) != (kind == "control"):
         raise _wrong("control", content["control"], f"{'a name' if kind == 'control' else 'null'} for a {kind}")

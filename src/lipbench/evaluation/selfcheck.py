@@ -21,7 +21,7 @@ from lipbench.evaluation.bank import CATALOGUE, Bank, Row
 from lipbench.media import alignment, audio, geometry
 from lipbench.metrics.lse import lse
 from lipbench.metrics.wer import CER, WER
-from lipbench.scoring.base import ClipMetric, mean
+from lipbench.scoring.base import TranscriptMetric, mean
 from lipbench.scoring.views import MOUTH, Scene, Take
 from lipbench.synthetic.corpus import FPS, SAMPLE_RATE, render, sentence_ids, words_of
 from lipbench.types import ClipBatch
@@ -290,7 +290,7 @@ def _identity(bank: Bank, scene: Scene) -> Check:
         for entry in bank.entries
         if entry.name not in bank.reasons
         and entry.metric.perfect is not None
-        and not (issubclass(entry.metric, ClipMetric) and entry.metric.against)
+        and not issubclass(entry.metric, TranscriptMetric)
         and entry.name not in ("kid", "av_offset[signed]")
     }
     found = _values(_scored(bank, scene.take(scene.reference.native.clone()), scene, perfect))

@@ -34,6 +34,16 @@ def check_name(what: str, name: str) -> None:
         raise ValueError(f"{what} {name!r} cannot name a file: Windows keeps this name for a device; {rule}")
 
 
+def file_name(name: str, otherwise: str) -> str:
+    """A name as part of a record's path: "a b[c]" becomes "a-b-c".
+
+    Args:
+        name: Any text.
+        otherwise: What is taken where nothing is left of it.
+    """
+    return re.sub(r"[^\w.+-]+", "-", name)[:80].strip("-.") or otherwise
+
+
 def check_protocol(name: str) -> None:
     """Check a protocol's name, whose parts between slashes become folders; see `check_name`."""
     for part in name.split("/"):

@@ -5,7 +5,7 @@ import dataclasses
 import difflib
 import hashlib
 from collections import defaultdict
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -21,9 +21,12 @@ from lipbench.leaderboard.lines import Line, gain
 PRIMARY: Final = ("mouth/psnr", "mouth/ssim", "lmd", "opening_corr[speech]")
 """Columns that rank (own choice): picture, structure, shape of the mouth, movement in speech. Native pixels do not,
 since models of different sizes solve different tasks there; LPIPS does not, since most machines lack its weights."""
+READING: Final = ("text/wer", "text/cer")
+"""Columns that rank readers: both, since on short sentences one wrong word hides how many letters are wrong."""
 _NATIVE: Final = ("native/psnr", "native/ssim")
 """Columns that, beside the primary ones, a model must score better in than a frozen frame of its own view."""
 _FROZEN: Final = "frozen-frame"
+_Key = tuple[str, str, str | None]
 _SIGNIFICANT: Final = 0.05
 _MISSING: Final = 0.05  # share of the clips without a score up to which a row is ranked, beside the fullest row
 
@@ -34,12 +37,14 @@ class Board:
 
     Args:
         name: Stem of its CSV file.
+        kind: "video" compares what was generated, "text" what readers read.
         lines: Models by timing and rank, then controls, then calibrations.
         ranked_by: The primary columns that at least one model has.
         notes: What a reader must know.
     """
 
     name: str
+    kind: board_lines.Kind
     lines: list[Line]
     ranked_by: list[str]
     notes: list[str]
@@ -59,7 +64,8 @@ def boards(results: str | Path, protocol: str | None = None) -> tuple[list[Board
         ValueError: There are records, but none of that protocol.
     """
     results = Path(results)
-    groups: dict[str, dict[str, list[Line]]] = defaultdict(lambda: defaultdict(list))
+    groups: dict[tuple[str, board_lines.Kind], dict[str, list[Line]]] = defaultdict(lambda: defaultdict(list))
+    there: dict[str, set[_Key]] = defaultdict(set)
     unread: list[str] = []
     for path in sorted(results.rglob("*.json")):
         try:
@@ -67,24 +73,41 @@ def boards(results: str | Path, protocol: str | None = None) -> tuple[list[Board
         except ValueError as error:
             unread.append(str(error))
             continue
-        groups[entry.protocol["name"]][entry.comparable].append(Line(entry, path.relative_to(results)))
-    if protocol is not None and groups and protocol not in groups:
-        near = difflib.get_close_matches(protocol, groups, 1, 0.4)
+        for kind, line in board_lines.by_kind(Line(entry, path.relative_to(results))).items():
+            groups[entry.protocol["name"], kind][entry.comparable].append(line)
+        there[entry.comparable].add(_key(entry, entry.control))
+    names = sorted({name for name, _ in groups})
+    if protocol is not None and names and protocol not in names:
+        near = difflib.get_close_matches(protocol, names, 1, 0.4)
         hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise ValueError(f"no results of protocol {protocol!r}{hint} There are results of {', '.join(sorted(groups))}")
+        raise ValueError(f"no results of protocol {protocol!r}{hint} There are results of {', '.join(names)}")
     stems: set[str] = set()
     found = []
-    for name in sorted(groups):
-        stem = name.replace("/", "_")
+    for name, kind in sorted(groups, key=lambda key: (key[0], key[1] == "text")):
+        stem = name.replace("/", "_") + ("-reading" if kind == "text" else "")
         if stem.lower() in stems:  # a/b and a_b, or names that differ in case only: a file each
             stem += f"-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
         stems.add(stem.lower())
         if protocol in (None, name):
-            found += _boards(results, stem, groups[name], unread)
+            found += _boards(results, stem, kind, groups[name, kind], there, unread)
     return found, unread
 
 
-def _boards(results: Path, stem: str, groups: dict[str, list[Line]], unread: list[str]) -> list[Board]:
+def _key(entry: Record, row: str | None) -> _Key:
+    """What tells a calibration or control row of a test from others."""
+    if row is None or row in record.CALIBRATIONS:
+        return row or entry.name, entry.view, None
+    return entry.name, entry.run, row
+
+
+def _boards(
+    results: Path,
+    stem: str,
+    kind: board_lines.Kind,
+    groups: dict[str, list[Line]],
+    there: Mapping[str, set[_Key]],
+    unread: list[str],
+) -> list[Board]:
     """The boards of one protocol: the newest version with the most clips takes the protocol's own name."""
 
     def order(key: str) -> tuple[int, int, int, str]:
@@ -103,7 +126,7 @@ def _boards(results: Path, stem: str, groups: dict[str, list[Line]], unread: lis
                 f"{len(keys)} tables of {entry.protocol['name']}, which must not be mixed: they differ in {differ}."
             )
         own = f"{stem}-v{entry.protocol['version']}-{entry.clips['n']}clips-{key}" if k else stem
-        found.append(_board(results, own, groups[key], notes, unread))
+        found.append(_board(results, own, kind, groups[key], there[key], notes, unread))
     return found
 
 
@@ -123,17 +146,26 @@ def _covers(line: Line, name: str, models: Sequence[Line]) -> bool:
     return line.value(name) is not None and line.record.scores[name].coverage >= (1 - _MISSING) * most
 
 
-def _board(results: Path, stem: str, lines: list[Line], notes: list[str], unread: list[str]) -> Board:
+def _board(
+    results: Path,
+    stem: str,
+    kind: board_lines.Kind,
+    lines: list[Line],
+    there: set[_Key],
+    notes: list[str],
+    unread: list[str],
+) -> Board:
     """Rank the models of one board, timing by timing."""
     usual = board_lines.measures(lines)
     lines, apart = board_lines.apart(board_lines.merged(lines, usual), usual)
     calibrations = [line for line in lines if line.record.kind == "calibration"]
     models = [_beside_frozen(line, calibrations) for line in lines if line.record.kind == "model"]
-    by = [name for name in PRIMARY if any(line.value(name) is not None for line in models)]
+    primary = PRIMARY if kind == "video" else READING
+    by = [name for name in primary if any(line.value(name) is not None for line in models)]
     ranked: list[Line] = []
     rest: list[Line] = []
-    for timing in schema.TIMINGS:
-        task = [line for line in models if line.record.timing == timing]
+    for timing in schema.TIMINGS if kind == "video" else (None,):
+        task = [line for line in models if timing is None or line.record.timing == timing]
         complete = [line for line in task if by and all(_covers(line, name, models) for name in by)]
         rest += [line for line in task if line not in complete]
         if not complete:
@@ -147,13 +179,13 @@ def _board(results: Path, stem: str, lines: list[Line], notes: list[str], unread
         ]
         ranked += sorted(placed, key=lambda line: (line.rank, line.path))
     if models:
+        of = "rows of the same timing (given: by true durations or sound)" if kind == "video" else "readers"
         notes.append(
-            f"Ranked by the mean rank in {', '.join(by)}, among rows of the same timing (given: by true durations or "
-            "sound) that have all of them, on nearly all clips."
+            f"Ranked by the mean rank in {', '.join(by)}, among {of} that have all of them, on nearly all clips."
             if by
-            else f"Not ranked: no row has any of {', '.join(PRIMARY)}."
+            else f"Not ranked: no row has any of {', '.join(primary)}."
         )
-    notes += [*apart, *_still_notes(ranked + rest, calibrations), *_lost(lines)]
+    notes += [*apart, *_still_notes(ranked + rest, calibrations), *_lost(lines, there)]
     others = [line for line in lines if line.record.kind != "model"]
     names = record.CALIBRATIONS
     others.sort(
@@ -164,7 +196,7 @@ def _board(results: Path, stem: str, lines: list[Line], notes: list[str], unread
             line.path,
         )
     )
-    return Board(stem, ranked + rest + others, by, notes)
+    return Board(stem, kind, ranked + rest + others, by, notes)
 
 
 def _ranks(lines: Sequence[Line], name: str) -> statistics.Values:
@@ -212,21 +244,22 @@ def _still_notes(models: Sequence[Line], calibrations: Sequence[Line]) -> list[s
     ]
 
 
-def _lost(lines: Sequence[Line]) -> list[str]:
-    """A note for the calibration and control rows that were scored beside a model and are not there."""
-    calibrations = {(line.record.name, line.record.view) for line in lines if line.record.kind == "calibration"}
-    controls = {(line.record.name, line.record.run, line.record.control) for line in lines}
+def _lost(lines: Sequence[Line], there: set[_Key]) -> list[str]:
+    """A note for the calibration and control rows that were scored beside a model and are not there.
+
+    Args:
+        lines: Of a table.
+        there: The rows of all records that may be compared with its own, whatever kind of table they stand in.
+    """
     lacking: dict[str, list[str]] = defaultdict(list)
     for line in lines:
         entry = line.record
         if entry.kind != "model":
             continue
         rows = entry.beside or [pair.against for pair in entry.paired]  # older records name those they were paired with
-        for row in dict.fromkeys(rows):
-            known = row in record.CALIBRATIONS
-            there = (row, entry.view) in calibrations if known else (entry.name, entry.run, row) in controls
-            if not there:
-                lacking[line.label].append(row)
+        lost = [row for row in dict.fromkeys(rows) if _key(entry, row) not in there]
+        if lost:
+            lacking[line.label] += lost
     return [
         f"Not there: {', '.join(rows)}, scored in the same test as {label}. Restore these records, or test again."
         for label, rows in lacking.items()

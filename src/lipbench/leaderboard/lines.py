@@ -5,15 +5,18 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 from lipbench.evaluation import statistics
 from lipbench.evaluation.record import Record, Score
+from lipbench.evaluation.schema import TEXT
 
 OTHER: Final = "‡"
 """Marks a score that another observer gave than those of the table's other rows."""
 STILL: Final = "*"
 """Marks a model's score that is no better than a frozen first frame's."""
+Kind = Literal["video", "text"]
+"""What the rows of a table are compared in: what was generated, or what readers read."""
 _Measure = tuple[str | None, str, bool | None, float | None]
 """What two scores of a column must share to be compared: observer, unit, direction, perfect score."""
 
@@ -52,6 +55,23 @@ class Line:
         """How notes call the row."""
         run = "" if self.record.kind == "calibration" else f" {self.record.run}"
         return f"{self.record.name}{run}{f' {self.record.control}' if self.record.control else ''}"
+
+
+def by_kind(line: Line) -> dict[Kind, Line]:
+    """A line for every kind of table that its record has columns of.
+
+    A calibration row of readers is the same whatever they look at: all views are one there.
+    """
+    entry = line.record
+    text = {name: score for name, score in entry.scores.items() if name.startswith(TEXT)}
+    video = {name: score for name, score in entry.scores.items() if name not in text}
+    found: dict[Kind, Line] = {}
+    if video or not text:
+        found["video"] = dataclasses.replace(line, record=dataclasses.replace(entry, scores=video))
+    if text:
+        view = "text" if entry.kind == "calibration" else entry.view
+        found["text"] = dataclasses.replace(line, record=dataclasses.replace(entry, scores=text, view=view))
+    return found
 
 
 def gain(values: statistics.Values, score: Score) -> statistics.Values:

@@ -30,6 +30,7 @@ def show(board: Board, console: Console) -> None:
     speakers = first.clips["speakers"]
     title = f"{first.protocol['name']} v{first.protocol['version']}, {first.clips['n']} clips of {speakers} speaker"
     title += "s" if speakers > 1 else ""
+    title += ": readers" if board.kind == "text" else ""
     best = _best(board, columns)
     formatting.print_split(console, columns, lambda those, head: _table(board, those, best, title if head else ""))
     for note in board.notes:
@@ -44,19 +45,20 @@ def show(board: Board, console: Console) -> None:
         console.print(on_one_line(f"{formatting.EMPTY} {where}: {reason}"), style="dim", markup=False, highlight=False)
 
 
-def _best(board: Board, columns: Sequence[str]) -> dict[tuple[str | None, str], float]:
-    """Timing and column -> the gain of the best ranked row."""
-    found: dict[tuple[str | None, str], float] = {}
+def _best(board: Board, columns: Sequence[str]) -> dict[tuple[str, str], float]:
+    """Task and column -> the gain of the best ranked row."""
+    found: dict[tuple[str, str], float] = {}
     for line in board.lines:
         for name in columns:
-            value, key = line.value(name), (line.record.timing, name)
+            value = line.value(name)
             if line.rank and value is not None:
+                key = _task(board, line), name
                 own = float(gain(np.array([value]), line.record.scores[name])[0])
                 found[key] = max(own, found.get(key, own))
     return found
 
 
-def _table(board: Board, columns: Sequence[str], best: dict[tuple[str | None, str], float], title: str) -> Table:
+def _table(board: Board, columns: Sequence[str], best: dict[tuple[str, str], float], title: str) -> Table:
     """Some columns of a board; without a title, the continuation of a table, which does not repeat the views."""
     records = [line.record for line in board.lines]
     heading = Text(visible(title), style="table.title") if title else None
@@ -71,7 +73,7 @@ def _table(board: Board, columns: Sequence[str], best: dict[tuple[str | None, st
     section = ""
     for line in board.lines:
         entry = line.record
-        here = _section(line)
+        here = _section(board, line)
         if here != section:
             if section:
                 table.add_section()
@@ -86,21 +88,26 @@ def _table(board: Board, columns: Sequence[str], best: dict[tuple[str | None, st
             f"{line.rank or ''}{lines.STILL if line.rank and line.still else ''}",
             told,
             *view,
-            *(_cell(line, name, best) for name in columns),
+            *(_cell(board, line, name, best) for name in columns),
             style="" if entry.kind == "model" else "dim",
         )
     return table
 
 
-def _section(line: Line) -> str:
+def _task(board: Board, line: Line) -> str:
+    """What a row is ranked in."""
+    return "reading" if board.kind == "text" else _TASKS[str(line.record.timing)]
+
+
+def _section(board: Board, line: Line) -> str:
     """Heading under which a line stands."""
     if line.record.kind != "model":
         return "controls" if line.record.kind == "control" else f"calibration, {visible(line.record.view)}"
-    task = _TASKS[str(line.record.timing)]
+    task = _task(board, line)
     return task if line.rank else f"{task}, unranked"
 
 
-def _cell(line: Line, name: str, best: dict[tuple[str | None, str], float]) -> Text:
+def _cell(board: Board, line: Line, name: str, best: dict[tuple[str, str], float]) -> Text:
     """Value over margin; the best of a task is bold."""
     score = line.record.scores.get(name)
     text = Text(formatting.cell(score))
@@ -109,7 +116,7 @@ def _cell(line: Line, name: str, best: dict[tuple[str | None, str], float]) -> T
     if line.record.kind != "model" or score is None or score.value is None:
         return text
     value = line.value(name)
-    if line.rank and value is not None and gain(np.array([value]), score)[0] >= best[line.record.timing, name]:
+    if line.rank and value is not None and gain(np.array([value]), score)[0] >= best[_task(board, line), name]:
         text.stylize("bold")
     if name in line.still:
         text.append(lines.STILL)

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn.functional import conv1d, max_pool2d, pad
 
 from lipbench.scoring import checks
-from lipbench.scoring.base import ClipMetric, finite, over_frames
+from lipbench.scoring.base import Column, FramesMetric, Spans, finite, over_frames
 
 Variant = Literal["port", "atvgnet"]
 
@@ -342,7 +342,7 @@ def _blur(x: Tensor, dim: int) -> Tensor:
     return out.div_(inside.reshape(shape))
 
 
-class CPBD(ClipMetric):
+class CPBD(FramesMetric):
     """Mean CPBD of the generated video's frames; the reference is not looked at, and its own score is no upper bound.
 
     Pictures in [0, 1] are rounded to 8 bits and turned to grey as PIL does. Read it beside the ground truth's own.
@@ -356,19 +356,21 @@ class CPBD(ClipMetric):
     higher_is_better = True
     perfect = None
     aligned = False
-    needs = frozenset({"pred_len"})
     undefined = "the pictures are smaller than 64x64 px, or a frame holds NaN"
     least = BLOCK
+    columns = (
+        Column("mouth/cpbd", "quality", 60, region="mouth"),
+        Column("native/cpbd", "quality", 70, region="native"),
+        Column("mouth/cpbd[atvgnet]", "legacy", 10, default=False, region="mouth", options={"variant": "atvgnet"}),
+    )
 
     def __init__(self, variant: Variant = "port") -> None:
         super().__init__()
         self.variant: Variant = variant
 
-    def score(
-        self, pred: Tensor, target: Tensor, length: Tensor, pred_len: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """Score (B, T, 3, h, w) float pictures in [0, 1], `pred_len` (default: `length`) frames of each clip."""
-        length = length if pred_len is None else pred_len
+    def score(self, pred: Tensor, target: Tensor, spans: Spans) -> tuple[Tensor, Tensor]:
+        """Score (B, T, 3, h, w) float pictures in [0, 1]."""
+        length = spans.pred_length
         asked = torch.arange(pred.shape[1], device=pred.device) < length.to(pred.device)[:, None]  # (B, T)
         asked &= finite(pred)
         frames = max(1, _CHUNK // pred.shape[-2:].numel())

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from lipbench.scoring import checks
-from lipbench.scoring.base import ClipMetric, over_frames
+from lipbench.scoring.base import Column, ObservationMetric, Spans, over_frames
 
 
 def csim(pred: Tensor, target: Tensor) -> Tensor:
@@ -28,7 +28,7 @@ def csim(pred: Tensor, target: Tensor) -> Tensor:
     return cosine.clamp(-1, 1)  # rounding leads outside
 
 
-class CSIM(ClipMetric):
+class CSIM(ObservationMetric):
     """Cosine similarity of ArcFace embeddings of generated and reference frames, mean over frames; 1 for a copy.
 
     Which ArcFace is rarely said in papers, and scores of different ones do not compare: the record names the weights.
@@ -42,7 +42,8 @@ class CSIM(ClipMetric):
     perfect = 1.0
     undefined = "a frame holds NaN"
     observes = "identity"
+    columns = (Column("csim", "identity", 10, default=False),)
 
-    def score(self, pred: Tensor, target: Tensor, length: Tensor) -> tuple[Tensor, Tensor]:
+    def score(self, pred: Tensor, target: Tensor, spans: Spans) -> tuple[Tensor, Tensor]:
         """Score (B, T, E) embeddings."""
-        return over_frames(csim(pred, target), length)
+        return over_frames(csim(pred, target), spans.length)

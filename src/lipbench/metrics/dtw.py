@@ -1,6 +1,6 @@
 """DTW: PSNR, SSIM and LMD of videos of different length, along the path that fits their frames together best."""
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 
 import numpy as np
 import numpy.typing as npt
@@ -11,7 +11,7 @@ from lipbench.metrics.lmd import LEAST, MOUTH, lmd
 from lipbench.metrics.psnr import CAP, psnr
 from lipbench.metrics.ssim import ssim
 from lipbench.scoring import checks
-from lipbench.scoring.base import ClipMetric
+from lipbench.scoring.base import Column, FramesMetric, ObservationMetric, Spans
 
 
 def path(cost: Tensor) -> Tensor:
@@ -102,7 +102,7 @@ def lip_distance(pred: Tensor, target: Tensor) -> Tensor:
     return lmd(pred[:, None, MOUTH], target[None, :, MOUTH])
 
 
-class _Warped(ClipMetric):
+class _Warped(ABC):
     """A mean along the DTW path; each clip counts by the frames of its reference, whatever was made.
 
     The path is the best one there is, so the score flatters any video that can be warped to fit, and it says nothing
@@ -112,34 +112,33 @@ class _Warped(ClipMetric):
     """
 
     aligned = False
-    needs = frozenset({"pred_len"})
 
-    def score(self, pred: Tensor, target: Tensor, length: Tensor, pred_len: Tensor) -> tuple[Tensor, Tensor]:
+    def score(self, pred: Tensor, target: Tensor, spans: Spans) -> tuple[Tensor, Tensor]:
         """Score videos of their own lengths.
 
         Args:
             pred: (B, N, ...).
             target: (B, T, ...).
-            length: (B,) valid frames of the target.
-            pred_len: (B,) valid frames of `pred`, at most N.
+            spans: Valid frames of both; those of the generated videos are at most N.
 
         Raises:
             ValueError: `pred` was cut.
         """
         values = []
-        for p, t, made, frames in zip(pred, target, pred_len.tolist(), length.tolist(), strict=True):
+        lengths = spans.pred_length.tolist(), spans.length.tolist()
+        for p, t, made, frames in zip(pred, target, *lengths, strict=True):
             if made > len(p):
                 raise ValueError(f"pred_len says {made} frames and pred has {len(p)}: it was cut")
             defined = made > 0 and frames > 0
             values.append(self.along(p[:made], t[:frames]) if defined else p.new_tensor(torch.nan))
-        return torch.stack(values), length
+        return torch.stack(values), spans.length
 
     @abstractmethod
     def along(self, pred: Tensor, target: Tensor) -> Tensor:
         """Compare two clips of N and M frames, each at least 1."""
 
 
-class _WarpedPictures(_Warped):
+class _WarpedPictures(_Warped, FramesMetric):
     """Pictures meet by `picture_distance`, the error that PSNR is made of."""
 
     undefined = "a frame holds NaN, or there is none"
@@ -163,6 +162,7 @@ class WarpedPSNR(_WarpedPictures):
     unit = "dB"
     higher_is_better = True
     perfect = CAP
+    columns = (Column("mouth/psnr[dtw]", "dtw", 10, default=False, region="mouth"),)
 
     def compare(self, pred: Tensor, target: Tensor) -> Tensor:
         """PSNR of pairs of frames."""
@@ -176,13 +176,14 @@ class WarpedSSIM(_WarpedPictures):
     unit = ""
     higher_is_better = True
     perfect = 1.0
+    columns = (Column("mouth/ssim[dtw]", "dtw", 20, default=False, region="mouth"),)
 
     def compare(self, pred: Tensor, target: Tensor) -> Tensor:
         """SSIM of pairs of frames."""
         return ssim(pred, target)
 
 
-class WarpedLMD(_Warped):
+class WarpedLMD(_Warped, ObservationMetric):
     """Mean landmark distance along the path that it makes shortest, in px; 0 for a copy, also at another speed.
 
     Frames without landmarks are left out of their video; where more than 5 % are, the clip is undefined, as in LMD.
@@ -194,6 +195,7 @@ class WarpedLMD(_Warped):
     perfect = 0.0
     undefined = "fewer than 95 % of the frames of a video have landmarks"
     observes = "landmarks"
+    columns = (Column("lmd[dtw]", "dtw", 30, default=False),)
 
     def along(self, pred: Tensor, target: Tensor) -> Tensor:
         """Mean over the path of two clips (N, 68, 2) and (M, 68, 2)."""

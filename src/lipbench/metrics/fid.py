@@ -1,18 +1,20 @@
 """FID and KID: distances between the sets of generated and true frames, by Inception features."""
 
-from abc import ABC, abstractmethod
 from itertools import pairwise
-from typing import ClassVar
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
-from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
 from lipbench.pretrained.inception import Inception
 from lipbench.scoring import checks
+from lipbench.scoring.base import Column
+from lipbench.scoring.sets import SetMetric, whole_state
+
+UNDEFINED: Final = "fewer than 2 frames in a set, or no clip whose frames all have features"
 
 
 def frechet_distance(mean_a: Tensor, covariance_a: Tensor, mean_b: Tensor, covariance_b: Tensor) -> Tensor:
@@ -90,92 +92,6 @@ def kernel_distance(a: Tensor, b: Tensor) -> Tensor:
     return within(a) + within(b) - 2 * kernel(a, b).mean()
 
 
-class SetMetric(Metric, ABC):
-    """One number for a whole set of videos: no scores of single clips, and so no interval.
-
-    `update` takes what an observer made of both videos. Every clip counts once however often samplers repeat it, and a
-    clip with a frame that has no features is left out on both sides; `coverage` tells how many are in.
-
-    Args:
-        dim: Features a frame, D.
-    """
-
-    full_state_update = False
-    name: ClassVar[str]
-    unit: ClassVar[str] = ""
-    higher_is_better = False
-    perfect: ClassVar[float] = 0.0
-    observes: ClassVar[str] = "inception"
-    """Observation that `update` takes of both videos."""
-    aligned: ClassVar[bool] = False
-    undefined: ClassVar[str] = "fewer than 2 frames in a set, or no clip whose frames all have features"
-
-    clips: list[Tensor]
-    left_out: list[Tensor]
-
-    def __init__(self, dim: int = Inception.dim) -> None:
-        super().__init__()
-        self.dim = dim
-        for state in ("clips", "left_out"):
-            self.add_state(state, default=[], dist_reduce_fx="cat")
-        # One dtype: the placeholder that torchmetrics gathers from a rank without clips has the metric's dtype, and
-        # one dimension, so that list states are flat.
-        self.set_dtype(torch.float64)
-
-    def update(
-        self, pred: Tensor, target: Tensor, index: Tensor, length: Tensor, pred_len: Tensor | None = None
-    ) -> None:
-        """Take in a batch of B clips.
-
-        Args:
-            pred: (B, T, D) features of the generated frames.
-            target: (B, T, D) features of the true ones.
-            index: (B,) position of each clip in its split.
-            length: (B,) valid frames.
-            pred_len: (B,) valid frames of `pred`; default: `length`.
-
-        Raises:
-            ValueError: A frame has another number of features than D.
-        """
-        for what, features in (("pred", pred), ("target", target)):
-            checks.tensor(what, features, ("B", "T", "D"))
-            if features.shape[-1] != self.dim:
-                raise ValueError(f"{self.name} was made for {self.dim} features a frame, got {features.shape[-1]}")
-        lengths = zip((length if pred_len is None else pred_len).tolist(), length.tolist(), strict=True)
-        known = set(_whole(self.clips).tolist()) | set(_whole(self.left_out).tolist())
-        for p, t, clip, (made, true) in zip(pred, target, index.tolist(), lengths, strict=True):
-            if clip in known:
-                continue
-            known.add(clip)
-            p, t = (x[:frames].detach().to(self.device, torch.float64) for x, frames in ((p, made), (t, true)))
-            place = torch.tensor([clip], dtype=torch.float64, device=self.device)
-            if not len(p) or not len(t) or not bool(p.isfinite().all() & t.isfinite().all()):
-                self.left_out.append(place)
-                continue
-            self.clips.append(place)
-            self.add(p, t, clip)
-
-    @abstractmethod
-    def add(self, pred: Tensor, target: Tensor, clip: int) -> None:
-        """Take in one clip: features (N, D) and (T, D) float64."""
-
-    def whole(self) -> tuple[float, int]:
-        """The distance over all processes, NaN if undefined, and how many clips it is over (a collective call)."""
-        with self.sync_context(should_sync=not self._is_synced):
-            return float(type(self).compute(self)), len(np.unique(_whole(self.clips)))
-
-    @property
-    def coverage(self) -> float:
-        """Share of the clips seen by this process that count; NaN before the first."""
-        inside, outside = len(_whole(self.clips)), len(_whole(self.left_out))
-        return inside / (inside + outside) if inside + outside else float("nan")
-
-
-def _whole(state: list[Tensor] | Tensor) -> npt.NDArray[np.float64]:
-    """A list state, gathered or not, as one array."""
-    return np.asarray(dim_zero_cat(state).cpu().numpy()) if len(state) else np.zeros(0)
-
-
 class FID(SetMetric):
     """Frechet distance between the Gaussians of generated and true features; 0 for a copy.
 
@@ -194,6 +110,9 @@ class FID(SetMetric):
     """
 
     name = "fid"
+    observes = "inception"
+    undefined = UNDEFINED
+    columns = (Column("fid", "distribution", 10, default=False),)
 
     count: Tensor
     total: Tensor
@@ -236,7 +155,7 @@ class FID(SetMetric):
         Raises:
             ValueError: A clip was counted by two processes before either could know.
         """
-        held, seen = _whole(self.held_clip).astype(int).tolist(), _whole(self.clips).astype(int).tolist()
+        held, seen = whole_state(self.held_clip).astype(int).tolist(), whole_state(self.clips).astype(int).tolist()
         counted = sorted(seen)
         for clip in held:
             counted.remove(clip)
@@ -249,7 +168,7 @@ class FID(SetMetric):
         count, total, products = self.count, self.total, self.products
         done, start = set(counted), 0
         features = dim_zero_cat(self.held_features) if held else self.total.new_zeros(0)
-        for clip, frames in zip(held, _whole(self.held_frames).astype(int).reshape(-1, 2).tolist(), strict=True):
+        for clip, frames in zip(held, whole_state(self.held_frames).astype(int).reshape(-1, 2).tolist(), strict=True):
             size = sum(frames) * self.dim
             if clip not in done:
                 more = self._sums(features[start : start + size], frames)
@@ -278,6 +197,9 @@ class KID(SetMetric):
     """
 
     name = "kid"
+    observes = "inception"
+    undefined = UNDEFINED
+    columns = (Column("kid", "distribution", 20, default=False),)
 
     def __init__(self, dim: int = Inception.dim, size: int = 2000) -> None:
         super().__init__(dim)
@@ -312,7 +234,7 @@ class KID(SetMetric):
 
     def compute(self) -> Tensor:
         """Distance () float64 over the frames kept; NaN for fewer than 2 frames."""
-        if not len(_whole(self.clips)):
+        if not len(whole_state(self.clips)):
             return torch.tensor(torch.nan, dtype=torch.float64, device=self.device)
         pred, target = self._smallest("pred")[1], self._smallest("target")[1]
         if min(len(pred), len(target)) < 2:

@@ -6,6 +6,7 @@ from torch import Tensor
 
 from lipbench.metrics.fid import FID
 from lipbench.nets import i3d
+from lipbench.scoring.base import Column
 
 WINDOW: Final = i3d.FRAMES
 """Frames of a window."""
@@ -33,6 +34,7 @@ class FVD(FID):
 
     name = "fvd"
     observes = "i3d"
+    columns = (Column("fvd", "distribution", 30, default=False),)
     undefined = "fewer than 2 windows of 16 frames in a set, or no clip whose windows all have features"
 
     def __init__(self, dim: int = i3d.CLASSES, held: int = 16) -> None:

@@ -5,7 +5,7 @@ from torch import Tensor
 
 from lipbench.metrics.lmd import MOUTH
 from lipbench.scoring import checks
-from lipbench.scoring.base import ClipMetric
+from lipbench.scoring.base import Column, ObservationMetric, Spans
 
 _STILL = 1e-6  # px / frame^2: below it nothing moves
 
@@ -37,7 +37,7 @@ def jitter(points: Tensor) -> Tensor:
     return acceleration.mean(-1)
 
 
-class Jitter(ClipMetric):
+class Jitter(ObservationMetric):
     """Mean jitter of the 20 lip points over that of the reference, mean over clips; 1 for a copy.
 
     Above 1 the mouth trembles, below 1 it is smoother than speech is. The predictor's own noise stands in both terms,
@@ -52,11 +52,12 @@ class Jitter(ClipMetric):
     perfect = 1.0
     undefined = "the reference's lips do not move, or no three frames in a row have landmarks in both videos"
     observes = "landmarks"
+    columns = (Column("jitter", "landmarks", 50, default=False),)
 
-    def score(self, pred: Tensor, target: Tensor, length: Tensor) -> tuple[Tensor, Tensor]:
+    def score(self, pred: Tensor, target: Tensor, spans: Spans) -> tuple[Tensor, Tensor]:
         """Score (B, T, 68, 2) landmarks in canonical pixels; every clip counts the same."""
         own, true = (jitter(points[..., MOUTH, :].double()) for points in (pred, target))  # (B, T - 2)
-        inside = torch.arange(2, own.shape[1] + 2, device=own.device) < length.to(own.device)[:, None]
+        inside = torch.arange(2, own.shape[1] + 2, device=own.device) < spans.length.to(own.device)[:, None]
         both = inside & own.isfinite() & true.isfinite()
         own, true = (values.masked_fill(~both, 0).sum(1) / both.sum(1) for values in (own, true))
         value = torch.where(true > _STILL, own / true, torch.nan)  # NaN where no frame is left

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from lipbench.media import geometry
 from lipbench.scoring import checks
-from lipbench.scoring.base import ClipMetric
+from lipbench.scoring.base import Column, ObservationMetric, Spans
 
 MOUTH: Final = slice(48, 68)
 """The 20 lip points of the 68 (iBUG order)."""
@@ -77,7 +77,7 @@ def _over_found(distance: Tensor, length: Tensor) -> tuple[Tensor, Tensor]:
     return value.masked_fill(count < LEAST * length.to(count.device), torch.nan), count
 
 
-class LMD(ClipMetric):
+class LMD(ObservationMetric):
     """Mean landmark distance over frames, in px of the 256 face; 0 for a copy.
 
     Both videos are looked at in the reference's box, so that the detector adds no jitter. What remains is the
@@ -98,12 +98,18 @@ class LMD(ClipMetric):
     perfect = 0.0
     undefined = "fewer than 95 % of its frames have landmarks"
     observes = "landmarks"
+    columns = (
+        Column("lmd", "landmarks", 10),
+        Column("lmd[raw]", "legacy", 90, default=False, options={"variant": "raw"}),
+        Column("lmd[sum]", "legacy", 100, default=False, options={"variant": "sum"}),
+        Column("lmd[crop64]", "legacy", 110, default=False, options={"variant": "crop64"}),
+    )
 
     def __init__(self, variant: Literal["mean", "raw", "sum", "crop64"] = "mean") -> None:
         super().__init__()
         self.variant = variant
 
-    def score(self, pred: Tensor, target: Tensor, length: Tensor) -> tuple[Tensor, Tensor]:
+    def score(self, pred: Tensor, target: Tensor, spans: Spans) -> tuple[Tensor, Tensor]:
         """Score (B, T, 68, 2) landmarks in canonical pixels."""
         distance = lmd(pred[..., MOUTH, :], target[..., MOUTH, :], aligned=self.variant != "raw")  # (B, T)
         if self.variant == "sum":
@@ -111,10 +117,10 @@ class LMD(ClipMetric):
         if self.variant == "crop64":
             _, left, _, right = geometry.box("mouth_square")
             distance = distance * (_CROP / (right - left))
-        return _over_found(distance, length)
+        return _over_found(distance, spans.length)
 
 
-class NormalisedLMD(ClipMetric):
+class NormalisedLMD(ObservationMetric):
     """LMD over the distance between the eyes of the reference's frame: free of the picture's size; 0 for a copy.
 
     On the canonical picture the eyes are always about as far apart, so that it ranks as LMD does; it is there for
@@ -127,13 +133,14 @@ class NormalisedLMD(ClipMetric):
     perfect = 0.0
     undefined = LMD.undefined
     observes = "landmarks"
+    columns = (Column("lmd_iod", "landmarks", 60, default=False),)
 
-    def score(self, pred: Tensor, target: Tensor, length: Tensor) -> tuple[Tensor, Tensor]:
+    def score(self, pred: Tensor, target: Tensor, spans: Spans) -> tuple[Tensor, Tensor]:
         """Score (B, T, 68, 2) landmarks in pixels of any size."""
-        return _over_found(lmd(pred[..., MOUTH, :], target[..., MOUTH, :]) / interocular(target), length)
+        return _over_found(lmd(pred[..., MOUTH, :], target[..., MOUTH, :]) / interocular(target), spans.length)
 
 
-class LandmarkCoverage(ClipMetric):
+class LandmarkCoverage(ObservationMetric):
     """Share of all frames whose lips have landmarks in both videos; 1 for a copy of a face that is always found.
 
     Published scripts drop the other frames without a word. Below 0.95 a clip has no LMD.
@@ -145,9 +152,10 @@ class LandmarkCoverage(ClipMetric):
     perfect = 1.0
     undefined = "it has no frames"
     observes = "landmarks"
+    columns = (Column("lmd_coverage", "landmarks", 70, default=False),)
 
-    def score(self, pred: Tensor, target: Tensor, length: Tensor) -> tuple[Tensor, Tensor]:
+    def score(self, pred: Tensor, target: Tensor, spans: Spans) -> tuple[Tensor, Tensor]:
         """Score (B, T, 68, 2) landmarks, NaN on frames without."""
         found = lmd(pred[..., MOUTH, :], target[..., MOUTH, :]).isfinite()  # (B, T)
-        inside = _inside(found, length)
+        inside = _inside(found, spans.length)
         return (found & inside).sum(1) / inside.sum(1), inside.sum(1)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from lipbench.errors import Unavailable
 from lipbench.pretrained.weights import digest, read_published
 from lipbench.scoring import checks
-from lipbench.scoring.base import ClipMetric, over_frames
+from lipbench.scoring.base import Column, FramesMetric, Spans, over_frames
 
 BACKBONE: Final = "alexnet-owt-7be5be79.pth"
 """torchvision's AlexNet; the eight digits begin its SHA-256 (torch hub's convention for file names)."""
@@ -93,7 +93,7 @@ def lpips(pred: Tensor, target: Tensor, network: nn.Module) -> Tensor:
     return (torch.cat(parts) if parts else a.new_zeros(0)).reshape(pred.shape[:-3])
 
 
-class LPIPS(ClipMetric):
+class LPIPS(FramesMetric):
     """Mean LPIPS over frames; 0 for a copy.
 
     Args:
@@ -106,6 +106,8 @@ class LPIPS(ClipMetric):
     perfect = 0.0
     undefined = "a frame holds NaN"
     least = _LEAST
+    file = "lpips"
+    columns = (Column("mouth/lpips", "quality", 30, region="mouth"),)
 
     def __init__(self, weights: str | None = None) -> None:
         super().__init__()
@@ -116,6 +118,6 @@ class LPIPS(ClipMetric):
         """The backbone and its hash."""
         return f"AlexNet sha256 {self._sha256[:16]}"
 
-    def score(self, pred: Tensor, target: Tensor, length: Tensor) -> tuple[Tensor, Tensor]:
+    def score(self, pred: Tensor, target: Tensor, spans: Spans) -> tuple[Tensor, Tensor]:
         """Score (B, T, 3, h, w) float pictures in [0, 1]."""
-        return over_frames(lpips(pred, target, self.network), length)
+        return over_frames(lpips(pred, target, self.network), spans.length)

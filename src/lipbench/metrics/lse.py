@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lipbench.scoring import checks
-from lipbench.scoring.base import ClipMetric
+from lipbench.scoring.base import Column, ObservationMetric, Spans
 
 VSHIFT: Final = 15
 """Frames by which the sound is shifted in each direction, as in the published evaluation scripts."""
@@ -108,7 +108,7 @@ def lse(video: Tensor, audio: Tensor, windows: Tensor, vshift: int = VSHIFT, pad
     return Sync(*(score.masked_fill(~whole, torch.nan) for score in scores))
 
 
-class _LSE(ClipMetric):
+class _LSE(ObservationMetric):
     """Scores the embeddings of the generated video and its sound; every clip counts the same, as published.
 
     Args:
@@ -131,9 +131,9 @@ class _LSE(ClipMetric):
         windows = audio.isfinite().all(2).sum(1)  # a NaN in a picture must make the clip undefined, not shorter
         return lse(video, audio, windows.masked_fill(length.to(windows.device) == 0, 0), padding=self.padding)
 
-    def score(self, pred: Tensor, target: Tensor, length: Tensor) -> tuple[Tensor, Tensor]:
+    def score(self, pred: Tensor, target: Tensor, spans: Spans) -> tuple[Tensor, Tensor]:
         """Score (B, N, 2, E) embeddings of windows by the field of `Sync` that bears the metric's name."""
-        value: Tensor = getattr(self._sync(pred, length), self.name)
+        value: Tensor = getattr(self._sync(pred, spans.length), self.name)
         return value, torch.ones_like(value)
 
 
@@ -146,6 +146,10 @@ class LSEC(_LSE):
 
     name = "lse_c"
     higher_is_better = True
+    columns = (
+        Column("lse_c", "sync", 10),
+        Column("lse_c[mask]", "legacy", 20, default=False, options={"padding": "mask"}),
+    )
 
 
 class LSED(_LSE):
@@ -153,6 +157,10 @@ class LSED(_LSE):
 
     name = "lse_d"
     higher_is_better = False
+    columns = (
+        Column("lse_d", "sync", 20),
+        Column("lse_d[mask]", "legacy", 30, default=False, options={"padding": "mask"}),
+    )
 
 
 class AVOffset(_LSE):
@@ -171,14 +179,18 @@ class AVOffset(_LSE):
     unit = "frames"
     higher_is_better = None
     perfect = 0.0
+    columns = (
+        Column("av_offset", "sync", 30),
+        Column("av_offset[signed]", "legacy", 40, default=False, options={"signed": True}),
+    )
 
     def __init__(self, signed: bool = False, padding: Padding = "zero") -> None:
         super().__init__(padding)
         self.signed = signed
 
-    def score(self, pred: Tensor, target: Tensor, length: Tensor) -> tuple[Tensor, Tensor]:
+    def score(self, pred: Tensor, target: Tensor, spans: Spans) -> tuple[Tensor, Tensor]:
         """Score (B, N, 2, E) embeddings of windows of both videos."""
-        value = self._sync(pred, length).offset
+        value = self._sync(pred, spans.length).offset
         if not self.signed:
-            value = (value - self._sync(target, length).offset).abs()
+            value = (value - self._sync(target, spans.length).offset).abs()
         return value, torch.ones_like(value)

@@ -17,7 +17,7 @@ from torch import Tensor
 from lipbench.media import geometry
 from lipbench.metrics.lmd import MOUTH
 from lipbench.scoring import checks
-from lipbench.scoring.base import ClipMetric
+from lipbench.scoring.base import Column, ObservationMetric, Spans
 from lipbench.scoring.observers import LOWER_FACE
 
 _LEFT: Final = (48, 49, 50, 58, 59, 60, 61, 67)
@@ -82,7 +82,7 @@ def outside_lips() -> Tensor:
     return geometry.crop(free, LOWER_FACE)[0] > 1 - 1e-6
 
 
-class MotionInSilence(ClipMetric):
+class MotionInSilence(ObservationMetric):
     """Speed of the lips outside speech less the reference's there, mean over all such steps; 0 for a copy.
 
     Above 0 the lips go on moving when nothing is said, below 0 they rest more than real ones do: a frozen frame has
@@ -98,21 +98,21 @@ class MotionInSilence(ClipMetric):
     perfect = 0.0
     undefined = "no two frames in a row lie outside speech and have landmarks in both videos"
     observes = "landmarks"
-    needs = frozenset({"speech"})
+    columns = (Column("motion_silence", "motion", 10, default=False),)
 
-    def score(self, pred: Tensor, target: Tensor, length: Tensor, speech: Tensor) -> tuple[Tensor, Tensor]:
-        """Score (B, T, 68, 2) landmarks; speech (B, 2) is the first frame of speech and the one after its last."""
+    def score(self, pred: Tensor, target: Tensor, spans: Spans) -> tuple[Tensor, Tensor]:
+        """Score (B, T, 68, 2) landmarks."""
         own, true = (lip_speed(points[..., MOUTH, :].double()) for points in (pred, target))  # (B, T - 1)
         frame = torch.arange(target.shape[1], device=own.device)
-        first, last = speech.to(own.device).unbind(1)
+        first, last = spans.speech.to(own.device).unbind(1)
         silent = (frame < first[:, None]) | (frame >= last[:, None])  # (B, T)
-        silent &= frame < length.to(own.device)[:, None]
+        silent &= frame < spans.length.to(own.device)[:, None]
         step = silent[:, 1:] & silent[:, :-1] & own.isfinite() & true.isfinite()  # (B, T - 1)
         count = step.sum(1)
         return (own - true).masked_fill(~step, 0).sum(1) / count, count  # 0 / 0 is NaN
 
 
-class MotionOutsideLips(ClipMetric):
+class MotionOutsideLips(ObservationMetric):
     """How much more the lower face moves outside the lips than the reference's does, grey levels of 255 a frame.
 
     On small grey pictures of the lower face, a pixel's motion is its mean absolute change from frame to frame. What it
@@ -127,19 +127,20 @@ class MotionOutsideLips(ClipMetric):
     perfect = 0.0
     undefined = "no two frames in a row are whole"
     observes = "lower_face"
+    columns = (Column("motion_outside", "motion", 20, default=False),)
 
-    def score(self, pred: Tensor, target: Tensor, length: Tensor) -> tuple[Tensor, Tensor]:
+    def score(self, pred: Tensor, target: Tensor, spans: Spans) -> tuple[Tensor, Tensor]:
         """Score (B, T, 16, 32) grey pictures in [0, 1], NaN in broken frames; every clip counts the same."""
         mask = outside_lips().to(pred.device)
         own, true = (pictures[..., mask].double().diff(dim=1).abs() for pictures in (pred, target))  # (B, T - 1, N)
-        inside = torch.arange(1, own.shape[1] + 1, device=own.device) < length.to(own.device)[:, None]
+        inside = torch.arange(1, own.shape[1] + 1, device=own.device) < spans.length.to(own.device)[:, None]
         step = inside & own.isfinite().all(-1) & true.isfinite().all(-1)  # (B, T - 1)
         more = (own - true).masked_fill(~step[..., None], 0).sum(1) / step.sum(1)[:, None]  # (B, N)
         value = 255 * more.clamp(min=0).mean(1)
         return value, torch.ones_like(value)
 
 
-class OneSidedMotion(ClipMetric):
+class OneSidedMotion(ObservationMetric):
     """Distance of the lips' one-sidedness from the reference's, 0 to 2; 0 for a copy.
 
     0.1 is a left side that moves by 22 % more than the right one where the reference's sides move alike. Free of how
@@ -153,11 +154,12 @@ class OneSidedMotion(ClipMetric):
     perfect = 0.0
     undefined = "the lips do not move, or fewer than 2 frames have landmarks in both videos"
     observes = "landmarks"
+    columns = (Column("motion_one_sided", "motion", 30, default=False),)
 
-    def score(self, pred: Tensor, target: Tensor, length: Tensor) -> tuple[Tensor, Tensor]:
+    def score(self, pred: Tensor, target: Tensor, spans: Spans) -> tuple[Tensor, Tensor]:
         """Score (B, T, 68, 2) landmarks; every clip counts the same."""
         values = []
-        for own, true, frames in zip(pred.double(), target.double(), length.tolist(), strict=True):
+        for own, true, frames in zip(pred.double(), target.double(), spans.length.tolist(), strict=True):
             both = (own.isfinite() & true.isfinite()).flatten(1).all(1)  # (T,)
             both[frames:] = False
             values.append((one_sidedness(own[both]) - one_sidedness(true[both])).abs())

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from lipbench.scoring import checks
-from lipbench.scoring.base import ClipMetric
+from lipbench.scoring.base import Column, ObservationMetric, Spans
 
 
 def opening(points: Tensor) -> Tensor:
@@ -62,7 +62,7 @@ def _tracks(pred: Tensor, target: Tensor) -> None:
     checks.tensor("target", target, ("T",))
 
 
-class _Opening(ClipMetric):
+class _Opening(ObservationMetric):
     """Compares the opening tracks of a clip; every clip counts the same.
 
     Args:
@@ -74,7 +74,6 @@ class _Opening(ClipMetric):
     perfect = 1.0
     undefined = "the mouth does not move, or fewer than 3 frames have landmarks"
     observes = "landmarks"
-    needs = frozenset({"speech"})
 
     def __init__(self, span: Literal["clip", "speech"] = "clip") -> None:
         super().__init__()
@@ -84,10 +83,11 @@ class _Opening(ClipMetric):
     def compare(self, pred: Tensor, target: Tensor) -> Tensor:
         """Compare two tracks (T,)."""
 
-    def score(self, pred: Tensor, target: Tensor, length: Tensor, speech: Tensor) -> tuple[Tensor, Tensor]:
-        """Score (B, T, 68, 2) landmarks; speech (B, 2) is the first frame of speech and the one after its last."""
+    def score(self, pred: Tensor, target: Tensor, spans: Spans) -> tuple[Tensor, Tensor]:
+        """Score (B, T, 68, 2) landmarks."""
         values = []
-        for p, t, frames, span in zip(opening(pred), opening(target), length.tolist(), speech.tolist(), strict=True):
+        lengths, speech = spans.length.tolist(), spans.speech.tolist()
+        for p, t, frames, span in zip(opening(pred), opening(target), lengths, speech, strict=True):
             first, last = (0, frames) if self.span == "clip" else (span[0], min(span[1], frames))
             p, t = p[first:last], t[first:last]
             both = p.isfinite() & t.isfinite()  # frames without points are left out
@@ -101,6 +101,10 @@ class OpeningCorrelation(_Opening):
 
     name = "opening_corr"
     higher_is_better = True
+    columns = (
+        Column("opening_corr", "landmarks", 20),
+        Column("opening_corr[speech]", "landmarks", 30, options={"span": "speech"}),
+    )
 
     def compare(self, pred: Tensor, target: Tensor) -> Tensor:
         """Correlation of two tracks (T,)."""
@@ -112,6 +116,7 @@ class OpeningRatio(_Opening):
 
     name = "opening_ratio"
     higher_is_better = None
+    columns = (Column("opening_ratio", "landmarks", 40),)
 
     def compare(self, pred: Tensor, target: Tensor) -> Tensor:
         """Ratio of the standard deviations of two tracks (T,)."""

@@ -1,12 +1,12 @@
 """PSNR: peak signal-to-noise ratio of frames, in dB."""
 
-from typing import Final
+from typing import ClassVar, Final
 
 import torch
 from torch import Tensor
 
 from lipbench.scoring import checks
-from lipbench.scoring.base import ClipMetric, by_frames, over_frames
+from lipbench.scoring.base import Column, FramesMetric, Spans, by_frames, over_frames
 
 CAP: Final = 100.0
 """Score of identical frames in dB, and the most that any frame gets; published scripts give them 100 too."""
@@ -80,7 +80,7 @@ def psnr_uint8_wrap(pred: Tensor, target: Tensor, grey: bool = False) -> Tensor:
     return (-10 * error.log10()).clamp(max=CAP).masked_fill(broken, torch.nan)
 
 
-class PSNR(ClipMetric):
+class PSNR(FramesMetric):
     """Mean PSNR over frames, in dB; 100 for a copy.
 
     A frame that equals the reference exactly counts as 100 dB, as in published scripts. The frozen first frame copies
@@ -95,14 +95,20 @@ class PSNR(ClipMetric):
     higher_is_better = True
     perfect = CAP
     undefined = "a frame holds NaN"
+    columns: ClassVar[tuple[Column, ...]] = (
+        Column("mouth/psnr", "quality", 10, region="mouth"),
+        Column("native/psnr", "quality", 40, region="native"),
+        Column("mouth/psnr[uint8-wrap]", "legacy", 50, default=False, region="mouth", options={"wrap": True}),
+        Column("native/psnr[uint8-wrap]", "legacy", 60, default=False, region="native", options={"wrap": True}),
+    )
 
     def __init__(self, wrap: bool = False) -> None:
         super().__init__()
         self.wrap = wrap
 
-    def score(self, pred: Tensor, target: Tensor, length: Tensor) -> tuple[Tensor, Tensor]:
+    def score(self, pred: Tensor, target: Tensor, spans: Spans) -> tuple[Tensor, Tensor]:
         """Score (B, T, 3, h, w) float pictures in [0, 1]."""
-        return over_frames(by_frames(self._compare, pred, target), length)
+        return over_frames(by_frames(self._compare, pred, target), spans.length)
 
     def _compare(self, pred: Tensor, target: Tensor) -> Tensor:
         return psnr_uint8_wrap(pred, target) if self.wrap else psnr(pred, target)
@@ -110,6 +116,8 @@ class PSNR(ClipMetric):
 
 class GreyWrapPSNR(PSNR):
     """PSNR by the script released with the correlation GAN: `psnr_uint8_wrap` of grey pictures, 64x64 px there."""
+
+    columns = (Column("native/psnr[grey-wrap]", "legacy", 70, default=False, region="native"),)
 
     def _compare(self, pred: Tensor, target: Tensor) -> Tensor:
         return psnr_uint8_wrap(pred, target, grey=True)

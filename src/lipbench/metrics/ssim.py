@@ -1,7 +1,7 @@
 """SSIM: structural similarity of frames (Wang et al. 2004), by scikit-image's Gaussian convention or its default."""
 
 from functools import cache
-from typing import Final
+from typing import ClassVar, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -11,7 +11,7 @@ from torch.nn.functional import avg_pool2d
 
 from lipbench.metrics.psnr import grey_levels
 from lipbench.scoring import checks
-from lipbench.scoring.base import ClipMetric, by_frames, over_frames
+from lipbench.scoring.base import Column, FramesMetric, Spans, by_frames, over_frames
 
 _RADIUS: Final = 5
 _SIGMA: Final = 1.5
@@ -127,7 +127,7 @@ def ssim_grey(pred: Tensor, target: Tensor) -> Tensor:
     return value.mean((1, 2, 3)).view(pred.shape[:-3]).masked_fill(broken, torch.nan)
 
 
-class SSIM(ClipMetric):
+class SSIM(FramesMetric):
     """Mean SSIM over frames; 1 for a copy."""
 
     name = "ssim"
@@ -136,17 +136,22 @@ class SSIM(ClipMetric):
     perfect = 1.0
     undefined = "a frame holds NaN"
     least = _SIDE
+    columns: ClassVar[tuple[Column, ...]] = (
+        Column("mouth/ssim", "quality", 20, region="mouth"),
+        Column("native/ssim", "quality", 50, region="native"),
+    )
 
-    def score(self, pred: Tensor, target: Tensor, length: Tensor) -> tuple[Tensor, Tensor]:
+    def score(self, pred: Tensor, target: Tensor, spans: Spans) -> tuple[Tensor, Tensor]:
         """Score (B, T, 3, h, w) float pictures in [0, 1]."""
-        return over_frames(by_frames(ssim, pred, target), length)
+        return over_frames(by_frames(ssim, pred, target), spans.length)
 
 
 class GreySSIM(SSIM):
     """Mean `ssim_grey` over frames; 1 for a copy."""
 
     least = _UNIFORM
+    columns = (Column("native/ssim[grey]", "legacy", 80, default=False, region="native"),)
 
-    def score(self, pred: Tensor, target: Tensor, length: Tensor) -> tuple[Tensor, Tensor]:
+    def score(self, pred: Tensor, target: Tensor, spans: Spans) -> tuple[Tensor, Tensor]:
         """Score (B, T, 3, h, w) float pictures in [0, 1]."""
-        return over_frames(by_frames(ssim_grey, pred, target), length)
+        return over_frames(by_frames(ssim_grey, pred, target), spans.length)

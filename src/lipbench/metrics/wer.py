@@ -2,7 +2,7 @@
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import Final, Literal, NamedTuple
+from typing import ClassVar, Final, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +14,7 @@ from lipbench.media import phonemes
 from lipbench.media.alignment import SILENCES
 from lipbench.media.text import SILENCE
 from lipbench.scoring import checks
-from lipbench.scoring.base import ClipMetric
+from lipbench.scoring.base import Column, TranscriptMetric
 
 _SILENT: Final = SILENCES | {SILENCE}
 
@@ -126,7 +126,7 @@ def teacher_forced(scores: Tensor, length: Tensor, symbols: Sequence[str]) -> li
     return ["".join(symbols[k] for k in best[:count]) if all(finite[:count]) else None for best, finite, count in rows]
 
 
-class _ErrorRate(ClipMetric):
+class _ErrorRate(TranscriptMetric):
     """Errors over the length of the truth, in [0, inf): insertions can lead above 1, and nothing is clipped.
 
     Texts are compared as they are; bring both into one form first, such as `lipbench.media.text.normalise`.
@@ -142,9 +142,6 @@ class _ErrorRate(ClipMetric):
     higher_is_better = False
     perfect = 0.0
     undefined = "its text is empty, or nothing could be read in the video"
-    observes = "transcript"
-    against = "text"
-    aligned = False
 
     def __init__(
         self,
@@ -179,6 +176,14 @@ class WER(_ErrorRate):
     """Word error rate: words are what stands between white space; 0 is perfect."""
 
     name = "wer"
+    columns: ClassVar[tuple[Column, ...]] = (
+        Column("wer", "reading", 10),
+        Column("wer[sub]", "reading", 40, default=False, options={"count": "substitutions"}),
+        Column("wer[del]", "reading", 50, default=False, options={"count": "deletions"}),
+        Column("wer[ins]", "reading", 60, default=False, options={"count": "insertions"}),
+        Column("wer[utterance]", "reading", 70, default=False, options={"pooling": "utterance"}),
+        Column("text/wer", "reading", 120, scores="text"),
+    )
 
     def tokens(self, text: str) -> list[str]:
         """Words of a text."""
@@ -198,6 +203,11 @@ class CER(_ErrorRate):
     """
 
     name = "cer"
+    columns: ClassVar[tuple[Column, ...]] = (
+        Column("cer", "reading", 20),
+        Column("cer[utterance]", "reading", 80, default=False, options={"pooling": "utterance"}),
+        Column("text/cer", "reading", 130, scores="text"),
+    )
 
     def __init__(
         self,
@@ -220,12 +230,14 @@ class SecondWER(WER):
     """
 
     observes = "second_transcript"
+    columns = (Column("wer[second]", "reading", 90, default=False),)
 
 
 class SecondCER(CER):
     """CER by the second reader, see `SecondWER`."""
 
     observes = "second_transcript"
+    columns = (Column("cer[second]", "reading", 100, default=False),)
 
 
 class PER(_ErrorRate):
@@ -247,6 +259,10 @@ class PER(_ErrorRate):
     """
 
     name = "per"
+    columns = (
+        Column("per", "reading", 110, default=False, options={"words": True}),
+        Column("text/per", "reading", 140, scores="text", options={"words": True}),
+    )
 
     def __init__(
         self,
@@ -277,7 +293,7 @@ class PER(_ErrorRate):
         return [phone for phone in text.split() if self.silences or phone not in _SILENT]
 
 
-class WordAccuracy(ClipMetric):
+class WordAccuracy(TranscriptMetric):
     """Share of clips that are read without an error: LRW's accuracy where a clip holds one word; 1 is perfect."""
 
     name = "word_accuracy"
@@ -285,9 +301,10 @@ class WordAccuracy(ClipMetric):
     higher_is_better = True
     perfect = 1.0
     undefined = _ErrorRate.undefined
-    observes = "transcript"
-    against = "text"
-    aligned = False
+    columns = (
+        Column("word_accuracy", "reading", 30, default=False),
+        Column("text/word_accuracy", "reading", 150, default=False, scores="text"),
+    )
 
     def score(self, pred: Sequence[str | None], target: Sequence[str], length: Tensor) -> tuple[Tensor, Tensor]:
         """Score B transcripts against what was said; see `WER`.

@@ -1,13 +1,13 @@
 """Networks out of weights files that somebody else published, or that lipbench wrote."""
 
 from pathlib import Path
-from typing import Final
+from typing import Final, cast
 
 from torch import nn
 
 from lipbench.nets.arcface import DEPTHS, IResNet
 from lipbench.nets.i3d import I3D
-from lipbench.nets.syncnet import SmallSyncNet, SyncNet, SyncNetV2
+from lipbench.nets.syncnet import SyncNet, SyncNetV2
 from lipbench.pretrained import weights
 
 _PUBLISHED = {  # prefix in the published state dict -> ours; the layers' numbers are the same
@@ -43,9 +43,9 @@ def load_syncnet(path: str | Path) -> tuple[SyncNet, str]:
     )
     if path.suffix == ".safetensors":
         network, card = weights.load(path, nn.Module)
-        if not isinstance(network, SyncNetV2 | SmallSyncNet):
-            raise ValueError(f"{path} holds a {card.architecture}, where a SyncNet is wanted")
-        return network, sha256
+        if not all(callable(getattr(network, name, None)) for name in ("embed_video", "embed_audio")):
+            raise ValueError(f"{path} holds a {card.architecture}, where a SyncNet is wanted: embed_video, embed_audio")
+        return cast(SyncNet, network), sha256
     return _published_syncnet(path), sha256
 
 

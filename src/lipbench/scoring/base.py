@@ -1,9 +1,9 @@
-"""The contract of a metric: what it takes, what it keeps, what it says of itself."""
+"""The contract of a metric: its kind, what it takes, what it keeps, and the columns that it declares."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, ClassVar, Final
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Final, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -15,13 +15,40 @@ from torchmetrics.utilities import dim_zero_cat
 from lipbench.scoring import checks
 
 _TOGETHER: Final = 1 << 19  # numbers of a video: four maps of as many stay in a processor's cache
-_TAKES: Final[dict[str | None, checks.Shape]] = {
-    None: ("B", "T", *checks.PICTURES[1:]),
+_SHAPES: Final[dict[str, checks.Shape]] = {
     "landmarks": ("B", "T", *checks.LANDMARKS[1:]),
     "syncnet": ("B", "N", 2, "E"),
     "identity": ("B", "T", "E"),
     "lower_face": ("B", "T", 16, 32),
-}  # observation -> what `score` takes of either video; texts have no shape
+}  # observation -> what `score` takes of either video
+
+Region = Literal["mouth", "native"]
+"""Frames that are compared: the mouth of the canonical picture, or what the model made at its own size."""
+Output = Literal["video", "text"]
+"""What a model returned that a column scores."""
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of tables that a metric fills; a metric's class lists its own in `columns`.
+
+    Args:
+        name: Such as "mouth/psnr" or "opening_corr[speech]": region, metric, variant.
+        group: Selected together with its group's name.
+        place: Position among the columns of its group; columns without one come last, by name.
+        default: Computed unless columns are named.
+        region: Frames that a `FramesMetric` is given.
+        scores: "video": what was generated; "text": what a model that reads wrote itself.
+        options: Arguments with which the column makes its metric.
+    """
+
+    name: str
+    group: str
+    place: float = float("inf")
+    default: bool = True
+    region: Region | None = None
+    scores: Output = "video"
+    options: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -33,34 +60,47 @@ class PerClip:
     weight: npt.NDArray[np.float64]  # (N,) what the clip counts in the mean over clips
 
 
-class ClipMetric(Metric, ABC):
-    """A number for every clip, and their weighted mean.
+class Spans(NamedTuple):
+    """Which frames of B clips count."""
 
-    A subclass sets the class attributes and writes `score`. The states are three lists (index, value, weight), gathered
-    by concatenation: a clip that a distributed sampler repeats falls out by its index, means over unequal clips are
-    exact through the weights, and the scores of single clips come free. An undefined score is NaN: it takes no part in
-    the mean and is counted in the coverage, and never a silent 0 or 100.
+    length: Tensor
+    """(B,) valid frames of the reference; 0 leaves a clip undefined."""
+    pred_length: Tensor
+    """(B,) valid frames of the generated video; equal to `length` wherever an aligned metric has a score."""
+    speech: Tensor
+    """(B, 2) first frame of speech and the one after its last; (0, length) where unknown."""
+
+
+class ClipMetric(Metric, ABC):
+    """A number for every clip, and their weighted mean: what three of the four kinds of metrics share.
+
+    A metric inherits `FramesMetric` (frames of both videos), `ObservationMetric` (landmarks or embeddings of both) or
+    `TranscriptMetric` (texts against texts), sets the class attributes and writes `score`; the fourth kind, one number
+    for a whole set of videos, is `lipbench.scoring.sets.SetMetric`.
+
+    The states are three lists (index, value, weight), gathered by concatenation: a clip that a distributed sampler
+    repeats falls out by its index, means over unequal clips are exact through the weights, and the scores of single
+    clips come free. An undefined score is NaN: it takes no part in the mean and is counted in the coverage, and never a
+    silent 0 or 100.
     """
 
     full_state_update = False
     name: ClassVar[str]
-    """Name without the way of looking: "psnr"."""
+    """Name without region and variant: "psnr"."""
     unit: ClassVar[str]
     """"dB", "px", or "" for a number without unit."""
     perfect: ClassVar[float | None]
     """Score of a copy of the reference; where `higher_is_better` is None, the nearer to it the better."""
-    observes: ClassVar[str | None] = None
-    """Observation that `score` takes of both videos, such as "landmarks"; None takes their pictures."""
-    against: ClassVar[str | None] = None
-    """Batch key that is the target, such as "text"; None compares with the reference video."""
-    needs: ClassVar[frozenset[str]] = frozenset()
-    """Batch keys that `score` takes as keywords beside pred, target and length."""
-    aligned: ClassVar[bool] = True
-    """Frame k is compared with frame k: undefined where the two lengths differ."""
-    least: ClassVar[int] = 1
-    """Height and width that pictures need, in pixels: smaller views leave the column empty."""
     undefined: ClassVar[str]
     """When a clip has no score, in words."""
+    columns: ClassVar[tuple[Column, ...]] = ()
+    """The columns of tables that it fills."""
+    observes: ClassVar[str | None] = None
+    """Observation that `score` takes of the videos, such as "landmarks"; None takes their frames."""
+    aligned: ClassVar[bool] = True
+    """Frame k is compared with frame k: undefined where the two lengths differ."""
+    file: ClassVar[str | None] = None
+    """Name under which users give its weights file, which becomes the constructor's argument `weights`."""
 
     index: list[Tensor]
     value: list[Tensor]
@@ -79,40 +119,16 @@ class ClipMetric(Metric, ABC):
         """Version or weights of whatever judges beyond the formula; scores by different judges are not compared."""
         return None
 
-    @abstractmethod
-    def score(self, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:  # noqa: ANN401 - pictures, points or texts
-        """Score a batch: `score(pred, target, length, **needs)` gives value (B,), NaN = undefined, and weight (B,)."""
+    def _numbered(self, count: int, index: Tensor | None) -> Tensor:
+        """(B,) positions of clips: those given, else the numbers after those of the clips held."""
+        held = sum(len(part) for part in self.index)
+        return torch.arange(held, held + count) if index is None else index
 
-    def update(self, pred: Any, target: Any, index: Tensor, length: Tensor, **known: Any) -> None:  # noqa: ANN401
-        """Score a batch of B clips.
-
-        Args:
-            pred: What was made, in the form that `score` takes.
-            target: The reference in the same form.
-            index: (B,) position of each clip in its split.
-            length: (B,) valid frames; 0 makes the clip undefined.
-            **known: The batch keys in `needs`.
-
-        Raises:
-            ValueError: Shape or dtype are not what the metric takes.
-        """
-        self._refuse(pred, target, index, length)
-        value, weight = self.score(pred, target, length, **known)
+    def _keep(self, index: Tensor, value: Tensor, weight: Tensor) -> None:
+        """Append the scores (B,) of a batch."""
         self.index.append(index.detach().to(self.device, torch.float64))
         self.value.append(value.detach().to(self.device, torch.float64))
         self.weight.append(weight.detach().to(self.device, torch.float64))
-
-    def _refuse(self, pred: Any, target: Any, index: Tensor, length: Tensor) -> None:  # noqa: ANN401
-        """Refuse what would be scored wrongly or end in an error that names neither."""
-        if self.observes in _TAKES:
-            checks.tensor("pred", pred, _TAKES[self.observes])
-            checks.tensor("target", target, _TAKES[self.observes])
-            if self.aligned:
-                checks.same(pred, target)
-        counts = {"pred": len(pred), "target": len(target), "index": index.numel(), "length": length.numel()}
-        if len(set(counts.values())) > 1:
-            found = ", ".join(f"{what} {count}" for what, count in counts.items())
-            raise ValueError(f"clips differ in number: {found}")
 
     def compute(self) -> Tensor:
         """Weighted mean over clips, () float64; NaN if no clip is defined."""
@@ -129,6 +145,131 @@ class ClipMetric(Metric, ABC):
         states = (self.index, self.value, self.weight)
         index, value, weight = (dim_zero_cat(s).cpu().numpy() if len(s) else np.zeros(0) for s in states)
         return merge([PerClip(index.astype(np.int64), value, weight)])
+
+
+class _VideoMetric(ClipMetric):
+    """What metrics of both videos share, whether they look at frames or at observations."""
+
+    @abstractmethod
+    def score(self, pred: Tensor, target: Tensor, spans: Spans) -> tuple[Tensor, Tensor]:
+        """Score a batch of B clips.
+
+        Args:
+            pred: Of the generated videos, (B, T, ...).
+            target: The same of the references.
+            spans: Which frames count.
+
+        Returns:
+            Value (B,), NaN = undefined, and weight (B,) in the mean over clips.
+        """
+
+    def update(
+        self,
+        pred: Tensor,
+        target: Tensor,
+        index: Tensor | None = None,
+        length: Tensor | None = None,
+        pred_len: Tensor | None = None,
+        speech: Tensor | None = None,
+    ) -> None:
+        """Score a batch of B clips.
+
+        Args:
+            pred: Of the generated videos, in the form that `score` takes.
+            target: The same of the references.
+            index: (B,) position of each clip in its split, by which repeated clips count once; default: clips are
+                numbered as they come. Give it where several processes share the clips.
+            length: (B,) valid frames of the references; default: all. 0 leaves a clip undefined.
+            pred_len: (B,) valid frames of the generated videos; default: `length`.
+            speech: (B, 2) first frame of speech and the one after its last; default: the whole clip.
+
+        Raises:
+            ValueError: Shape or dtype are not what the metric takes.
+        """
+        shape = self._shape()
+        if shape is not None:
+            checks.tensor("pred", pred, shape)
+            checks.tensor("target", target, shape)
+            if self.aligned:
+                checks.same(pred, target)
+        index = self._numbered(len(pred), index)
+        length = torch.full((len(target),), target.shape[1]) if length is None else length
+        _refuse_counts(pred=len(pred), target=len(target), index=index.numel(), length=length.numel())
+        speech = torch.stack([torch.zeros_like(length), length], 1) if speech is None else speech
+        self._keep(index, *self.score(pred, target, Spans(length, length if pred_len is None else pred_len, speech)))
+
+    @abstractmethod
+    def _shape(self) -> checks.Shape | None:
+        """What `pred` and `target` must be; None takes anything with a row a clip."""
+
+
+class FramesMetric(_VideoMetric):
+    """Compares the frames of both videos in a region: `score` takes (B, T, 3, h, w) float in [0, 1]."""
+
+    least: ClassVar[int] = 1
+    """Height and width that frames need, in pixels: smaller views leave the column empty."""
+
+    def _shape(self) -> checks.Shape:
+        return "B", "T", *checks.PICTURES[1:]
+
+
+class ObservationMetric(_VideoMetric):
+    """Compares what an observer made of both videos, such as landmarks (B, T, 68, 2), NaN where nothing was found."""
+
+    observes: ClassVar[str]
+
+    def _shape(self) -> checks.Shape | None:
+        return _SHAPES.get(self.observes)
+
+
+class TranscriptMetric(ClipMetric):
+    """Compares texts with what was said: what a reader reads in generated videos, or what a tested reader writes."""
+
+    observes: ClassVar[str] = "transcript"
+    aligned: ClassVar[bool] = False
+
+    @abstractmethod
+    def score(self, pred: Sequence[str | None], target: Sequence[str], length: Tensor) -> tuple[Tensor, Tensor]:
+        """Score a batch of B clips.
+
+        Args:
+            pred: B transcripts; None where nothing could be read.
+            target: What was said.
+            length: (B,) valid frames; 0 leaves a clip undefined.
+
+        Returns:
+            Value (B,), NaN = undefined, and weight (B,) in the mean over clips.
+        """
+
+    def update(
+        self,
+        pred: Sequence[str | None],
+        target: Sequence[str],
+        index: Tensor | None = None,
+        length: Tensor | None = None,
+    ) -> None:
+        """Score a batch of B clips.
+
+        Args:
+            pred: B transcripts; None where nothing could be read.
+            target: What was said.
+            index: (B,) position of each clip in its split; see `FramesMetric.update`.
+            length: (B,) valid frames; 0 leaves a clip undefined. Default: every clip has some.
+
+        Raises:
+            ValueError: The numbers of texts differ, or one is a single text.
+        """
+        index = self._numbered(len(pred), index)
+        length = torch.ones(len(target), dtype=torch.int64) if length is None else length
+        _refuse_counts(pred=len(pred), target=len(target), index=index.numel(), length=length.numel())
+        self._keep(index, *self.score(pred, target, length))
+
+
+def _refuse_counts(**counts: int) -> None:
+    """Refuse clips that differ in number."""
+    if len(set(counts.values())) > 1:
+        found = ", ".join(f"{what} {count}" for what, count in counts.items())
+        raise ValueError(f"clips differ in number: {found}")
 
 
 def merge(parts: Sequence[PerClip]) -> PerClip:

@@ -13,11 +13,12 @@ import torch
 from torch import Tensor, nn
 
 from lipbench.errors import Unavailable
-from lipbench.media import geometry, landmarks, text
-from lipbench.nets import arcface, ctc, i3d, lipnet, lipresnet, syncnet
+from lipbench.media import geometry, landmarks
+from lipbench.nets import arcface, i3d, syncnet
 from lipbench.pretrained import weights
 from lipbench.pretrained.inception import Inception
 from lipbench.pretrained.networks import load_arcface, load_i3d, load_syncnet
+from lipbench.scoring import readers
 from lipbench.types import View
 
 Observation = Tensor | str | None
@@ -172,15 +173,15 @@ class Landmarks:
         return points
 
 
-class Reader:
-    """What a lip reader sees said: the best path of its CTC outputs.
+class Transcript:
+    """What a lip reader sees said, see `lipbench.scoring.readers`.
 
     Args:
-        path: Weights file of a LipNet or LipResNet that lipbench wrote.
+        path: Weights file of any network that reads.
         name: What the file is called among those that the user names.
 
     Raises:
-        Unavailable: No file is named, it is absent, or it holds something else.
+        Unavailable: No file is named, it is absent, or what it holds does not read.
     """
 
     needs = frozenset({"face"})
@@ -191,24 +192,16 @@ class Reader:
                 "reading needs a lip reader: name one that comes along (`lipbench weights`) if it knows these faces, "
                 f"or one trained with `lipbench fit --model lipnet`: --evaluator.files.{name} FILE"
             )
-        self._net, card = _load(path)
-        if not isinstance(self._net, lipnet.LipNet | lipresnet.LipResNet):
-            raise Unavailable(f"{path} holds a {card.architecture}, which does not read")
-        if card.vocabulary != text.SYMBOLS:
-            raise Unavailable(f"{path} reads other symbols than lipbench's: {' '.join(card.vocabulary)}")
-        self._view = card.view
+        self._reader = readers.Reader.load(path)
+        card = self._reader.card
         self.judge = f"{card.architecture} sha256 {card.sha256[:16]}"
 
-    @torch.inference_mode()
     def observe(self, clip: Clip) -> str | None:
         """Words of the clip; None where a frame is broken."""
         if bool(clip.broken.any()) or not len(clip.broken):
             return None
-        pictures = clip.pictures(self._view)  # (T, 3, h, w)
-        length = torch.tensor([len(pictures)], device=pictures.device)
-        log_probs = self._net.to(pictures.device)(pictures[None], length)  # (1, T, V)
-        ids = ctc.greedy(log_probs, length)[0]
-        return None if ids is None else text.decode(ids)
+        pictures = clip.pictures(self._reader.view)  # (T, 3, h, w)
+        return self._reader.read(pictures[None], torch.tensor([len(pictures)], device=pictures.device))[0]
 
 
 class Sync:
@@ -275,10 +268,11 @@ class Features:
 
 
 class Identity:
-    """ArcFace embeddings of whole faces: (T, 512), NaN in broken frames.
+    """Embeddings of whole faces, by ArcFace (T, 512) or another network: NaN in broken frames.
 
     Args:
-        path: `backbone.pth` of insightface's arcface_torch, see `load_arcface`.
+        path: `backbone.pth` of insightface's arcface_torch, see `load_arcface`; or a `.safetensors` file of any network
+            with `embed_faces`: frames (T, 3, h, w) in [0, 1], in the view of its card -> (T, E).
 
     Raises:
         Unavailable: No file is named, it is absent, or it holds something else.
@@ -293,17 +287,42 @@ class Identity:
                 "--evaluator.files.identity FILE"
             )
         try:
-            self._net, sha256 = load_arcface(path)
+            self._embed, self.judge = _face_embedder(Path(path).expanduser())
         except (FileNotFoundError, ValueError) as error:
             raise Unavailable(str(error)) from error
-        self.judge = f"ArcFace sha256 {sha256[:16]}"
 
     @torch.inference_mode()
     def observe(self, clip: Clip) -> Tensor:
         """Embeddings of every frame."""
-        pictures = torch.from_numpy(clip.canonical).permute(0, 3, 1, 2).to(clip.broken.device)  # (T, 3, 352, 320)
-        embedded = arcface.embed(self._net.to(pictures.device), pictures)
-        return embedded.masked_fill(clip.broken[:, None], torch.nan)
+        return self._embed(clip).masked_fill(clip.broken[:, None], torch.nan)
+
+
+def _face_embedder(path: Path) -> tuple[Callable[[Clip], Tensor], str]:
+    """What embeds the faces of a clip (T, E), and its name.
+
+    Raises:
+        FileNotFoundError: No such file.
+        ValueError: It holds something else.
+    """
+    if path.suffix != ".safetensors":
+        arc, sha256 = load_arcface(path)
+
+        def embed_canonical(clip: Clip) -> Tensor:
+            pictures = torch.from_numpy(clip.canonical).permute(0, 3, 1, 2).to(clip.broken.device)  # (T, 3, 352, 320)
+            return arcface.embed(arc.to(pictures.device), pictures)
+
+        return embed_canonical, f"ArcFace sha256 {sha256[:16]}"
+    net, card = weights.load(path, nn.Module)
+    embed_faces: Callable[[Tensor], Tensor] | None = getattr(net, "embed_faces", None)
+    if embed_faces is None:
+        raise ValueError(f"{path} holds a {card.architecture}, which embeds no faces: it has no embed_faces")
+
+    def embed_view(clip: Clip) -> Tensor:
+        frames = clip.pictures(card.view)  # (T, 3, h, w)
+        net.to(frames.device)
+        return embed_faces(frames)
+
+    return embed_view, f"{card.architecture} sha256 {card.sha256[:16]}"
 
 
 class Motion:
@@ -360,17 +379,10 @@ class LowerFace:
         return grey.masked_fill(clip.broken[:, None, None], torch.nan)
 
 
-def _load(path: str) -> tuple[nn.Module, weights.Card]:
-    try:
-        return weights.load(Path(path).expanduser(), nn.Module)
-    except (FileNotFoundError, ValueError) as error:
-        raise Unavailable(str(error)) from error
-
-
 MAKE: Final[dict[str, Callable[[Mapping[str, str], Path | None], Observer]]] = {
     "landmarks": lambda files, cache: Landmarks(cache=cache),
-    "transcript": lambda files, cache: Reader(files.get("transcript")),
-    "second_transcript": lambda files, cache: Reader(files.get("second_transcript"), "second_transcript"),
+    "transcript": lambda files, cache: Transcript(files.get("transcript")),
+    "second_transcript": lambda files, cache: Transcript(files.get("second_transcript"), "second_transcript"),
     "syncnet": lambda files, cache: Sync(files.get("syncnet")),
     "inception": lambda files, cache: Features(files.get("inception")),
     "identity": lambda files, cache: Identity(files.get("identity")),
