@@ -2,6 +2,7 @@
 
 import re
 import shlex
+import subprocess
 import sys
 import tomllib
 from pathlib import Path
@@ -11,7 +12,8 @@ import torch
 from PIL import Image
 
 import foreign
-from lipbench import cli
+from lipbench import cli, discovery
+from lipbench.evaluation import bank
 from lipbench.media import video
 
 PAGE = (Path(__file__).parents[2] / "docs" / "extend.md").read_text(encoding="utf-8")
@@ -27,6 +29,9 @@ def package(tmp_path, monkeypatch):
     """The page's files and entry points, installed."""
     points = tomllib.loads(FILES["pyproject.toml"])["project"]["entry-points"]
     foreign.install(tmp_path / "package", monkeypatch, FILES, points, "letterfaces")
+    # Columns are gathered once a process, and this one has begun without the package.
+    (entry,) = bank.entries(discovery.load("metric", "brightness"))
+    monkeypatch.setitem(bank.CATALOGUE, entry.name, entry)
 
 
 @pytest.fixture
@@ -65,7 +70,9 @@ def test_the_commands_of_the_page(here, capsys, tmp_path):
     assert last["lipbench"]["batches"] == 30
     assert last["lipbench"]["class"] == LONG
     assert "letterfaces" in shown["compare"]
-    assert Path("leaderboards/rendered_seen.csv").read_text().count("letterfaces")
+    table = Path("leaderboards/rendered_seen.csv").read_text()
+    assert "letterfaces" in table
+    assert "mouth/brightness" in table.splitlines()[0]
     assert len(video.read_video(tmp_path / "talk.mp4").frames) > 30
 
 
@@ -84,7 +91,9 @@ def test_by_class_path_without_installation(here, capsys, tmp_path, monkeypatch)
     assert once["lipbench"]["batches"] == 20
     assert typed(test) == 0
     assert cli.main(["compare"]) == 0
-    assert "letterfaces" in capsys.readouterr().out.lower()
+    shown = capsys.readouterr().out
+    assert "letterfaces" in shown.lower()
+    assert "mouth/brightness" in Path("leaderboards/rendered_seen.csv").read_text()
 
     forget(monkeypatch)
     words = ["--ckpt_path", str(checkpoint)]
@@ -113,6 +122,13 @@ def forget(monkeypatch):
     """As if nothing of the package had been imported yet."""
     for module in [module for module in sys.modules if module.partition(".")[0] == SHORT]:
         monkeypatch.delitem(sys.modules, module)
+
+
+@pytest.mark.usefixtures("package")
+def test_columns_of_installed_metrics_are_in_the_bank():
+    script = "from lipbench.evaluation import bank; print([entry.name for entry in bank.select(None)])"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120)
+    assert "'mouth/brightness'" in done.stdout, done.stderr
 
 
 @pytest.mark.usefixtures("package")
