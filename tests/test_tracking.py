@@ -38,6 +38,11 @@ class Grey(GenerativeModel):
 
     def train_batch(self, batch):
         self.optimise("all", {"l1": (self.level - batch["video"]).abs().mean()})
+        self.log_image("curve", torch.full((5, 7), self.batches / 4))
+
+    def validation_step(self, batch, batch_idx):
+        self.log_image(f"alignment/clip{batch_idx}", torch.eye(4).expand(3, 4, 4))
+        return super().validation_step(batch, batch_idx)
 
     def generate(self, batch, timing):
         lengths = batch["n_frames"]
@@ -122,13 +127,38 @@ def test_strips_are_files_of_the_speech_span(run):
     assert {int(picture[middle + scale, x, 0]) for x in right} == {64}
 
 
-def test_tensorboard_has_losses_and_strips(run):
+def test_what_a_model_logs_as_images_are_files_too(run):
+    files = sorted((run / "images").rglob("*.png"))
+    assert [file.relative_to(run / "images").as_posix() for file in files] == [
+        *(f"alignment_clip{k}/000000{step}.png" for k in range(2) for step in (2, 4)),
+        *(f"curve/000000{step}.png" for step in (1, 2, 3, 4)),
+    ]
+    assert np.array_equal(np.asarray(Image.open(files[0])), np.repeat(255 * np.eye(4)[..., None], 3, axis=2))
+    assert [int(np.asarray(Image.open(file))[0, 0, 0]) for file in files[-4:]] == [0, 64, 128, 191]
+
+
+@pytest.mark.parametrize(
+    ("image", "expected"),
+    [
+        (torch.zeros(4, 5, 3), "shape (4, 5, 3); expected (3, H, W) or (H, W)"),
+        (torch.zeros(4, 5).long(), "torch.int64"),
+    ],
+)
+def test_what_is_no_image_is_refused(image, expected):
+    with pytest.raises(ValueError, match="the image 'plot'") as error:
+        Grey().log_image("plot", image)
+    assert expected in str(error.value)
+
+
+def test_tensorboard_has_losses_and_pictures(run):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     events = EventAccumulator(str(run))
     events.Reload()
     assert [event.step for event in events.Scalars("train/l1")] == [0, 1, 2, 3]
     assert [event.step for event in events.Images("strips/toy/s1/clip0")] == [2, 4]
+    assert [event.step for event in events.Images("images/alignment/clip1")] == [2, 4]
+    assert [event.step for event in events.Images("images/curve")] == [1, 2, 3, 4]
 
 
 def records(file):

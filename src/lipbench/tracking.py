@@ -24,7 +24,7 @@ from torch import Tensor
 from lipbench.evaluation.evaluator import Evaluator
 from lipbench.files import written_whole
 from lipbench.media import captions
-from lipbench.training.base import GenerativeModel
+from lipbench.training.base import BenchModule, GenerativeModel
 from lipbench.types import ClipBatch, Generated
 
 Mode = Literal["off", "offline", "online"]
@@ -143,7 +143,8 @@ class _Writer(Callback):
 class Tracking(_Writer):
     """Writes strips of the first validation clips, reference over generated, each time validation runs.
 
-    The frames are spread over the speech span: over the whole clip a third of them would show silence.
+    The frames are spread over the speech span: over the whole clip a third of them would show silence. What a model
+    logs with `log_image` in training or validation lies beside the strips, in the folder `images`.
 
     Args:
         wandb: "off", "offline" (files only, no key) or "online".
@@ -218,8 +219,25 @@ class Tracking(_Writer):
                 rows["text"][row] if "text" in rows else "",
                 float(rows["fps"][row]) if "fps" in rows else None,
             )
-            self._write(trainer, picture, rows["clip_id"][row])
+            self._write(trainer, "strips", picture, rows["clip_id"][row])
         self._shown += count
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: object, batch: object, batch_idx: int
+    ) -> None:
+        """Write what the training step has logged with `log_image`."""
+        self._write_images(trainer, pl_module)
+
+    def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Write what the validation steps have logged."""
+        self._write_images(trainer, pl_module)
+
+    def _write_images(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        assert isinstance(pl_module, BenchModule)
+        images, pl_module.images = pl_module.images, {}
+        if trainer.is_global_zero and not trainer.sanity_checking:
+            for name, image in images.items():
+                self._write(trainer, "images", image.numpy(), name)
 
     def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Hand the record that the evaluator has written to the loggers that keep texts."""
@@ -232,15 +250,15 @@ class Tracking(_Writer):
                     elif isinstance(target, WandbLogger):
                         target.experiment.summary["record"] = json.loads(record)
 
-    def _write(self, trainer: pl.Trainer, picture: npt.NDArray[np.uint8], clip_id: str) -> None:
-        """Save one strip as a PNG file and hand it to the loggers."""
+    def _write(self, trainer: pl.Trainer, folder: str, picture: npt.NDArray[np.uint8], name: str) -> None:
+        """Save a picture as a PNG file, in one folder with those of other batches, and hand it to the loggers."""
         from PIL import Image
 
-        path = self._folder / "strips" / clip_id.replace("/", "_")
+        path = self._folder / folder / name.replace("/", "_")
         path = path / f"{trainer.global_step:07d}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(picture).save(path)
-        show(trainer.loggers, f"strips/{clip_id}", path, trainer.global_step)
+        show(trainer.loggers, f"{folder}/{name}", path, trainer.global_step)
 
 
 def show(targets: Sequence[Logger], key: str, path: Path, step: int) -> None:

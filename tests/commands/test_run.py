@@ -3,9 +3,6 @@
 import functools
 import os
 import shutil
-import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -13,8 +10,10 @@ import pytest
 import torch
 import yaml
 
-from lipbench import cli
-from lipbench.console import stages
+import foreign
+from lipbench import cli, discovery
+from lipbench.console import next_steps, stages
+from lipbench.data import process_pool
 from lipbench.errors import UsageError
 
 TRAINER = {"accelerator": "cpu", "enable_progress_bar": False, "enable_model_summary": False}
@@ -42,7 +41,10 @@ def write(folder, steps=3, **changes):
     folder.mkdir(exist_ok=True)
     recipe = {"model": EXPERT, "data": DATA, "trainer": TRAINER | {"max_steps": steps}}
     (folder / "expert.yaml").write_text(f"# 2 minutes on one core\n{yaml.safe_dump(recipe)}")
-    recipe |= {"model": WAV2LIP, "evaluator": {"metrics": ["mouth/psnr"], "calibration": False, "controls": False}}
+    recipe |= {
+        "model": WAV2LIP,
+        "evaluator": {"metrics": ["mouth/psnr"], "calibration": False, "controls": False, "workers": 0},
+    }
     (folder / "lips.yaml").write_text(yaml.safe_dump(recipe | changes))
     experiment = {
         "stages": {
@@ -65,7 +67,7 @@ def times(*folders):
     return {path: path.stat().st_mtime_ns for folder in folders for path in Path(folder).rglob("*") if path.is_file()}
 
 
-def test_stages_are_done_in_order_and_once(here, capsys):
+def test_stages_are_done_in_order_and_once(here, capsys, caplog):
     write(Path("two"))
     assert cli.main(["run", "two", "--dry-run"]) == 0
     shown = capsys.readouterr().out
@@ -77,6 +79,8 @@ def test_stages_are_done_in_order_and_once(here, capsys):
 
     assert cli.main(["run", "two"]) == 0
     assert "mouth/psnr" in capsys.readouterr().out
+    advice = "let a model learn from it: lipbench fit --model wav2lip --data rendered --model.expert runs/two/expert-"
+    assert advice in caplog.text
     trained = torch.load(last("lips"), weights_only=True)
     assert trained["lipbench"]["batches"] == 3
     assert trained["lipbench"]["frozen"].keys() == {"expert"}
@@ -90,7 +94,7 @@ def test_stages_are_done_in_order_and_once(here, capsys):
     for line in ("fit expert: finished", "fit lips: finished", "test lips: finished", "lips is trained"):
         assert line in shown
 
-    write(Path("two"), evaluator={"metrics": ["mouth/ssim"], "calibration": False, "controls": False})
+    write(Path("two"), evaluator={"metrics": ["mouth/ssim"], "calibration": False, "controls": False, "workers": 0})
     assert cli.main(["run", "two"]) == 0  # other scores need no other weights
     after = times("runs")
     assert {path for path in after if path.suffix == ".ckpt"} == {path for path in before if path.suffix == ".ckpt"}
@@ -135,21 +139,25 @@ def test_what_depends_on_a_change_is_done_anew(here, capsys):
     assert "lips is trained" in capsys.readouterr().out
 
 
-def test_killed_twice_it_ends_as_if_it_had_not_been(here, tmp_path, monkeypatch):
+def run_elsewhere(folder, words):
+    """Body of a process: a command in a folder."""
+    os.chdir(folder)
+    cli.main(words)
+
+
+def test_killed_twice_it_ends_as_if_it_had_not_been(here, tmp_path):
     """By SIGKILL, in the middle of either stage."""
-    write(Path("two"), steps=12)
-    command = [sys.executable, "-m", "lipbench", "run", "two", "--folder", "killed"]
+    write(Path("two"), steps=60)
+    words = ["run", "two", "--folder", "killed"]
     for stage in ("expert", "lips"):
-        with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
-            while True:
-                found = list(Path("killed").glob(f"{stage}-*/*/version_0/checkpoints/last.ckpt"))
-                if found and 0 < torch.load(found[0], weights_only=True)["lipbench"]["batches"] < 12:
-                    break
-                assert process.poll() is None, process.stdout.read().decode()
-                time.sleep(0.005)
-            os.kill(process.pid, signal.SIGKILL)
-            process.wait()
-        assert torch.load(found[0], weights_only=True)["lipbench"]["batches"] < 12
+        process = process_pool.start("lipbench.console.trainer").Process(target=run_elsewhere, args=(tmp_path, words))
+        process.start()
+        while not (found := list(Path("killed").glob(f"{stage}-*/*/version_0/checkpoints/last.ckpt"))):
+            assert process.exitcode is None
+            time.sleep(0.005)
+        process.kill()
+        process.join()
+        assert 0 < torch.load(found[0], weights_only=True)["lipbench"]["batches"] < 60
         assert not list(Path("killed").glob(f"{stage}-*/done.json"))
     assert cli.main(["run", "two", "--folder", "killed"]) == 0
     assert cli.main(["run", "two", "--folder", "whole", "--results", "whole/results"]) == 0
@@ -209,7 +217,7 @@ def test_a_mistake_in_the_last_stage_shows_at_once(here, capsys):
 @pytest.mark.parametrize(
     ("change", "expected"),
     [
-        ({"stagse": {}}, "line 9: unknown key 'stagse'. Did you mean 'stages'?"),
+        ({"stagse": {}}, "line 8: unknown key 'stagse'. Did you mean 'stages'?"),
         ({"stages": []}, "line 1: stages must be a mapping of names to configurations"),
         ({"stages": {"a": {"config": "nowhere"}}}, "line 3: unknown --config 'nowhere'"),
         (
@@ -220,7 +228,7 @@ def test_a_mistake_in_the_last_stage_shows_at_once(here, capsys):
         ({"stages": {"a/b": {"config": "expert.yaml"}}}, "line 2: the stage 'a/b' names a folder"),
         (
             {"stages": {"a": {"config": "lips.yaml", "take": {"model.expert": "b"}}, "b": {"config": "expert.yaml"}}},
-            "line 5: unknown earlier stage 'b'",
+            "line 4: unknown earlier stage 'b'",
         ),
         ({"stages": {"a": {"config": "lips.yaml", "take": {"expert": "b"}}}}, "'expert' is no option; expected one"),
         ({"stages": {"a": {"config": "lips.yaml", "take": "b"}}}, "take must be a mapping"),
@@ -265,7 +273,7 @@ def test_prepare_is_a_stage_too(here, capsys, tmp_path, monkeypatch):
 
     experiment = write(Path("two"))
     experiment["prepare"] = {"data": "rendered", "speakers": 1, "clips": 7, "store": "own-store", "landmarks": "exact"}
-    Path("two/stages.yaml").write_text(yaml.safe_dump(experiment))
+    Path("two/stages.yaml").write_text(yaml.safe_dump(experiment, sort_keys=False))
     calls = []
 
     @functools.wraps(prepare.run)
@@ -288,3 +296,17 @@ def test_prepare_is_a_stage_too(here, capsys, tmp_path, monkeypatch):
     shown = capsys.readouterr().out
     assert "exact): to do" in shown
     assert "fit expert: to do" in shown
+
+
+def test_the_advice_after_a_training_names_an_option_that_takes_its_file(tmp_path, monkeypatch):
+    assert next_steps.advice("syncnet", "grid", Path("a b")) == "judge with it: --evaluator.files.syncnet 'a b'"
+    assert next_steps.advice("my.Own", "grid", Path("x")) == "its weights: x"
+    for name in discovery.built_in("model"):
+        own = discovery.load("model", name)
+        assert own.takes.keys() <= set(own.files)
+        for argument, source in own.takes.items():
+            assert (name, argument) in next_steps.takers(source)
+            assert hasattr(discovery.load("model", source), "save_observer")
+    module = "class Pupil:\n    takes = {'teacher': 'wav2lip_expert'}\n"
+    foreign.install(tmp_path, monkeypatch, {"made_up.py": module}, {"lipbench.models": {"pupil": "made_up:Pupil"}})
+    assert next_steps.takers("wav2lip_expert") == [("pupil", "teacher"), ("wav2lip", "expert")]

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from lipbench import cli
-from lipbench.commands import weights as command
+from lipbench.console import weights_files
 from lipbench.media import text
 from lipbench.nets import lipnet, syncnet
 from lipbench.pretrained import weights
@@ -30,7 +30,7 @@ def places(tmp_path, monkeypatch):
     """Empty places of this test's own for all weights; the working folder is empty too."""
     monkeypatch.setenv("LIPBENCH_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
-    monkeypatch.setattr(command, "SHIPPED", tmp_path / "shipped")
+    monkeypatch.setattr(weights_files, "SHIPPED", tmp_path / "shipped")
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
     return tmp_path
@@ -162,7 +162,7 @@ def test_list_shows_files_in_the_own_format_by_their_cards(told, places):
 def test_names_are_whole_in_every_terminal(told, monkeypatch, places, columns):
     """They are what options take; a name in two pieces cannot be copied."""
     monkeypatch.setenv("COLUMNS", columns)
-    monkeypatch.setattr(command, "SHIPPED", REPOSITORY / "src" / "lipbench" / "weights")
+    monkeypatch.setattr(weights_files, "SHIPPED", REPOSITORY / "src" / "lipbench" / "weights")
     lines = told()[1].splitlines()
     names = [line.strip() for line in lines if re.match("  [^ ]", line)]
     assert {*KNOWN, "lipresnet-small[grid-s1]", "syncnet-small[rendered]"} <= set(names)
@@ -501,4 +501,4 @@ def test_wrong_words(told, words, expected):
 
 
 def test_every_published_file_can_be_read():
-    assert set(command._STRUCTURE) == set(KNOWN)
+    assert set(weights_files.STRUCTURE) == set(KNOWN)

@@ -248,11 +248,11 @@ def _lpips() -> Finding:
 
 def _weights(name: str) -> Finding:
     """Whether published weights are where they belong; which columns they judge."""
-    from lipbench.commands import weights
+    from lipbench.console import weights_files
     from lipbench.pretrained.published import KNOWN
 
     known = KNOWN[name]
-    what = f"{known.what}, for {weights.columns(known.observer)}"
+    what = f"{known.what}, for {weights_files.columns(known.observer)}"
     path = known.find(paths.home())
     if path is not None:
         return f"{what}: {path}{f'; {known.use}' if known.use else ''}", ""

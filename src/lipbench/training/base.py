@@ -108,6 +108,8 @@ class BenchModule(pl.LightningModule, ABC):
         """Name of a frozen network -> hash of its file; read back from checkpoints."""
         self.loss_weights: dict[str, float] = {}
         """Name of a loss -> its weight in the sum; 1 where not named."""
+        self.images: dict[str, Tensor] = {}
+        """Name of a picture that `log_image` was given -> (H, W, 3) uint8, until tracking has written it."""
         self._seed: int | None = None
         self._validated = -1  # batches that were done when a validation last ended
         self._validate_first = False  # the resumed run stopped where a validation was due
@@ -297,6 +299,27 @@ class BenchModule(pl.LightningModule, ABC):
         """Validation is not waiting."""
         self._batch_end = None
         self._validated = self.batches
+
+    def log_image(self, name: str, image: Tensor) -> None:
+        """Log a picture of any kind, such as an alignment or a plot; it is written where the strips are.
+
+        To be called in a training or validation step. A later picture of the same name in the same step replaces it.
+
+        Args:
+            name: Such as "attention/bbaf2n".
+            image: (3, H, W) RGB or (H, W) gray, float in [0, 1] or uint8.
+
+        Raises:
+            ValueError: It has another shape or another type.
+        """
+        if image.dtype != torch.uint8 and not image.is_floating_point():
+            raise ValueError(f"the image {name!r} is {image.dtype}; expected float in [0, 1] or uint8")
+        if image.dim() not in (2, 3) or (image.dim() == 3 and image.shape[0] != 3):
+            raise ValueError(f"the image {name!r} has shape {tuple(image.shape)}; expected (3, H, W) or (H, W)")
+        pixels = image.detach().expand(3, *image.shape[-2:])  # (3, H, W)
+        if pixels.dtype != torch.uint8:
+            pixels = (pixels.float().nan_to_num(0).clamp(0, 1) * 255).round().to(torch.uint8)
+        self.images[name] = pixels.permute(1, 2, 0).cpu()  # (H, W, 3)
 
     # Starting, saving and resuming
 
