@@ -203,7 +203,9 @@ def test_a_missing_judge_is_a_reason_by_default_and_an_error_by_name(tmp_path, m
     assert "alexnet" in bank.reasons["mouth/lpips"]
     with pytest.raises(Unavailable, match="alexnet"):
         banks.Bank(["mouth/lpips"])
-    monkeypatch.setattr(observers.landmarks, "load", lambda name: (_ for _ in ()).throw(FileNotFoundError("no model file")))
+    monkeypatch.setattr(
+        observers.landmarks, "load", lambda name: (_ for _ in ()).throw(FileNotFoundError("no model file"))
+    )
     with pytest.raises(Unavailable, match="no model file"):
         Landmarks()
     assert "no model file" in banks.Bank(None).reasons["opening_corr"]
