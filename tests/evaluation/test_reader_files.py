@@ -82,7 +82,7 @@ def test_the_command(home, tmp_path, monkeypatch, capsys):
 
 
 def test_what_cannot_be_scored_is_refused_before_the_work(home, tmp_path):
-    with pytest.raises(Unavailable, match=r"syncnet\.SmallSyncNet does not read"):
+    with pytest.raises(Unavailable, match=r"syncnet\.SmallSyncNet, which does not read"):
         evaluate_reader(home / "sync.safetensors", "grid/s1")
     with pytest.raises(FileNotFoundError, match="neither a file nor the name of weights"):
         evaluate_reader("lipnet-large", "grid/s1")
