@@ -176,7 +176,7 @@ def _there(group):
     ],
 )
 def test_how_many_by_default(monkeypatch, processors, gigabytes, device, processes, tasks, expected):
-    monkeypatch.setattr(workers._pool, "processors", lambda: processors)
+    monkeypatch.setattr(workers.process_pool, "processors", lambda: processors)
     monkeypatch.setattr(workers, "_memory", lambda: gigabytes << 30)
     assert workers.suitable(torch.device(device), processes, tasks) == expected
 
