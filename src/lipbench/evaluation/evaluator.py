@@ -256,7 +256,8 @@ class Evaluator(Callback):
             )
             for name, row in rows.items()
         }
-        board = Scoreboard(clips, whole, readings.ROWS | calibration.ROWS)
+        about = readings.ROWS | (calibration.ROWS if "video" in self._outputs else {})
+        board = Scoreboard(clips, whole, about)
         self.records = self._records(trainer, cast(BenchModule, pl_module), board)
         self.path = record.write(list(zip(self.records, board.tables(), strict=True)), self.out)[0]
         values = {
@@ -285,7 +286,7 @@ class Evaluator(Callback):
 
     def _records(self, trainer: pl.Trainer, model: BenchModule, board: Scoreboard) -> list[Record]:
         """One record a row; the model's first."""
-        data = trainer.datamodule  # type: ignore[attr-defined]
+        data, views = trainer.datamodule, model.clip.frames  # type: ignore[attr-defined]
         created = record.now()
         short = type(model).__module__.split(".")
         subject = Subject(
@@ -313,7 +314,7 @@ class Evaluator(Callback):
                 "version": data.protocol.version,
                 "split_sha256": data.split.sha256,
             },
-            view=str(model.clip.frames["video"]),
+            view=str(views.get("video") or next(iter(views.values()), "none")),
             data=data.store_info,
             created=created,
             against=(*calibration.AGAINST, *readings.AGAINST),
