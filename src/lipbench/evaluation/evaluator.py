@@ -160,7 +160,8 @@ class Evaluator(Callback):
         checks: list[str] = []
         mean = None
         if self.calibration:
-            self.left_out = calibration.left_out(self._bank, packed)
+            text = data.store_info["settings"].get("durations") != "none"
+            self.left_out = calibration.left_out(self._bank, packed, text)
             checks = [name for name in calibration.ROWS if name not in self.left_out]
             mean = data.mean_view(self._view).cpu().numpy()
         device = str(model.device)
