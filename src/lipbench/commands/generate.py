@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from lipbench.generation.dubbing import Maker
-    from lipbench.training.base import GenerativeModel
+    from lipbench.training.generative import GenerativeModel
     from lipbench.types import ClipBatch
 
 GROUP = "Train and score"

@@ -22,7 +22,7 @@ from lipbench.files import sha256
 from lipbench.paths import home
 from lipbench.pretrained import bundled
 from lipbench.scoring.base import PerClip, merge
-from lipbench.training.base import GenerativeModel
+from lipbench.training.generative import GenerativeModel
 from lipbench.types import ClipBatch, Generated, Timing
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from lipbench import discovery
 from lipbench.training import checkpoints
-from lipbench.training.base import GenerativeModel
+from lipbench.training.generative import GenerativeModel
 
 
 def may_be_imported(class_path: str) -> bool:
