@@ -57,7 +57,7 @@ def test_folders_without_videos_say_what_was_found(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"no video files \(.mp4.*found an empty folder"):
         Folder.scan(tmp_path)
     put(tmp_path, "notes.txt")
-    with pytest.raises(FileNotFoundError, match="found notes.txt"):
+    with pytest.raises(FileNotFoundError, match=r"found notes\.txt"):
         Folder.scan(tmp_path)
 
 
@@ -113,7 +113,7 @@ def test_batches_hold_no_text(world: Path) -> None:
     assert not torch.equal(batch["foreign"]["audio"], batch["audio"])
     module.clip = ClipSpec({"video": MOUTH}, keys=frozenset({"tokens", "durations"}))
     with pytest.raises(
-        ValueError, match="needs durations and tokens, and the store .* the corpus folder comes without"
+        ValueError, match=r"needs durations and tokens, and the store .* the corpus folder comes without"
     ):
         module.setup("fit")
 

@@ -26,9 +26,7 @@ def columns(observer: str) -> str:
     from lipbench.evaluation.bank import CATALOGUE, observed
 
     names = [
-        name.partition("[")[0]
-        for name, entry in CATALOGUE.items()
-        if observer in (observed(entry), entry.metric.name)
+        name.partition("[")[0] for name, entry in CATALOGUE.items() if observer in (observed(entry), entry.metric.name)
     ]
     return ", ".join(dict.fromkeys(names))
 

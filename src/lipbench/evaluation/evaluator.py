@@ -23,7 +23,8 @@ from lipbench.files import sha256
 from lipbench.paths import home
 from lipbench.pretrained import bundled
 from lipbench.scoring.base import PerClip, merge
-from lipbench.training.base import BenchModule, GenerativeModel
+from lipbench.training.base import BenchModule
+from lipbench.training.generative import GenerativeModel
 from lipbench.training.reading import ReadingModel
 from lipbench.types import ClipBatch, Generated, Timing
 

@@ -14,7 +14,7 @@ from lipbench.media import geometry, text
 from lipbench.types import ClipBatch, View
 
 if TYPE_CHECKING:
-    from lipbench.training.base import GenerativeModel
+    from lipbench.training.generative import GenerativeModel
 
 FPS: Final = 25.0
 """Frames a second of what is made: what every corpus so far is prepared at."""
