@@ -10,7 +10,7 @@ from lipbench.errors import Unavailable
 from lipbench.media import text
 from lipbench.pretrained import networks, weights
 from lipbench.scoring import observers, readers
-from lipbench.scoring.readers import Reader, spelled
+from lipbench.scoring.readers import LipReader, spelled
 from lipbench.types import View
 
 VIEW = View("mouth", 4, 6)
@@ -56,15 +56,15 @@ def video(*levels):
 
 def test_networks_write_in_their_own_way():
     length = torch.tensor([5])
-    assert Reader(Frames(), card(SUBWORDS)).read(video(1, 1, 0, 2, 3), length) == ["bin blue"]
-    assert Reader(Decoder(), card(SUBWORDS)).read(video(1, 1, 0, 2, 3), length) == ["bin blue"]
-    assert Reader(Decoder(), card(SUBWORDS)).read(video(1), torch.tensor([1])) == [None]
-    assert Reader(Words(), card(("about", "after"))).read(video(9, 9), torch.tensor([2])) == ["after"]
-    assert Reader(Words(), card(("about", "after"))).read(video(float("nan"), 1), torch.tensor([2])) == [None]
+    assert LipReader(Frames(), card(SUBWORDS)).read(video(1, 1, 0, 2, 3), length) == ["bin blue"]
+    assert LipReader(Decoder(), card(SUBWORDS)).read(video(1, 1, 0, 2, 3), length) == ["bin blue"]
+    assert LipReader(Decoder(), card(SUBWORDS)).read(video(1), torch.tensor([1])) == [None]
+    assert LipReader(Words(), card(("about", "after"))).read(video(9, 9), torch.tensor([2])) == ["after"]
+    assert LipReader(Words(), card(("about", "after"))).read(video(float("nan"), 1), torch.tensor([2])) == [None]
     with pytest.raises(Unavailable, match=r"made\.Up, which does not read: no vocabulary"):
-        Reader(Frames(), card(()))
+        LipReader(Frames(), card(()))
     with pytest.raises(ValueError, match="has 6 outputs for 2 symbols"):
-        Reader(Frames(), card(("a", "b"))).read(video(1), torch.tensor([1]))
+        LipReader(Frames(), card(("a", "b"))).read(video(1), torch.tensor([1]))
 
 
 def test_such_a_reader_is_an_observer(monkeypatch):

@@ -17,7 +17,7 @@ from lipbench.evaluation.readings import ReadingRows
 from lipbench.evaluation.scoreboard import MODEL, Scoreboard, Subject
 from lipbench.paths import default_store, home
 from lipbench.pretrained import bundled
-from lipbench.scoring.readers import Reader
+from lipbench.scoring.readers import LipReader
 from lipbench.types import ClipBatch
 
 
@@ -29,7 +29,7 @@ class _Whole:
         device: Where it runs.
     """
 
-    def __init__(self, reader: Reader, device: torch.device) -> None:
+    def __init__(self, reader: LipReader, device: torch.device) -> None:
         self._reader, self._device = reader, device
 
     def read(self, batch: ClipBatch) -> list[str | None]:
@@ -70,7 +70,7 @@ def evaluate_reader(
         Unavailable: The file does not read, or a metric asked for by its own name cannot be computed here.
     """
     path = Path(bundled.resolved({"reader": str(weights)}, home())["reader"]).expanduser()
-    reader = Reader.load(path)
+    reader = LipReader.load(path)
     chosen = protocols.load(protocol)
     folder = Path(store).expanduser() if store else default_store(chosen.data)
     opened = Store(folder)

@@ -173,7 +173,7 @@ class Landmarks:
         return points
 
 
-class Transcript:
+class Reader:
     """What a lip reader sees said, see `lipbench.scoring.readers`.
 
     Args:
@@ -192,7 +192,7 @@ class Transcript:
                 "reading needs a lip reader: name one that comes along (`lipbench weights`) if it knows these faces, "
                 f"or one trained with `lipbench fit --model lipnet`: --evaluator.files.{name} FILE"
             )
-        self._reader = readers.Reader.load(path)
+        self._reader = readers.LipReader.load(path)
         card = self._reader.card
         self.judge = f"{card.architecture} sha256 {card.sha256[:16]}"
 
@@ -381,8 +381,8 @@ class LowerFace:
 
 MAKE: Final[dict[str, Callable[[Mapping[str, str], Path | None], Observer]]] = {
     "landmarks": lambda files, cache: Landmarks(cache=cache),
-    "transcript": lambda files, cache: Transcript(files.get("transcript")),
-    "second_transcript": lambda files, cache: Transcript(files.get("second_transcript"), "second_transcript"),
+    "transcript": lambda files, cache: Reader(files.get("transcript")),
+    "second_transcript": lambda files, cache: Reader(files.get("second_transcript"), "second_transcript"),
     "syncnet": lambda files, cache: Sync(files.get("syncnet")),
     "inception": lambda files, cache: Features(files.get("inception")),
     "identity": lambda files, cache: Identity(files.get("identity")),

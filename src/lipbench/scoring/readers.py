@@ -24,7 +24,7 @@ _BEGINS: Final = "\u2581"
 """Begins the subwords that begin a word, as SentencePiece writes them."""
 
 
-class Reader:
+class LipReader:
     """A lip reader.
 
     Args:
@@ -41,7 +41,7 @@ class Reader:
         self.net, self.card, self.view = net, card, card.view
 
     @classmethod
-    def load(cls, path: str | Path) -> "Reader":
+    def load(cls, path: str | Path) -> "LipReader":
         """The reader of a weights file.
 
         Raises:
