@@ -27,6 +27,7 @@ ALLOWED = {
     "corpora": GROUND | {"media", "data", "synthetic"},
     "scoring": GROUND | {"media", "nets", "pretrained"},
     "metrics": GROUND | {"media", "nets", "pretrained", "scoring"},
+    "functional": GROUND | {"metrics"},
     "evaluation": GROUND | {"media", "nets", "pretrained", "training", "data", "synthetic", "scoring", "metrics"},
     "generation": GROUND | {"media", "nets", "pretrained", "training", "data"},
     "leaderboard": GROUND | {"evaluation"},
@@ -106,7 +107,7 @@ def test_init_files_only_say_what_the_folder_is(path):
     body = ast.parse(path.read_text(encoding="utf-8")).body
     assert isinstance(body[0], ast.Expr)
     assert isinstance(body[0].value, ast.Constant)
-    if path.parent != PACKAGE:
+    if path.parent not in (PACKAGE, PACKAGE / "metrics"):  # these two are what scripts import
         assert len(body) == 1
 
 

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from lipbench import tracking
 from lipbench.media import captions
-from lipbench.training.base import GenerativeModel
+from lipbench.training.generative import GenerativeModel
 from lipbench.types import ClipSpec, View
 
 FRAMES, HEIGHT, WIDTH = 6, 8, 12

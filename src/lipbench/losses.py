@@ -119,6 +119,11 @@ def lsgan_discriminator(real: Tensor, fake: Tensor) -> dict[str, Tensor]:
     return {"real": ((real.float() - 1) ** 2).mean(), "fake": (fake.float() ** 2).mean()}
 
 
+def bce(logits: Tensor, target: float) -> Tensor:
+    """Binary cross-entropy of logits with one target, such as 1 for real samples. Any shape -> scalar, the mean."""
+    return F.binary_cross_entropy_with_logits(logits, torch.full_like(logits, target))
+
+
 def lsgan_generator(fake: Tensor) -> Tensor:
     """Least-squares GAN, generator's side: scores of made samples to 1. Any shape -> scalar."""
     return ((fake.float() - 1) ** 2).mean()

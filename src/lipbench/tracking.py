@@ -24,7 +24,8 @@ from torch import Tensor
 from lipbench.evaluation.evaluator import Evaluator
 from lipbench.files import written_whole
 from lipbench.media import captions
-from lipbench.training.base import BenchModule, GenerativeModel
+from lipbench.training.base import BenchModule
+from lipbench.training.generative import GenerativeModel
 from lipbench.types import ClipBatch, Generated
 
 Mode = Literal["off", "offline", "online"]

@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 import torch
 
-from lipbench.generation import dubbing
+from lipbench.generation import dubbing, talking
 from lipbench.media import geometry, landmarks, video
 from lipbench.models.lipgan import LipGAN
-from lipbench.types import View
+from lipbench.training.generative import GenerativeModel
+from lipbench.types import ClipSpec, View
 
 FACE = View("face", 96, 96)
 
@@ -72,16 +73,146 @@ def test_pieces_of_sound_make_the_frames_of_the_whole(front_end):
     samples = (random.normal(0, 0.1, 16000 * 2 + 321) * np.sin(np.arange(32321) / 3000)).astype(np.float32)
     poses, identity = torch.rand(51, 3, 24, 24), torch.rand(3, 24, 24)
     watched: list = []
-    make = dubbing.from_sound(model, identity, samples, 16000, 51, watched.append)
-    whole = make(0, poses)
+    speech = talking.from_sound(model, identity, samples, 16000, 51, watched.append)
+    whole, pieces = at_once(speech, poses), piecewise(speech, poses)
     assert whole.shape == poses.shape
-    pieces = torch.cat([make(first, poses[first : first + 20]) for first in (0, 20, 40)])
     assert torch.allclose(pieces, whole, atol=1e-5)
     assert [batch["pose"].shape[1] for batch in watched] == [51, 30]  # the whole; a first piece and what follows it
     assert not torch.allclose(whole[1:], whole[:-1], atol=1e-5)
     seen = poses.clone()
     seen[:, :, 12:] = 0.5  # what it shall make, it is not shown
-    assert torch.equal(make(0, seen), whole)
+    assert torch.equal(at_once(speech, seen), whole)
+
+
+def at_once(speech: talking.Speech, poses: torch.Tensor) -> torch.Tensor:
+    return speech.make(talking.Piece(0, poses, poses[:0], poses[:0]))
+
+
+def piecewise(speech: talking.Speech, poses: torch.Tensor, size: int = 20) -> torch.Tensor:
+    pieces = [(first, poses[first : first + size]) for first in range(0, len(poses), size)]
+    made = list(talking.in_pieces(speech, iter(pieces), lambda: (seen for _, seen in pieces)))
+    assert [first for first, _ in made] == [first for first, _ in pieces]
+    return torch.cat([frames for _, frames in made])
+
+
+class Toy(GenerativeModel):
+    """Frames from the loudness of the audio in each frame and from the poses, mixed over time by a subclass."""
+
+    timings = frozenset({"free"})
+    paper = "none"
+
+    @property
+    def clip(self) -> ClipSpec:
+        return ClipSpec(frames={"video": View("face", 8, 8)}, audio_rate=self.rate, keys=frozenset({"audio"}))
+
+    def __init__(self, rate: int = 16000) -> None:
+        super().__init__()
+        self.rate = rate
+
+    @property
+    def needs(self) -> frozenset[str]:
+        return frozenset({"audio", "audio_len", "fps", "pose", "pose_len"})
+
+    def make_optimisers(self):
+        return {}
+
+    def train_batch(self, batch):
+        raise NotImplementedError
+
+    def generate(self, batch, timing):
+        count = round(batch["audio"].shape[1] * 25 / self.rate)
+        loudness = torch.stack([part.square().mean() for part in batch["audio"][0].tensor_split(count)])  # (N,)
+        pose = batch["pose"][0, torch.arange(count) % len(batch["pose"][0])].mean((1, 2, 3))  # (N,)
+        mixed = self.mix(torch.stack([100 * loudness, pose], 1))  # (N,)
+        return {"video": mixed[None, :, None, None, None].expand(1, -1, 3, 8, 8), "video_len": torch.tensor([count])}
+
+
+class Convolutional(Toy):
+    context = 6
+
+    def __init__(self, rate=16000):
+        super().__init__(rate)
+        self.net = torch.nn.Sequential(
+            torch.nn.Conv1d(2, 4, 7, padding=3), torch.nn.Tanh(), torch.nn.Conv1d(4, 1, 7, padding=3)
+        )
+
+    def mix(self, x):
+        return self.net(x.T[None])[0, 0]
+
+
+class Windowed(Toy):
+    """Attention of every frame over those up to 15 away."""
+
+    context = 15
+
+    def mix(self, x):
+        far = (torch.arange(len(x))[:, None] - torch.arange(len(x))).abs() > self.context
+        return (x @ x.T).masked_fill(far, -torch.inf).softmax(1) @ x[:, 0]
+
+
+class Blocks(Toy):
+    """Frames 0 to 6, 7 to 13, ... see each other: counted from the beginning of the clip, so it needs the whole."""
+
+    def mix(self, x):
+        return torch.cat([part.sum() * part[:, 0] for part in x.split(7)])
+
+
+class Recurrent(Toy):
+    def __init__(self, rate=16000):
+        super().__init__(rate)
+        self.net = torch.nn.GRU(2, 1, bidirectional=True)
+        with torch.no_grad():
+            for weight in self.net.parameters():
+                weight.mul_(0.1)
+            self.net.bias_ih_l0[1] = 4.0  # it forgets slowly
+
+    def mix(self, x):
+        return self.net(x)[0].sum(1)
+
+
+class Normalized(Toy):
+    """A global encoder: its features are relative to those of the whole utterance."""
+
+    def mix(self, x):
+        return ((x - x.mean(0)) / x.std(0)).sum(1)
+
+
+@pytest.mark.parametrize("rate", [16000, 22050])
+@pytest.mark.parametrize("kind", [Convolutional, Windowed, Blocks, Recurrent, Normalized])
+def test_pieces_make_the_frames_of_the_whole_whatever_the_model(kind, rate):
+    torch.manual_seed(0)
+    model = kind(rate).eval()
+    assert (kind.context is None) == (kind in (Blocks, Recurrent, Normalized))
+    random = np.random.default_rng(0)
+    count = rate // 25 * 93
+    samples = (random.normal(0, 0.1, count) * np.sin(np.arange(count) / 3000)).astype(np.float32)
+    speech = talking.from_sound(model, torch.zeros(3, 8, 8), samples, rate, 93, lambda batch: None)
+    poses = torch.rand(93, 1, 1, 1).expand(-1, 3, 8, 8)
+    whole = at_once(speech, poses)
+    for size in (20, 30, 250):
+        torch.testing.assert_close(piecewise(speech, poses, size), whole, rtol=1e-4, atol=1e-6)
+    if kind is not Blocks:  # a shorter context than the model says is too short
+        short = talking.Speech(93, speech.make, 0)
+        assert not torch.allclose(piecewise(short, poses), whole, rtol=1e-4, atol=1e-6)
+
+
+def test_no_more_is_read_ahead_than_the_context_takes():
+    poses, read = torch.rand(100, 3, 2, 2), []
+
+    def pieces():
+        for first in range(0, 100, 20):
+            read.append(first)
+            yield first, poses[first : first + 20]
+
+    surroundings = []
+    speech = talking.Speech(
+        100, lambda piece: surroundings.append((len(piece.before), len(piece.after))) or piece.shown, 6
+    )
+    made = talking.in_pieces(speech, pieces(), lambda: pytest.fail("it was looked at twice"))
+    assert next(made)[0] == 0
+    assert read == [0, 20]
+    assert torch.equal(torch.cat([poses[:20], *(frames for _, frames in made)]), poses)
+    assert surroundings == [(0, 10), (10, 10), (10, 10), (10, 10), (10, 0)]
 
 
 def test_the_mask_of_the_lower_face():

@@ -8,7 +8,7 @@ from torch import nn
 from lipbench.generation import activation_maps
 from lipbench.models.lipgan import LipGAN
 from lipbench.models.paralip import ParaLip
-from lipbench.training.base import GenerativeModel
+from lipbench.training.generative import GenerativeModel
 from lipbench.types import ClipSpec, View
 
 

@@ -24,7 +24,7 @@ from lipbench.media import video
 from lipbench.models.paralip import ParaLip
 from lipbench.nets.wav2lip import Expert
 from lipbench.pretrained import weights
-from lipbench.training.base import TrainingFailed
+from lipbench.training.optimization import TrainingFailed
 
 
 def test_fit_leaves_a_run_folder(world):

@@ -17,7 +17,7 @@ from lipbench.evaluation.evaluator import Evaluator
 from lipbench.media import geometry
 from lipbench.metrics.psnr import PSNR
 from lipbench.scoring import observers
-from lipbench.training.base import GenerativeModel
+from lipbench.training.generative import GenerativeModel
 from lipbench.types import ClipSpec, View
 
 VIEW = View("mouth", 20, 40)

@@ -1,9 +1,6 @@
 """Error rates against other packages' numbers and a plain edit distance, and every metric here over two processes."""
 
 import json
-import os
-import socket
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -12,7 +9,6 @@ import numpy as np
 import pytest
 import test_observers
 import torch
-import two_shares
 from torchmetrics.functional.text import word_error_rate
 
 from lipbench.errors import Unavailable
@@ -246,43 +242,3 @@ def test_speed():
     start = time.process_time()
     edits(sentences[:2000], sentences[2000:])
     assert time.process_time() - start < 3
-
-
-@pytest.mark.parametrize("name", list(two_shares.CASES))
-def test_batches_equal_single_clips_whatever_their_order(name):
-    make, arguments = two_shares.CASES[name]
-    whole, single = make(), make()
-    whole.update(*arguments[:2], torch.arange(5), *arguments[2:3], **two_shares.known(arguments, range(5)))
-    for k in (3, 1, 0, 4, 2, 1):
-        two_shares.update(single, arguments, k)
-    values = whole.per_clip().value
-    assert np.isfinite(values).sum() >= 3
-    assert single.per_clip().value == pytest.approx(values, abs=1e-6, nan_ok=True)
-    assert single.compute().item() == pytest.approx(whole.compute().item(), abs=1e-6)
-
-
-def test_two_processes_give_the_scores_of_one(tmp_path):
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    shared = {**os.environ, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2"}
-    started = [
-        subprocess.Popen(
-            [sys.executable, two_shares.__file__, str(tmp_path)],
-            env={**shared, "RANK": str(rank)},
-            stderr=subprocess.PIPE,
-        )
-        for rank in range(2)
-    ]
-    for process in started:
-        _, errors = process.communicate(timeout=200)
-        assert process.returncode == 0, errors.decode()[-2000:]
-    for rank in range(2):
-        found = json.loads((tmp_path / f"{rank}.json").read_text())
-        for name, (make, arguments) in two_shares.CASES.items():
-            alone = make()
-            for k in range(5):
-                two_shares.update(alone, arguments, k)
-            mean, values = found[name]
-            assert mean == pytest.approx(alone.compute().item(), abs=1e-6), name
-            assert values == pytest.approx(alone.per_clip().value.tolist(), abs=1e-6, nan_ok=True), name

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.optim import SGD, Optimizer
 
 from lipbench.models.paralip import ParaLip
-from lipbench.training.adversarial import AdversarialModel
+from lipbench.training.adversarial import AdversarialModel, Adversary
 from lipbench.training.base import BenchModule
 from lipbench.training.speech_to_face import SpeechToFace
 from lipbench.types import ClipBatch, ClipSpec, Generated, Timing, View
@@ -125,7 +125,7 @@ def test_a_discriminator_keeps_its_rate(fake_data: Callable[..., Any], trainer_f
     assert discriminator == (0.1,) * 6
     assert generator[0] == pytest.approx(0.05)
     assert generator[5] < 0.05
-    assert not ParaLip.follows_schedule(ParaLip(**SMALL), "discriminator")
+    assert not ParaLip(**SMALL, adversarial_weight=0.1).follows_schedule("discriminator")
     assert SpeechToFace.follows_schedule(model, "discriminator")  # type: ignore[arg-type]  # it does not look
 
 
@@ -365,6 +365,17 @@ def test_a_resumed_run_sees_what_is_left(
         assert sorted({*first.validated, *second.validated}) == whole.validated
 
 
+class OfScalars(Adversary):
+    """Its gradients are 1000 for the generator and 2 for the discriminator, at any values."""
+
+    def generator_losses(self, sample: Any) -> dict[str, Tensor]:
+        return {"adversarial": 1000 * self.net(sample["made"]).mean()}
+
+    def losses(self, sample: Any) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        assert not sample["made"].requires_grad
+        return {"discriminator_fake": 2 * self.net(sample["made"]).mean()}, {}
+
+
 class Scalars(AdversarialModel):
     """A generator of one number and a discriminator of one number."""
 
@@ -375,6 +386,8 @@ class Scalars(AdversarialModel):
         super().__init__()
         self.generator = nn.Linear(1, 1)
         self.discriminator = nn.Linear(1, 1) if adversarial else None
+        if self.discriminator is not None:
+            self.adversaries["discriminator"] = self.adversary(self.discriminator)
         self.gradients: list[dict[str, float]] = []
 
     @property
@@ -398,14 +411,8 @@ class Scalars(AdversarialModel):
         made = self.generator(torch.ones(1, 1))
         return {"l1": (made - 1).abs().mean()}, {"made": made, "real": torch.ones(1, 1)}
 
-    def adversarial_losses(self, sample: dict[str, Tensor]) -> dict[str, Tensor]:
-        assert self.discriminator is not None
-        return {"adversarial": 1000 * self.discriminator(sample["made"]).mean()}
-
-    def discriminator_losses(self, sample: dict[str, Tensor]) -> dict[str, Tensor]:
-        assert self.discriminator is not None
-        assert not sample["made"].requires_grad
-        return {"fake": 2 * self.discriminator(sample["made"]).mean()}
+    def adversary(self, net: nn.Module) -> Adversary:
+        return OfScalars(net)
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         super().on_before_optimizer_step(optimizer)
@@ -453,9 +460,14 @@ class Runs(Scalars):
         made = self.generator(torch.ones(1, 1))
         return {"l1": 0 * made.sum() + self.l1[self.batches]}, {"made": made, "real": torch.ones(1, 1)}
 
-    def discriminator_losses(self, sample: dict[str, Tensor]) -> dict[str, Tensor]:
-        assert self.discriminator is not None
-        return {"fake": 0 * self.discriminator(sample["made"]).sum() + self.judged[self.batches]}
+    def adversary(self, net: nn.Module) -> Adversary:
+        model = self
+
+        class Says(OfScalars):
+            def losses(self, sample: Any) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+                return {"discriminator_fake": 0 * self.net(sample["made"]).sum() + model.judged[model.batches]}, {}
+
+        return Says(net)
 
     def validation_step(self, batch: Any, batch_idx: int) -> Generated:
         self.log("val/l1", torch.tensor(1.0 + self.batches), batch_size=1)

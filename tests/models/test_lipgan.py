@@ -212,7 +212,6 @@ def test_negatives(monkeypatch: pytest.MonkeyPatch, batch_for: Callable[..., Cli
     def negatives(**options: Any) -> set[str]:
         model = small(**options)
         assert model.discriminator is not None
-        monkeypatch.setattr(model, "log_dict", lambda values: None)
         batch = batch_for(model.clip, 0, lengths=(16, 19, 17, 18), training=True)
         _, sample = model.generator_losses(batch)
         assert sample["sound"].shape == sample["other"].shape == (20, 80, 27)
@@ -224,8 +223,8 @@ def test_negatives(monkeypatch: pytest.MonkeyPatch, batch_for: Callable[..., Cli
         handle = model.discriminator["sync"].register_forward_pre_hook(lambda _, pair: judged.append(pair))
         kinds = set()
         for _ in range(12):
-            terms = model.discriminator_losses({key: value.detach() for key, value in sample.items()})
-            assert {"synced", "unsynced"} <= set(terms)
+            terms, _ = model.adversaries["sync"].losses({key: value.detach() for key, value in sample.items()})
+            assert set(terms) == {"discriminator_synced", "discriminator_unsynced"}
             (faces, sounds), _ = judged.pop(), judged.clear()
             assert torch.equal(faces[:20], sample["real"])
             assert torch.equal(sounds[:20], sample["sound"])
@@ -240,18 +239,18 @@ def test_negatives(monkeypatch: pytest.MonkeyPatch, batch_for: Callable[..., Cli
     assert negatives(quality_weight=0.1) == {"other"}
 
 
-def test_judges_follow_the_arguments(monkeypatch: pytest.MonkeyPatch, batch_for: Callable[..., ClipBatch]) -> None:
+def test_judges_follow_the_arguments(batch_for: Callable[..., ClipBatch]) -> None:
     def judged(**options: Any) -> tuple[set[str], set[str]]:
         model = small(**options)
-        monkeypatch.setattr(model, "log_dict", lambda values: None)
         assert set(model.make_optimisers()) == {"generator", *(["discriminator"] if model.discriminator else [])}
         terms, sample = model.generator_losses(batch_for(model.clip, 0, training=True))
         assert set(terms) == {"l1"}
-        if model.discriminator is None:
-            return set(), set()
         assert model.loss_weights["sync"] == options.get("adversarial_weight", 0.01)
         assert model.loss_weights["quality"] == options.get("quality_weight", 0.0)
-        return set(model.discriminator_losses(sample)), set(model.adversarial_losses(sample))
+        assert (model.discriminator is None) == (not model.adversaries)
+        judges = model.adversaries.values()
+        learned = {key.removeprefix("discriminator_") for judge in judges for key in judge.losses(sample)[0]}
+        return learned, {key for judge in judges for key in judge.generator_losses(sample)}
 
     assert judged(adversarial_weight=0.0) == (set(), set())
     assert judged() == ({"synced", "unsynced"}, {"sync"})

@@ -1,20 +1,45 @@
-"""What every model must keep. A new model adds one line to SMALL."""
+"""What every model must keep. A new model adds one line to CASES, or to OBSERVERS if it generates nothing."""
 
 import importlib
 import inspect
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
 import pytorch_lightning as pl
 import torch
+from fake_data import LENGTHS, FakeData, make_batch, make_expert
 from pytorch_lightning.callbacks import ModelCheckpoint
 
 import lipbench.models
-from lipbench.training.adversarial import AdversarialModel
-from lipbench.training.base import BenchModule, GenerativeModel
+from lipbench.training.adversarial import AdversarialModel, Adversary
+from lipbench.training.base import BenchModule
+from lipbench.training.generative import GenerativeModel
 from lipbench.types import ClipBatch, Generated, Timing
+
+
+@dataclass(frozen=True)
+class Case:
+    """A model small enough for seconds of training, with every part switched on.
+
+    Args:
+        arguments: Of its constructor.
+        files: Argument -> what makes the file that it names (an expert, a reader), in a folder.
+        lengths: Frames of the clips of a batch.
+        learns: Loss that falls while one batch is learned; of several calls in a batch, their sum.
+        share: To which share of its beginning it falls within 40 batches.
+        without_gradient: Parameters that one batch leaves without gradient, by name, with the reason beside them.
+    """
+
+    arguments: dict[str, Any]
+    files: dict[str, Callable[[Path], str]] = field(default_factory=dict)
+    lengths: tuple[int, ...] = LENGTHS
+    learns: str = "l1"
+    share: float = 0.6
+    without_gradient: tuple[str, ...] = ()
+
 
 SMALL: dict[str, dict[str, Any]] = {
     "lipgan": {
@@ -53,16 +78,17 @@ SMALL: dict[str, dict[str, Any]] = {
         "audio_widths": (4, 4, 6, 8),
         "audio_residuals": (0, 0, 0, 1),
         "hidden": 8,
-        "expert": "",  # the fixture's
         "sync_from": 0,
         "judge_width": 2,
         "lr": 1e-2,
     },
 }
-"""Arguments that make a model small enough for seconds of training, with every part switched on."""
 
-WITHOUT_GRADIENT: dict[str, tuple[str, ...]] = {}
-"""Model -> parameters that one batch leaves without gradient, by name, with the reason beside them."""
+CASES: dict[str, Case] = {
+    "lipgan": Case(SMALL["lipgan"]),
+    "paralip": Case(SMALL["paralip"]),
+    "wav2lip": Case(SMALL["wav2lip"], files={"expert": make_expert}),
+}
 
 FILES = sorted(p.stem for p in Path(lipbench.models.__path__[0]).glob("*.py") if not p.stem.startswith("_"))
 
@@ -89,22 +115,28 @@ def class_of(name: str) -> type[GenerativeModel]:
 
 @pytest.fixture(params=NAMES)
 def name(request: pytest.FixtureRequest) -> str:
-    assert request.param in SMALL, f"add a line for {request.param!r} to SMALL in this file"
+    assert request.param in CASES, f"add a line for {request.param!r} to CASES in this file"
     return str(request.param)
 
 
-def small(name: str, **options: Any) -> GenerativeModel:
+def small(name: str, folder: Path, **options: Any) -> GenerativeModel:
+    """The model of a case; the files that it names are made in a folder."""
     torch.manual_seed(0)
-    return class_of(name)(**(SMALL[name] | options))
+    files = {argument: make(folder) for argument, make in CASES[name].files.items()}
+    torch.manual_seed(0)
+    return class_of(name)(**(CASES[name].arguments | files | options))
 
 
-def timings(name: str) -> Iterator[Timing]:
-    yield from sorted(class_of(name).timings)  # type: ignore[misc]
+def data_of(name: str, batches: int) -> FakeData:
+    return FakeData(batches, CASES[name].lengths)
 
 
-@pytest.fixture(autouse=True)
-def _with_expert(expert: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(SMALL["wav2lip"], "expert", expert)
+def batch_of(name: str, model: BenchModule, seed: int) -> ClipBatch:
+    return make_batch(model.clip, seed, CASES[name].lengths)
+
+
+def timings(model: GenerativeModel) -> Iterator[Timing]:
+    yield from sorted(model.timings)  # type: ignore[misc]
 
 
 class Only(dict[str, Any]):
@@ -120,26 +152,27 @@ class Only(dict[str, Any]):
         return super().__getitem__(key)
 
 
-def test_says_what_it_is(name: str) -> None:
-    model = small(name)
+def test_says_what_it_is(name: str, tmp_path: Path) -> None:
+    model = small(name, tmp_path)
     assert model.timings <= {"given", "length", "free"}
     assert model.timings
+    assert model.capabilities <= {"video", "audio", "text"}
+    assert model.capabilities & {"video", "audio"}
+    assert model.context is None or model.context >= 0
     assert model.paper
     assert "video" not in model.needs
-    assert "video" in model.clip.frames
+    assert ("video" in model.clip.frames) == ("video" in model.capabilities)
     doc = inspect.getmodule(type(model)).__doc__  # type: ignore[union-attr]
     assert doc
     assert doc.splitlines()[0].endswith(".")
 
 
-def test_fits_saves_loads_and_tests(
-    name: str, tmp_path: Path, fake_data: Callable[..., Any], trainer_for: Callable[..., pl.Trainer]
-) -> None:
-    data = fake_data(3)
+def test_fits_saves_loads_and_tests(name: str, tmp_path: Path, trainer_for: Callable[..., pl.Trainer]) -> None:
+    data = data_of(name, 3)
     trainer = trainer_for(max_epochs=1)
-    trainer.fit(small(name), data)
+    trainer.fit(small(name, tmp_path), data)
     assert trainer.global_step == 3
-    assert torch.isfinite(trainer.callback_metrics["val/l1"])
+    assert torch.isfinite(trainer.callback_metrics[class_of(name).monitor[0]])
     path = tmp_path / "model.ckpt"
     trainer.save_checkpoint(path)
     stored = torch.load(path, weights_only=True)["lipbench"]
@@ -151,82 +184,87 @@ def test_fits_saves_loads_and_tests(
     assert all(torch.equal(value, fitted[key]) for key, value in loaded.state_dict().items())
     made = trainer_for().predict(loaded, data)
     assert made is not None
-    assert made[0]["video"].shape[0] == 4  # type: ignore[index, call-overload]
+    for capability, key in (("video", "video"), ("audio", "audio"), ("text", "text")):
+        assert (key in made[0]) == (capability in loaded.capabilities)
+        assert key not in made[0] or len(made[0][key]) == len(CASES[name].lengths)  # type: ignore[index, call-overload]
     trainer_for().test(loaded, data)
 
 
 def test_learns_one_batch(
-    name: str,
-    monkeypatch: pytest.MonkeyPatch,
-    fake_data: Callable[..., Any],
-    trainer_for: Callable[..., pl.Trainer],
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trainer_for: Callable[..., pl.Trainer]
 ) -> None:
-    model = small(name)
-    history: dict[str, list[float]] = {}
+    model, case = small(name, tmp_path), CASES[name]
+    history = [0.0] * 40
     original = model.optimise
 
     def watched(optimiser: str, terms: dict[str, torch.Tensor]) -> dict[str, float]:
-        for key, value in terms.items():
-            history.setdefault(key, []).append(value.item())
+        history[model.batches] += terms[case.learns].item() if case.learns in terms else 0.0
         return original(optimiser, terms)
 
     monkeypatch.setattr(model, "optimise", watched)
-    trainer_for(max_epochs=40, overfit_batches=1, limit_val_batches=0).fit(model, fake_data(1))
-    assert len(history["l1"]) == 40
-    assert sum(history["l1"][-5:]) < 0.6 * sum(history["l1"][:5])
+    trainer_for(max_epochs=40, overfit_batches=1, limit_val_batches=0).fit(model, data_of(name, 1))
+    assert sum(history[-5:]) < case.share * sum(history[:5])
+    assert min(history[:5]) > 0
 
 
-def test_gradients_reach_every_parameter(
-    name: str, fake_data: Callable[..., Any], trainer_for: Callable[..., pl.Trainer]
-) -> None:
-    model = small(name)
+def test_gradients_reach_every_parameter(name: str, tmp_path: Path, trainer_for: Callable[..., pl.Trainer]) -> None:
+    model = small(name, tmp_path)
     reached: set[str] = set()
 
     class Watch(pl.Callback):
         def on_before_optimizer_step(self, *_: Any) -> None:
             reached.update(key for key, p in model.named_parameters() if p.grad is not None and p.grad.abs().sum() > 0)
 
-    trainer_for(max_steps=1, callbacks=[Watch()], limit_val_batches=0).fit(model, fake_data(1))
+    trainer_for(max_steps=1, callbacks=[Watch()], limit_val_batches=0).fit(model, data_of(name, 1))
     expected = {key for key, p in model.named_parameters() if p.requires_grad}
-    assert expected - reached == set(WITHOUT_GRADIENT.get(name, ()))
+    assert expected - reached == set(CASES[name].without_gradient)
 
 
 def test_discriminators_feel_their_own_losses_alone(
-    name: str, monkeypatch: pytest.MonkeyPatch, fake_data: Callable[..., Any], trainer_for: Callable[..., pl.Trainer]
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trainer_for: Callable[..., pl.Trainer]
 ) -> None:
     """Their gradients in their step are, to the bit, those of their losses on samples cut from the generator."""
-    model = small(name)
-    assert isinstance(model, AdversarialModel)
-    judge = model.discriminator
-    assert judge is not None, "switch the discriminator on in SMALL"
-    losses, alone, compared = model.discriminator_losses, [], []
+    model = small(name, tmp_path)
+    if not isinstance(model, AdversarialModel):
+        return
+    assert model.adversaries, "switch the discriminators on in SMALL"
+    alone: dict[str, tuple[torch.Tensor, ...]] = {}
+    compared: dict[str, list[bool]] = {key: [] for key in model.adversaries}
+    judges = {key: list(adversary.net.parameters()) for key, adversary in model.adversaries.items()}
 
-    def watched(sample: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        state = torch.get_rng_state()
-        total = torch.stack(list(losses({key: value.detach().clone() for key, value in sample.items()}).values())).sum()
-        alone[:] = torch.autograd.grad(total, list(judge.parameters()))
-        torch.set_rng_state(state)
-        return losses(sample)
+    def watch(key: str, adversary: Adversary) -> None:
+        losses = adversary.losses
+
+        def watched(sample: Any) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+            state = torch.get_rng_state()
+            terms, _ = losses({name: value.detach().clone() for name, value in sample.items()})
+            alone[key] = torch.autograd.grad(torch.stack(list(terms.values())).sum(), judges[key])
+            torch.set_rng_state(state)
+            return losses(sample)
+
+        monkeypatch.setattr(adversary, "losses", watched)
+
+    for key, adversary in model.adversaries.items():
+        watch(key, adversary)
 
     class Watch(pl.Callback):
         def on_before_optimizer_step(self, _: Any, __: Any, optimizer: torch.optim.Optimizer) -> None:
-            ours, own = list(judge.parameters()), optimizer.param_groups[0]["params"]
-            if own[0] is ours[0]:
-                assert [id(p) for p in own] == [id(p) for p in ours]
-                compared.append([torch.equal(p.grad, g) for p, g in zip(ours, alone, strict=True)])
-            else:
-                assert not {id(p) for p in own} & {id(p) for p in ours}
+            trained = {id(p) for group in optimizer.param_groups for p in group["params"]}
+            own = {key for key, judge in judges.items() if trained & {id(p) for p in judge}}
+            assert not own or trained == {id(p) for key in own for p in judges[key]}
+            for key in own:
+                equal = [torch.equal(p.grad, g) for p, g in zip(judges[key], alone[key], strict=True)]
+                compared[key].append(all(equal))
 
-    monkeypatch.setattr(model, "discriminator_losses", watched)
-    trainer_for(max_steps=3, callbacks=[Watch()], limit_val_batches=0).fit(model, fake_data(3))
-    assert [all(equal) for equal in compared] == [True] * 3
+    trainer_for(max_steps=3, callbacks=[Watch()], limit_val_batches=0).fit(model, data_of(name, 3))
+    assert compared == {key: [True] * 3 for key in model.adversaries}
 
 
 def test_reads_only_what_it_says_and_keeps_the_lengths(
-    name: str, monkeypatch: pytest.MonkeyPatch, batch_for: Callable[..., ClipBatch]
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model = small(name).eval()
-    batch = batch_for(model.clip, 5)
+    model = small(name, tmp_path).eval()
+    batch = batch_of(name, model, 5)
     generate, handed = model.generate, {}
 
     def watched(given: ClipBatch, timing: Timing) -> Generated:
@@ -234,7 +272,7 @@ def test_reads_only_what_it_says_and_keeps_the_lengths(
         return generate(given, timing)
 
     monkeypatch.setattr(model, "generate", watched)
-    for timing in timings(name):
+    for timing in timings(model):
         hidden = {"given": set(), "length": {"durations"}, "free": {"durations", "n_frames"}}[timing]
         allowed = model.needs - hidden
         handed.clear()
@@ -242,10 +280,15 @@ def test_reads_only_what_it_says_and_keeps_the_lengths(
             driven = model.drive(batch, timing)
             assert set(handed) == allowed
             made = generate(Only({**batch, **handed}, allowed), timing)  # type: ignore[arg-type, typeddict-item]
+        if "audio" in model.capabilities:
+            assert made["audio"].shape[0] == len(batch["index"])
+            assert made["sample_rate"] > 0
+        if "video" not in model.capabilities:
+            continue
         video, lengths = made["video"], made["video_len"]
         assert torch.equal(video, driven["video"])
         assert video.dtype == torch.float32
-        assert video.shape == (4, int(lengths.max()), 3, *model.clip.frames["video"].size)
+        assert video.shape == (len(batch["index"]), int(lengths.max()), 3, *model.clip.frames["video"].size)
         assert video.min() >= 0
         assert video.max() <= 1
         if timing != "free":
@@ -257,21 +300,21 @@ def test_reads_only_what_it_says_and_keeps_the_lengths(
             assert made["durations"].min() >= 0
 
 
-def test_refuses_unknown_timing_and_missing_keys(name: str, batch_for: Callable[..., ClipBatch]) -> None:
-    model = small(name)
+def test_refuses_unknown_timing_and_missing_keys(name: str, tmp_path: Path) -> None:
+    model = small(name, tmp_path)
     with pytest.raises(ValueError, match="has no timing 'late'"):
-        model.drive(batch_for(model.clip, 1), "late")  # type: ignore[arg-type]
+        model.drive(batch_of(name, model, 1), "late")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="needs"):
-        model.drive({}, next(timings(name)))
+        model.drive({}, next(timings(model)))
 
 
-def test_a_clip_is_the_same_alone_and_in_a_batch(name: str, batch_for: Callable[..., ClipBatch]) -> None:
-    model = small(name).eval()
-    batch = batch_for(model.clip, 7)
-    for timing in timings(name):
+def test_a_clip_is_the_same_alone_and_in_a_batch(name: str, tmp_path: Path) -> None:
+    model = small(name, tmp_path).eval()
+    batch = batch_of(name, model, 7)
+    for timing in timings(model):
         with torch.no_grad():
             together = model.drive(batch, timing)
-            for row in range(4):
+            for row in range(len(batch["index"])):
                 one: dict[str, Any] = {k: v[row : row + 1] for k, v in batch.items()}
                 if "tokens" in one:  # alone there is no padding either
                     one["tokens"] = one["tokens"][:, : int(one["token_len"])]
@@ -284,17 +327,14 @@ def test_a_clip_is_the_same_alone_and_in_a_batch(name: str, batch_for: Callable[
 
 @pytest.mark.parametrize("options", [{}, {"ema_decay": 0.9, "schedule": "cosine", "warmup": 2}], ids=["plain", "ema"])
 def test_resumed_equals_uninterrupted(
-    name: str,
-    options: dict[str, Any],
-    tmp_path: Path,
-    fake_data: Callable[..., Any],
-    trainer_for: Callable[..., pl.Trainer],
+    name: str, options: dict[str, Any], tmp_path: Path, trainer_for: Callable[..., pl.Trainer]
 ) -> None:
     def fit(folder: str, ckpt_path: Path | None = None) -> tuple[dict[str, Any], pl.Trainer]:
+        model = small(name, tmp_path, **options)
         torch.manual_seed(11 if ckpt_path is None else 99)  # resuming must not lean on the seed of the new process
         keep = ModelCheckpoint(tmp_path / folder, filename="{step}", every_n_train_steps=1, save_top_k=-1)
         trainer = trainer_for(max_steps=6, callbacks=[keep], enable_checkpointing=True)
-        trainer.fit(small(name, **options), fake_data(4), ckpt_path=ckpt_path, weights_only=True)
+        trainer.fit(model, data_of(name, 4), ckpt_path=ckpt_path, weights_only=True)
         return torch.load(tmp_path / folder / "step=6.ckpt", weights_only=True), trainer
 
     whole, trainer = fit("whole")
@@ -324,30 +364,34 @@ OBSERVERS: dict[str, dict[str, Any]] = {
 """The models that make no video, small."""
 
 
-@pytest.mark.parametrize("name", sorted(set(FILES) - set(NAMES)))
-def test_observers_train_in_half_precision(
-    name: str, fake_data: Callable[..., Any], trainer_for: Callable[..., pl.Trainer]
-) -> None:
+def observer(name: str, **options: Any) -> BenchModule:
+    """The model in a file that makes no video."""
     (kind,) = (
         item
         for item in vars(importlib.import_module(f"lipbench.models.{name}")).values()
         if inspect.isclass(item) and issubclass(item, BenchModule) and item.__module__.endswith(f".{name}")
     )
-    model = kind(**OBSERVERS[name])
+    torch.manual_seed(0)
+    return kind(**(OBSERVERS[name] | options))
+
+
+@pytest.mark.parametrize("name", sorted(set(FILES) - set(NAMES)))
+def test_observers_train_in_half_precision(
+    name: str, fake_data: Callable[..., Any], trainer_for: Callable[..., pl.Trainer]
+) -> None:
+    model = observer(name)
     trainer_for(max_steps=2, precision="bf16-mixed").fit(model, fake_data(2))
     assert model.batches == 2
     assert all(value.dtype == torch.float32 and bool(value.isfinite().all()) for value in model.parameters())
 
 
-def test_trains_and_tests_in_half_precision(
-    name: str, fake_data: Callable[..., Any], trainer_for: Callable[..., pl.Trainer]
-) -> None:
-    model = small(name)
+def test_trains_and_tests_in_half_precision(name: str, tmp_path: Path, trainer_for: Callable[..., pl.Trainer]) -> None:
+    model = small(name, tmp_path)
     before = {key: value.clone() for key, value in model.named_parameters()}
     trainer = trainer_for(max_steps=2, precision="bf16-mixed")
-    trainer.fit(model, fake_data(2))
+    trainer.fit(model, data_of(name, 2))
     assert all(value.dtype == torch.float32 for value in model.parameters())
     assert sum(not torch.equal(before[key], value) for key, value in model.named_parameters()) > len(before) / 2
-    made = trainer.predict(model, fake_data(2))
+    made = trainer.predict(model, data_of(name, 2))
     assert made is not None
     assert made[0]["video"].dtype == torch.float32  # type: ignore[index, call-overload]

@@ -11,20 +11,20 @@ from lipbench.media import text
 from lipbench.models.lipnet import LipNet
 from lipbench.models.lipresnet import LipResNet
 from lipbench.pretrained import weights
-from lipbench.training.reading import Piece, ReadingModel, Word, spell, words_of
+from lipbench.training.ctc_reading import CTCReader, Piece, Word, spell, words_of
 from lipbench.types import ClipBatch
 
-READERS: dict[str, tuple[type[ReadingModel], dict[str, Any]]] = {
+READERS: dict[str, tuple[type[CTCReader], dict[str, Any]]] = {
     "lipnet": (LipNet, {"size": (16, 24), "widths": (4, 6, 8), "hidden": 12, "norm": True, "curriculum": 3}),
     "lipresnet": (LipResNet, {"size": (16, 24), "front": 4, "widths": (4, 6, 8, 8), "hidden": 12, "curriculum": 3}),
 }
 
 
 @pytest.fixture(params=sorted(READERS))
-def small(request: pytest.FixtureRequest) -> Callable[..., ReadingModel]:
+def small(request: pytest.FixtureRequest) -> Callable[..., CTCReader]:
     kind, arguments = READERS[request.param]
 
-    def make(**options: Any) -> ReadingModel:
+    def make(**options: Any) -> CTCReader:
         torch.manual_seed(0)
         return kind(**(arguments | options))
 
@@ -158,17 +158,17 @@ def test_cut_mirrors_and_moves() -> None:
 def test_loss_is_that_of_torch_and_finite_where_there_is_no_path() -> None:
     torch.manual_seed(0)
     log_probs = torch.randn(2, 5, 30).log_softmax(2)
-    loss = ReadingModel.ctc_loss(log_probs, torch.tensor([5, 4]), [ids("ab"), ids("c")])
+    loss = CTCReader.ctc_loss(log_probs, torch.tensor([5, 4]), [ids("ab"), ids("c")])
     reference = torch.nn.functional.ctc_loss(
         log_probs.transpose(0, 1), torch.tensor([*ids("ab"), *ids("c")]), (5, 4), (2, 1), reduction="none"
     )
     assert loss.item() == pytest.approx((reference[0] / 2 + reference[1]).item() / 2)
-    assert ReadingModel.ctc_loss(log_probs, torch.tensor([2, 4]), [ids("abc"), ids("c")]).item() == pytest.approx(
+    assert CTCReader.ctc_loss(log_probs, torch.tensor([2, 4]), [ids("abc"), ids("c")]).item() == pytest.approx(
         reference[1].item() / 2
     )
 
 
-def test_padding_does_not_change_what_is_read(small: Callable[..., ReadingModel]) -> None:
+def test_padding_does_not_change_what_is_read(small: Callable[..., CTCReader]) -> None:
     model, batch = small().eval(), two_clips()
     with torch.no_grad():
         together = model.net(batch["video"], batch["video_len"])
@@ -177,7 +177,7 @@ def test_padding_does_not_change_what_is_read(small: Callable[..., ReadingModel]
             torch.testing.assert_close(together[row, :frames], alone[0], rtol=0, atol=1e-5)
 
 
-def test_nothing_is_read_in_broken_pictures(small: Callable[..., ReadingModel]) -> None:
+def test_nothing_is_read_in_broken_pictures(small: Callable[..., CTCReader]) -> None:
     model, batch = small().eval(), two_clips()
     with torch.no_grad():
         whole = model.read(batch)
@@ -194,7 +194,7 @@ class TwoClips(pl.LightningDataModule):
     val_dataloader = test_dataloader = predict_dataloader = train_dataloader
 
 
-def test_overfits_two_clips(small: Callable[..., ReadingModel], trainer_for: Callable[..., pl.Trainer]) -> None:
+def test_overfits_two_clips(small: Callable[..., CTCReader], trainer_for: Callable[..., pl.Trainer]) -> None:
     model = small(curriculum=30, dropout=0.0, skip=0.0, lr=5e-3, hidden=48, schedule="cosine")
     trainer = trainer_for(max_steps=400, check_val_every_n_epoch=400)
     trainer.fit(model, TwoClips())
@@ -217,7 +217,7 @@ def test_error_rates_are_over_all_that_was_said(
     assert logged["val/wer"] == pytest.approx(1 / 7)
 
 
-def test_gradients_reach_every_parameter(small: Callable[..., ReadingModel]) -> None:
+def test_gradients_reach_every_parameter(small: Callable[..., CTCReader]) -> None:
     model, batch = small(dropout=0.0), two_clips()
     pieces = model.pieces(batch)
     video, lengths = model.cut(batch["video"], pieces)
@@ -226,7 +226,7 @@ def test_gradients_reach_every_parameter(small: Callable[..., ReadingModel]) -> 
 
 
 def test_resumed_equals_uninterrupted(
-    small: Callable[..., ReadingModel], tmp_path: Path, trainer_for: Callable[..., pl.Trainer], fake_data: Any
+    small: Callable[..., CTCReader], tmp_path: Path, trainer_for: Callable[..., pl.Trainer], fake_data: Any
 ) -> None:
     def fit(folder: str, ckpt_path: Path | None = None) -> dict[str, Any]:
         keep = ModelCheckpoint(tmp_path / folder, filename="{step}", every_n_train_steps=1, save_top_k=-1)
@@ -241,7 +241,7 @@ def test_resumed_equals_uninterrupted(
     assert whole["lipbench"] == resumed["lipbench"]
 
 
-def test_trains_in_half_precision(small: Callable[..., ReadingModel], trainer_for: Callable[..., pl.Trainer]) -> None:
+def test_trains_in_half_precision(small: Callable[..., CTCReader], trainer_for: Callable[..., pl.Trainer]) -> None:
     model = small()
     before = {key: value.clone() for key, value in model.named_parameters()}
     trainer = trainer_for(max_steps=2, precision="bf16-mixed")
@@ -251,7 +251,7 @@ def test_trains_in_half_precision(small: Callable[..., ReadingModel], trainer_fo
     assert sum(not torch.equal(before[key], value) for key, value in model.named_parameters()) > len(before) / 2
 
 
-def test_becomes_an_observer(small: Callable[..., ReadingModel], tmp_path: Path) -> None:
+def test_becomes_an_observer(small: Callable[..., CTCReader], tmp_path: Path) -> None:
     model, batch = small().eval(), two_clips()
     model.save_observer(tmp_path / "reader.safetensors", "two made-up clips")
     net, card = weights.load(tmp_path / "reader.safetensors", type(model.net))

@@ -9,9 +9,8 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from fake_data import FakeData, make_trainer
 from test_models import small
-
-from conftest import FakeData, make_expert, make_trainer
 
 CASES: dict[str, dict[str, Any]] = {
     "paralip": {},
@@ -33,10 +32,7 @@ class Clips(pl.Callback):
 
 def main(folder: Path, case: str) -> None:
     torch.set_num_threads(1)
-    options = CASES[case]
-    if case == "wav2lip":
-        options["expert"] = make_expert(folder)
-    model = small(case.partition("-")[0], **options)
+    model = small(case.partition("-")[0], folder, **CASES[case])
     start = {key: value.clone() for key, value in model.state_dict().items()}
     clips = Clips()
     trainer = make_trainer(max_steps=10, devices=2, strategy="ddp", callbacks=[clips], use_distributed_sampler=False)

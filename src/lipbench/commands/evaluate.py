@@ -1,4 +1,4 @@
-"""evaluate: score videos that any other system made, against their references."""
+"""evaluate: score videos that any other system made against their references, or a lip reader's weights file."""
 
 import argparse
 from pathlib import Path
@@ -24,9 +24,13 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--generated",
         type=Path,
-        required=True,
         metavar="DIR",
         help="videos (mp4, avi, mpg, ...) or folders of PNG or JPEG frames, as x.mp4 or s1/x.mp4",
+    )
+    parser.add_argument(
+        "--reader",
+        metavar="FILE|NAME",
+        help="in place of videos, a lip reader: its weights file, or a name of `lipbench list`; with --protocol",
     )
     parser.add_argument(
         "--reference", type=Path, metavar="DIR", help="the true videos, under the same names; or a prepared store"
@@ -67,7 +71,11 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "--landmarks", choices=("dlib", "face-alignment"), default="dlib", help="who finds the face (default: dlib)"
     )
     parser.add_argument(
-        "--metrics", nargs="+", metavar="A,B", help="metrics or groups, e.g. quality,sync (default: most of them)"
+        "--metrics",
+        nargs="+",
+        metavar="A,B",
+        help="columns, groups, or metrics of other packages, e.g. quality,sync,my_package.my_module.MyMetric "
+        "(default: most columns; `default` adds them to others)",
     )
     for name in WEIGHTS:
         options = f"--files.{name}", f"--evaluator.files.{name}"  # the latter as `test` spells it, and as errors say
@@ -90,7 +98,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(
-    generated: Path,
+    generated: Path | None = None,
+    reader: str | None = None,
     reference: Path | None = None,
     name: str | None = None,
     protocol: str | None = None,
@@ -109,6 +118,9 @@ def run(
 ) -> None:
     """Score, write the records and a CSV file with a row a clip, print a summary.
 
+    With `reader`, a lip reader's weights file is scored over the test clips of a protocol, as `lipbench test` scores a
+    checkpoint; see `lipbench.evaluation.reader_files`.
+
     Videos of another frame rate are resampled to the reference's by nearest time; other sizes are brought to its frame;
     up to 5 frames more or less are cut off, beyond that no frame is compared with a frame. Each video's pictures are
     judged beside its own sound; generated ones without any, or with a silent one, beside the reference's; and with
@@ -119,6 +131,19 @@ def run(
         UsageError: Options do not fit together.
         ValueError: Every column is empty; what is known is written and printed all the same.
     """
+    if (generated is None) == (reader is None):
+        raise UsageError("what is scored? Give --generated DIR for videos, or --reader FILE|NAME for a lip reader")
+    if reader is not None:
+        others = {"reference": reference, "view": view, "audio": audio, "text": text, "fps": fps} | weights
+        given = [key for key, value in others.items() if value is not None] + (["partial"] if partial else [])
+        if protocol is None or given:
+            raise UsageError(
+                f"--reader goes with --protocol, --metrics, --name, --no-calibration and --out; "
+                f"{f'leave out --{given[0]}' if given else 'add --protocol NAME of a prepared corpus'}"
+            )
+        _read(reader, protocol, name, out, metrics, not no_calibration)
+        return
+    assert generated is not None
     if reference is None and protocol is None:
         raise UsageError("where are the references? Give --reference DIR, or --protocol NAME of a prepared corpus")
     if workers is not None and workers < 0:
@@ -161,16 +186,69 @@ def run(
     clip_scores.refuse_all_empty(records[0])
 
 
+def _read(
+    reader: str, protocol: str, name: str | None, out: Path, metrics: list[str] | None, calibration: bool
+) -> None:
+    """Score a lip reader's weights file and print a summary."""
+    from lipbench.evaluation import clip_scores, record
+    from lipbench.evaluation.reader_files import evaluate_reader
+
+    chosen = None if metrics is None else discovery.listed(" ".join(metrics))
+    table = evaluate_reader(reader, protocol, name=name, out=out, metrics=chosen, calibration=calibration)
+    paths = [Path(path) for path in table.attrs["records"]]
+    records = [record.read(path) for path in paths]
+    _print_scores(records)
+    _print_place(paths[0])
+    clip_scores.refuse_all_empty(records[0])
+
+
 def _print(table: "pd.DataFrame", records: "list[Record]", path: Path) -> None:
-    """A line a metric, what is missing, and where it is written."""
+    """The scores, and what is to be known of the videos."""
+    from lipbench.errors import on_one_line
+    from lipbench.evaluation import external_clips, formatting
+
+    _print_scores(records)
+    console = formatting.console()
+    first = records[0]
+    for what, label in (("fps", "frame rate"), ("size", "size"), ("frames", "number of frames")):
+        other = (table[f"generated_{what}"] != table[f"reference_{what}"]) & table["compared_frames"].notna()
+        if other.any():
+            line = table[other].iloc[0]
+            pair = f"{line[f'generated_{what}']} beside {line[f'reference_{what}']}"
+            console.print(f"videos of another {label}: {int(other.sum())}, e.g. {pair}", markup=False)
+    if any(score.n for name, score in first.scores.items() if name.startswith(("lse_", "av_offset"))):
+        for label, those in (
+            ("no sound of their own (or a silent one), judged beside the reference's", table["sound"] == "reference"),
+            ("a sound of their own, left out for the corpus'", table["sound"] == external_clips.CORPUS_INSTEAD),
+            ("a sound that ends long before their pictures, judged only so far", external_clips.falls_short(table)),
+        ):
+            if those.any():
+                console.print(f"videos with {label}: {int(those.sum())}", markup=False)
+    noted = table[table["reason"] != ""]
+    for _, line in noted.head(_SHOWN).iterrows():
+        console.print(on_one_line(f"{line['clip_id']}: {line['reason']}"), style="yellow", markup=False)
+    if len(noted) > _SHOWN:
+        console.print(f"... and {len(noted) - _SHOWN} more with a reason", style="yellow", markup=False)
+    _print_place(path)
+
+
+def _print_place(path: Path) -> None:
+    """Where the record is."""
+    from lipbench.evaluation import formatting
+
+    where = f"record: {path}; clip by clip: {path.with_suffix('.csv').name}"
+    formatting.console().print(where, markup=False)
+
+
+def _print_scores(records: "list[Record]") -> None:
+    """A line a metric, and what is missing."""
     from rich import box
     from rich.markup import escape
     from rich.table import Table
     from rich.text import Text
 
     from lipbench.errors import on_one_line
-    from lipbench.evaluation import external_clips, formatting
-    from lipbench.evaluation.bank import CATALOGUE
+    from lipbench.evaluation import formatting
 
     first = records[0]
     console = formatting.console()
@@ -180,7 +258,7 @@ def _print(table: "pd.DataFrame", records: "list[Record]", path: Path) -> None:
     )
     shown.add_column("metric")
     shown.add_column("")
-    for heading in (first.name, "95 %", "clips", *(entry.name for entry in records[1:])):
+    for heading in (first.name, "95 %", "clips", *(entry.control or entry.name for entry in records[1:])):
         shown.add_column(heading, justify="right", overflow="fold")
     for name, score in first.scores.items():
         if score.value is None:
@@ -201,23 +279,3 @@ def _print(table: "pd.DataFrame", records: "list[Record]", path: Path) -> None:
             columns.setdefault(score.reason, []).append(name)
     for reason, names in columns.items():
         console.print(on_one_line(f"{', '.join(names)}: {reason}"), style="dim", markup=False)
-    for what, label in (("fps", "frame rate"), ("size", "size"), ("frames", "number of frames")):
-        other = (table[f"generated_{what}"] != table[f"reference_{what}"]) & table["compared_frames"].notna()
-        if other.any():
-            line = table[other].iloc[0]
-            pair = f"{line[f'generated_{what}']} beside {line[f'reference_{what}']}"
-            console.print(f"videos of another {label}: {int(other.sum())}, e.g. {pair}", markup=False)
-    if any(CATALOGUE[name].metric.observes == "syncnet" for name, score in first.scores.items() if score.n):
-        for label, those in (
-            ("no sound of their own (or a silent one), judged beside the reference's", table["sound"] == "reference"),
-            ("a sound of their own, left out for the corpus'", table["sound"] == external_clips.CORPUS_INSTEAD),
-            ("a sound that ends long before their pictures, judged only so far", external_clips.falls_short(table)),
-        ):
-            if those.any():
-                console.print(f"videos with {label}: {int(those.sum())}", markup=False)
-    noted = table[table["reason"] != ""]
-    for _, line in noted.head(_SHOWN).iterrows():
-        console.print(on_one_line(f"{line['clip_id']}: {line['reason']}"), style="yellow", markup=False)
-    if len(noted) > _SHOWN:
-        console.print(f"... and {len(noted) - _SHOWN} more with a reason", style="yellow", markup=False)
-    console.print(f"record: {path}; clip by clip: {path.with_suffix('.csv').name}", markup=False)

@@ -11,8 +11,8 @@ from lipbench.errors import UsageError
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from lipbench.generation.dubbing import Maker
-    from lipbench.training.base import GenerativeModel
+    from lipbench.generation.talking import Speech
+    from lipbench.training.generative import GenerativeModel
     from lipbench.types import ClipBatch
 
 GROUP = "Train and score"
@@ -107,7 +107,7 @@ def run(
         output_folder.probe(folder)
 
     from lipbench.generation import dubbing as dub
-    from lipbench.generation import loading
+    from lipbench.generation import loading, talking
     from lipbench.media import audio as sounds
     from lipbench.media import landmarks as backends
     from lipbench.media import text as tokens
@@ -128,25 +128,25 @@ def run(
 
         ids = torch.tensor(tokens.encode(tokens.symbols(_words(str(text), ckpt_path, model))))  # (L,)
 
-        def speak(identity: "Tensor") -> "tuple[int, Maker]":
-            return dub.from_text(loaded, identity, ids, watch)
+        def speak(identity: "Tensor") -> "Speech":
+            return talking.from_text(loaded, identity, ids, watch)
     else:
         samples, rate = sounds.read_audio(audio or given)
         wanted = loaded.clip.audio_rate
         assert wanted is not None
         heard = sounds.resample(samples, rate, wanted)
-        frames = total = round(len(heard) * dub.FPS / wanted)
+        total = frames = round(len(heard) * talking.FPS / wanted)
         if total == 0:
             raise ValueError(f"{audio or given} holds {len(samples)} samples of sound, less than one frame of picture")
 
-        def speak(identity: "Tensor") -> "tuple[int, Maker]":
-            return frames, dub.from_sound(loaded, identity, heard, wanted, frames, watch)
+        def speak(identity: "Tensor") -> "Speech":
+            return talking.from_sound(loaded, identity, heard, wanted, frames, watch)
 
     dubbing = dub.Dubbing(loaded, target, backends.load(landmarks), face, total, speak)
-    films.write_video(out, dubbing, dub.FPS, samples, rate)
+    films.write_video(out, dubbing, talking.FPS, samples, rate)
     lost = f", {dubbing.lost} frames without the face left as they were" if dubbing.lost else ""
     height, width = dubbing.size
-    print(f"{out}: {dubbing.frames} frames, {dubbing.frames / dub.FPS:.2f} s, {width}x{height}{lost}")
+    print(f"{out}: {dubbing.frames} frames, {dubbing.frames / talking.FPS:.2f} s, {width}x{height}{lost}")
 
 
 def _words(text: str, ckpt_path: Path, model: str | None) -> list[str]:

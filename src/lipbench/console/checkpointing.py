@@ -12,7 +12,8 @@ import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Checkpoint, ModelCheckpoint
 
 from lipbench.training import position
-from lipbench.training.base import BenchModule, TrainingFailed
+from lipbench.training.base import BenchModule
+from lipbench.training.optimization import TrainingFailed
 
 _SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
 _FIRST_BATCH, _SETTLED = 2, 20  # the first batches are slower; after so many a rate is known

@@ -25,7 +25,9 @@ from lipbench.data.datamodule import ClipDataModule
 from lipbench.errors import UsageError
 from lipbench.evaluation.evaluator import Evaluator
 from lipbench.training import checkpoints, position
-from lipbench.training.base import BenchModule, GenerativeModel, TrainingFailed
+from lipbench.training.base import BenchModule
+from lipbench.training.generative import GenerativeModel
+from lipbench.training.optimization import TrainingFailed
 
 _STEPS: Final = 200_000
 """Where a fit ends that names no end: about ParaLip's 210,000 on GRID (its released configuration)."""

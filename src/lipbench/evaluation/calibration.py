@@ -89,12 +89,13 @@ def controls(needs: Collection[str]) -> tuple[Control, ...]:
     return next((rows for key, rows in _CONTROLS.items() if key in needs), ())
 
 
-def left_out(bank: Bank, packed: bool) -> dict[str, str]:
+def left_out(bank: Bank, packed: bool, text: bool = True) -> dict[str, str]:
     """Calibration rows that cannot be made -> why: something is missing, or every column would be empty.
 
     Args:
         bank: The metrics.
         packed: The store holds the model's view only.
+        text: The corpus says what its clips say.
     """
     found = {}
     if packed:
@@ -107,6 +108,8 @@ def left_out(bank: Bank, packed: bool) -> dict[str, str]:
     for name, key in _SWAPPED.items():
         if not looking_at(bank, key, packed):
             found[name] = f"no column that looks at the {key} can be computed here"
+        elif key == "text" and not text:
+            found[name] = "the corpus has no text"
     return found
 
 

@@ -23,7 +23,8 @@ from lipbench.files import sha256
 from lipbench.paths import home
 from lipbench.pretrained import bundled
 from lipbench.scoring.base import PerClip, merge
-from lipbench.training.base import BenchModule, GenerativeModel
+from lipbench.training.base import BenchModule
+from lipbench.training.generative import GenerativeModel
 from lipbench.training.reading import ReadingModel
 from lipbench.types import ClipBatch, Generated, Timing
 
@@ -160,7 +161,8 @@ class Evaluator(Callback):
         checks: list[str] = []
         mean = None
         if self.calibration:
-            self.left_out = calibration.left_out(self._bank, packed)
+            text = data.store_info["settings"].get("durations") != "none"
+            self.left_out = calibration.left_out(self._bank, packed, text)
             checks = [name for name in calibration.ROWS if name not in self.left_out]
             mean = data.mean_view(self._view).cpu().numpy()
         device = str(model.device)
@@ -256,7 +258,8 @@ class Evaluator(Callback):
             )
             for name, row in rows.items()
         }
-        board = Scoreboard(clips, whole, readings.ROWS | calibration.ROWS)
+        about = readings.ROWS | (calibration.ROWS if "video" in self._outputs else {})
+        board = Scoreboard(clips, whole, about)
         self.records = self._records(trainer, cast(BenchModule, pl_module), board)
         self.path = record.write(list(zip(self.records, board.tables(), strict=True)), self.out)[0]
         values = {
@@ -285,7 +288,7 @@ class Evaluator(Callback):
 
     def _records(self, trainer: pl.Trainer, model: BenchModule, board: Scoreboard) -> list[Record]:
         """One record a row; the model's first."""
-        data = trainer.datamodule  # type: ignore[attr-defined]
+        data, views = trainer.datamodule, model.clip.frames  # type: ignore[attr-defined]
         created = record.now()
         short = type(model).__module__.split(".")
         subject = Subject(
@@ -313,7 +316,7 @@ class Evaluator(Callback):
                 "version": data.protocol.version,
                 "split_sha256": data.split.sha256,
             },
-            view=str(model.clip.frames["video"]),
+            view=str(views.get("video") or next(iter(views.values()), "none")),
             data=data.store_info,
             created=created,
             against=(*calibration.AGAINST, *readings.AGAINST),

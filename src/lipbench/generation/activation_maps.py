@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from lipbench.media import geometry
-from lipbench.training.base import GenerativeModel
+from lipbench.training.generative import GenerativeModel
 from lipbench.types import ClipBatch, Timing
 
 if TYPE_CHECKING:

@@ -1,7 +1,8 @@
 """A face in a picture or a video is made to speak: found, followed, generated, and put back into every frame.
 
 A picture is a video of one frame. Videos are decoded as often as they are looked at (once to follow the face, again to
-make the frames) and never held as a whole, so that memory does not grow with their length.
+make the frames) and never held as a whole, so that memory does not grow with their length. Only of a model whose frames
+depend on the whole clip (its `context` is None) are all faces held, in the model's own small view.
 """
 
 import itertools
@@ -17,28 +18,20 @@ import torch
 from torch import Tensor
 
 from lipbench.errors import UsageError
-from lipbench.media import audio, geometry, images, landmarks, video
+from lipbench.generation.talking import FPS, STEP, Speech, in_pieces
+from lipbench.media import geometry, images, landmarks, video
 from lipbench.media.landmarks import Box, Landmarker, Points, Track
 from lipbench.media.video import Frame
-from lipbench.types import ClipBatch, View
+from lipbench.types import View
 
 if TYPE_CHECKING:
-    from lipbench.training.base import GenerativeModel
-
-FPS: Final = 25.0
-"""Frames a second of what is made: what every corpus so far is prepared at, and so what models have learned."""
-
-Maker = Callable[[int, Tensor], Tensor]
-"""First of n frames of the output, and (n, 3, h, w) what the video shows there, in the model's view and in [0, 1] ->
-(n, 3, h, w) made."""
+    from lipbench.training.generative import GenerativeModel
 
 # Own choices.
 _PROBE: Final = 5  # frames between two looks for the first face
 _MOST: Final = 16  # faces that are looked for in a frame
 _NEAR: Final = 0.75  # sides of its box by which a face may move between two looks and still be the same
 _BYTES: Final = 128 << 20  # of decoded frames held at once
-_CONTEXT: Final = 10  # frames, 0.4 s: sound on each side of a piece; published windows reach 0.2 s to each side
-_STEP: Final = 10  # frames: 0.4 s are whole steps of every front end's spectrogram, so pieces give what the whole gives
 _HOLD: Final = 12  # frames, half a second: by so much a video may be shorter without starting again
 _BORDER: Final = 32  # canonical pixels over which made pixels fade into the frame
 _JAW: Final = (26, 14)  # canonical pixels inside and outside of the jaw line over which they do so there
@@ -234,85 +227,11 @@ def _follow(target: Target, face: Face, landmarker: Landmarker, limit: int) -> T
 
 
 def _pieces(frames: Iterable[Frame]) -> Iterator[list[Frame]]:
-    """Frames in lists whose memory is bounded; every list but the last holds the same multiple of `_STEP`."""
+    """Frames in lists whose memory is bounded; every list but the last holds the same multiple of `STEP`."""
     frames = iter(frames)
     for first in frames:
-        size = max(2, min(25, _BYTES // first.nbytes // _STEP)) * _STEP
+        size = max(2, min(25, _BYTES // first.nbytes // STEP)) * STEP
         yield [first, *itertools.islice(frames, size - 1)]
-
-
-# -------------------------------------------------------------------------------------------------- what it says
-
-
-def from_text(
-    model: "GenerativeModel", identity: Tensor, ids: Tensor, watch: Callable[[ClipBatch], None]
-) -> tuple[int, Maker]:
-    """How many frames a text-driven model makes, and what gives them.
-
-    Args:
-        model: Takes its own time: timing "free".
-        identity: (3, h, w) in [0, 1].
-        ids: (L,) int64 tokens.
-        watch: Is shown what drives the model.
-
-    Raises:
-        ValueError: The model gives the text no time.
-    """
-    batch: ClipBatch = {
-        "tokens": ids[None],
-        "token_len": torch.tensor([len(ids)]),
-        "identity": identity[None, None],  # (1, 1, 3, h, w)
-    }
-    with torch.inference_mode():
-        made = model.drive(batch, "free")
-    count = int(made["video_len"][0])
-    if count == 0:
-        raise ValueError("the model gives this text no time at all: it has hardly been trained. Train it longer")
-    watch(batch)
-    return count, lambda first, shown: made["video"][0, first : first + len(shown)]
-
-
-def from_sound(
-    model: "GenerativeModel",
-    identity: Tensor,
-    samples: audio.Samples,
-    rate: int,
-    total: int,
-    watch: Callable[[ClipBatch], None],
-) -> Maker:
-    """What gives a sound-driven model's frames, piece by piece.
-
-    Every piece hears `_CONTEXT` frames more on both sides. It is not shown the poses there (the first and the last of
-    the piece stand for them), since published models make every frame by itself.
-
-    Args:
-        model: Driven by sound alone.
-        identity: (3, h, w) in [0, 1].
-        samples: (S,) mono in [-1, 1].
-        rate: Samples a second, as the model wants it.
-        total: Frames of the whole sound.
-        watch: Is shown what drives the model in the first piece.
-    """
-
-    def make(first: int, shown: Tensor) -> Tensor:
-        begin, end = max(0, first - _CONTEXT), min(total, first + len(shown) + _CONTEXT)
-        last = len(samples) if end == total else audio.frame_to_sample(end, rate, FPS)
-        heard = torch.from_numpy(samples[audio.frame_to_sample(begin, rate, FPS) : last])
-        places = (torch.arange(begin, end) - first).clamp(0, len(shown) - 1)
-        batch: ClipBatch = {
-            "audio": heard[None],
-            "audio_len": torch.tensor([len(heard)]),
-            "fps": torch.tensor([FPS]),
-            "identity": identity[None, None],  # (1, 1, 3, h, w)
-            "pose": geometry.without_lower_half(shown)[places][None],  # (1, P, 3, h, w)
-            "pose_len": torch.tensor([len(places)]),
-        }
-        if first == 0:
-            watch(batch)
-        with torch.inference_mode():
-            return model.drive(batch, "free")["video"][0, first - begin :][: len(shown)]
-
-    return make
 
 
 # ------------------------------------------------------------------------------------------------------------ frames
@@ -327,7 +246,7 @@ class Dubbing:
         landmarker: What finds faces.
         face: Number of the face, from left to right; None is the largest.
         total: Frames to make, where they are known beforehand.
-        speak: Identity (3, h, w) -> how many frames to make, and what makes them.
+        speak: Identity (3, h, w) -> what is said with that face.
 
     Attributes:
         frames: How many were made.
@@ -342,7 +261,7 @@ class Dubbing:
         landmarker: Landmarker,
         face: int | None,
         total: int | None,
-        speak: Callable[[Tensor], tuple[int, Maker]],
+        speak: Callable[[Tensor], Speech],
     ) -> None:
         self._view = model.clip.frames["video"]
         self._mask = lower_face() if "pose" in model.needs else geometry.feather(self._view, _BORDER)[0].numpy()
@@ -364,7 +283,8 @@ class Dubbing:
         face = find(self._target, self._landmarker, self._face, self._total)
         self.size = face.frame.shape[0], face.frame.shape[1]
         alone = geometry.warp([face.frame], geometry.similarity(face.points[None]))
-        total, make = self._speak(self._seen(alone)[0])
+        speech = self._speak(self._seen(alone)[0])
+        total = speech.frames
         track = _follow(self._target, face, self._landmarker, total)
         transforms, length = geometry.similarity(track.points), len(track.points)
         name, lasts, needed = self._target.path.name, length / FPS, total / FPS
@@ -372,14 +292,21 @@ class Dubbing:
         if 1 < length < total:
             end = "its last frame stays" if hold else "it starts again"
             print(f"{name} lasts {lasts:.2f} s, less than {needed:.2f} s: {end}")
-        again = _held(self._target.frames()) if hold else _repeated(self._target.frames)
-        frames = shown(itertools.islice(again, total), "making the frames", total=total)
-        for piece in _pieces(frames):
-            places = np.arange(self.frames, self.frames + len(piece))
-            places = places.clip(max=length - 1) if hold else places % length
-            canonical = geometry.warp(piece, transforms[places])  # (n, 352, 320, 3)
-            made = make(self.frames, self._seen(canonical)).clamp(0, 1)  # (n, 3, h, w)
-            for frame, around, pixels, place in zip(piece, canonical, made, places.tolist(), strict=True):
+
+        def warped(bar: str) -> Iterator[tuple[tuple[list[Frame], npt.NDArray[np.uint8], list[int]], Tensor]]:
+            """The target in pieces, as often as needed: frames, canonical frames, places in the track; the views."""
+            again = _held(self._target.frames()) if hold else _repeated(self._target.frames)
+            first = 0
+            for piece in _pieces(shown(itertools.islice(again, total), bar, total=total)):
+                places = np.arange(first, first + len(piece))
+                places = places.clip(max=length - 1) if hold else places % length
+                canonical = geometry.warp(piece, transforms[places])  # (n, 352, 320, 3)
+                yield (piece, canonical, places.tolist()), self._seen(canonical)
+                first += len(piece)
+
+        whole = in_pieces(speech, warped("making the frames"), lambda: (seen for _, seen in warped("looking at all")))
+        for (piece, canonical, places), made in whole:
+            for frame, around, pixels, place in zip(piece, canonical, made.clamp(0, 1), places, strict=True):
                 self.frames += 1
                 if track.found[place]:
                     spoken = matched(around, pixels, self._view, self._mask)

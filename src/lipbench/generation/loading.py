@@ -5,7 +5,8 @@ from pathlib import Path
 
 from lipbench import discovery
 from lipbench.training import checkpoints
-from lipbench.training.base import BenchModule, GenerativeModel
+from lipbench.training.base import BenchModule
+from lipbench.training.generative import GenerativeModel
 
 
 def generative(path: Path, model: str | None = None) -> GenerativeModel:

@@ -1,6 +1,7 @@
 """From records to tables: a CSV file a protocol, and the same in the terminal beside what papers report."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from lipbench.errors import visible
 from lipbench.evaluation import formatting, writing
@@ -9,9 +10,12 @@ from lipbench.leaderboard import lines, terminal
 from lipbench.leaderboard import reported as reported_scores
 from lipbench.leaderboard.boards import Board, boards
 
+if TYPE_CHECKING:
+    import pandas as pd
 
-def text(board: Board) -> str:
-    """A board's CSV file: every metric, the ends of its 95 % interval, the clips that have it.
+
+def rows(board: Board) -> tuple[list[str], list[list[object]]]:
+    """A board as names of columns and rows: every metric, the ends of its 95 % interval, the clips that have it.
 
     Scores that must not be compared with their column's others stand in the column `other_observer` instead.
     """
@@ -19,7 +23,7 @@ def text(board: Board) -> str:
     header = ["rank", "kind", "model", "control", "run", "timing", "view", "clips"]
     header += [f"{name}{what}" for name in names for what in ("", ":low", ":high", ":clips")]
     header += ["mean_rank", "not_above_frozen", "other_observer", "record"]
-    rows = []
+    found = []
     for line in board.lines:
         entry = line.record
         row: list[object] = [line.rank, entry.kind, entry.name, entry.control, entry.run, entry.timing, entry.view]
@@ -34,8 +38,42 @@ def text(board: Board) -> str:
             else:
                 row += [score.value, *(score.ci95 or (None, None)), score.n]
         paths = " ".join(path.as_posix() for path in (line.path, *line.others))
-        rows.append([*row, line.mean_rank, " ".join(sorted(line.still)), "; ".join(apart), paths])
-    return writing.csv_text(header, rows)
+        found.append([*row, line.mean_rank, " ".join(sorted(line.still)), "; ".join(apart), paths])
+    return header, found
+
+
+def text(board: Board) -> str:
+    """A board's CSV file, see `rows`."""
+    return writing.csv_text(*rows(board))
+
+
+def frames(results: str | Path = "leaderboards/results", protocol: str | None = None) -> "dict[str, pd.DataFrame]":
+    """Rank what was scored, as `lipbench compare` does, and give the tables; nothing is written or printed.
+
+    Args:
+        results: Folder of the records, as `test` and `evaluate` write them.
+        protocol: Only this one, such as "grid/s1"; default: all.
+
+    Returns:
+        Name of a table (such as "grid_s1", and "grid_s1-reading" for readers) -> its rows: models by rank, then
+        controls, then calibration rows; columns as in the CSV files. `attrs` hold "ranked_by", "notes", and "left_out"
+        (messages about files that could not be read).
+
+    Raises:
+        FileNotFoundError: There is no such folder.
+        ValueError: There are records, but none of that protocol.
+    """
+    import pandas as pd
+
+    if not Path(results).is_dir():
+        raise FileNotFoundError(f"no folder {results}; expected records as `lipbench test` and `evaluate` write them")
+    found, unread = boards(results, protocol)
+    tables = {}
+    for board in found:
+        header, lines = rows(board)
+        tables[board.name] = pd.DataFrame(lines, columns=header)
+        tables[board.name].attrs = {"ranked_by": board.ranked_by, "notes": board.notes, "left_out": unread}
+    return tables
 
 
 def compare(

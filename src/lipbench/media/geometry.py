@@ -36,6 +36,14 @@ BOXES: Final[dict[str, tuple[int, int, int, int]]] = {
     "mouth_square": (137, 86, 221, 170),
     # SyncNet's run_pipeline: a box of half-side 110 px around (135, 128), sideways 1.4 x, up 1 x, down 1.8 x
     "syncnet": (25, -26, 333, 282),
+    # AV-HuBERT: 96 px of a 256 px frame around the mean of the mouth points, after a similarity transform to the mean
+    # face of 20 words of LRW (preparation/align_mouth.py). One pixel there is 1.4353 here: the least squares fit of
+    # that mean face (20words_mean_face.npy, mpc001/Lipreading_using_Temporal_Convolutional_Networks 0cc99fa) to the
+    # template over AV-HuBERT's stable points 33, 36, 39, 42, 45. The network then takes the middle 88 of the 96.
+    "avhubert_mouth": (110, 59, 248, 197),
+    # Multi-head visual-audio memory: columns 59 to 195 and rows 95 to 231 of a 256 px frame of LRW (its `crop`), whose
+    # faces lie like the same mean face
+    "mvm_mouth": (86, 27, 281, 222),
 }
 
 # 68 points (x, y) in pixels of the 256 face, iBUG order.

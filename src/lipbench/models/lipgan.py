@@ -19,7 +19,7 @@ training mode. In scoring the identity is the clip's first frame: the code takes
 lips then show through.
 """
 
-from typing import ClassVar, Final, Literal, cast
+from typing import Any, ClassVar, Final, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -29,7 +29,7 @@ from lipbench.media import features, geometry
 from lipbench.nets.discriminators import FrameDiscriminator
 from lipbench.nets.fastspeech import mask_of
 from lipbench.nets.lipgan import HEARING, FrontEnd, Generator, SyncDiscriminator
-from lipbench.training.base import Schedule
+from lipbench.training.adversarial import Adversary, Sample, lower_halves
 from lipbench.training.speech_to_face import SpeechToFace
 from lipbench.types import ClipBatch, ClipSpec, View
 
@@ -63,14 +63,8 @@ class LipGAN(SpeechToFace):
         quality_weight: Of the LSGAN loss of a second discriminator, Wav2Lip's, on the lower half of the face. With it
             the first one learns from real faces alone, so that it judges nothing but synchronisation. 0 leaves it out.
         quality_width: First width of the second discriminator.
-        lr: Peak learning rate (Adam).
-        discriminator_lr: That of the discriminators (Adam).
-        betas: Of all.
-        schedule: See `BenchModule`.
-        warmup: See `BenchModule`.
-        clip_norm: See `BenchModule`.
-        ema_decay: See `BenchModule`.
-        init_from: See `BenchModule`: as published, for example a checkpoint of training without discriminators.
+        options: Those of `AdversarialModel`. As published, `init_from` may be a checkpoint of training without
+            discriminators.
     """
 
     paper: ClassVar[str] = "Prajwal K R et al., Towards Automatic Face-to-Face Translation, ACM MM 2019"
@@ -95,30 +89,21 @@ class LipGAN(SpeechToFace):
         judge_width: int = 64,
         quality_weight: float = 0.0,
         quality_width: int = 32,
-        lr: float = 1e-4,
-        discriminator_lr: float = 1e-4,
-        betas: tuple[float, float] = (0.9, 0.999),
-        schedule: Schedule = "constant",
-        warmup: int = 0,
-        clip_norm: float = 0.0,
-        ema_decay: float = 0.0,
-        init_from: str | None = None,
+        **options: Any,  # noqa: ANN401 - arguments of the bases
     ) -> None:
-        super().__init__(
-            clip_norm=clip_norm, schedule=schedule, warmup=warmup, ema_decay=ema_decay, init_from=init_from
-        )
-        self.save_hyperparameters()
+        super().__init__(**options)
         self.size, self.front_end, self.window, self.identity = size, front_end, window, identity
         self.lip_weight, self.unsynced, self.adversarial_weight = lip_weight, unsynced, adversarial_weight
         self.loss_weights = {"sync": adversarial_weight, "quality": quality_weight}
-        self.lr, self.discriminator_lr, self.betas = lr, discriminator_lr, betas
         self.generator = Generator(size, front_end, widths, blocks, audio_widths, audio_blocks, decoder_blocks, hidden)
-        judges: dict[str, nn.Module] = {}
         if adversarial_weight:
-            judges["sync"] = SyncDiscriminator(size, front_end, judge_width)
+            judge = SyncDiscriminator(size, front_end, judge_width)
+            self.adversaries["sync"] = SyncAdversary(judge, learns_from_made=not quality_weight)
         if quality_weight:
-            judges["quality"] = FrameDiscriminator((size - size // 2, size), quality_width)
-        self.discriminator = nn.ModuleDict(judges) if judges else None
+            pictures = FrameDiscriminator((size - size // 2, size), quality_width)
+            self.adversaries["quality"] = Adversary(pictures, lower_halves, term="quality")
+        nets = {name: adversary.net for name, adversary in self.adversaries.items()}
+        self.discriminator = nn.ModuleDict(nets) if nets else None
         self.register_buffer("lip_weights", around_the_lips(size, lip_weight), persistent=False)
         self.to(memory_format=torch.channels_last)
 
@@ -154,48 +139,41 @@ class LipGAN(SpeechToFace):
             return {"l1": losses.l1(made, real)}, sample
         return {"l1": ((made - real).abs() * cast("Tensor", self.lip_weights)).mean()}, sample
 
-    def adversarial_losses(self, sample: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Made faces should lie near their sound and, if pictures are judged apart, look real."""
-        assert self.discriminator is not None
-        terms: dict[str, Tensor] = {}
-        if "sync" in self.discriminator:
-            distance = self.discriminator["sync"](sample["made"], sample["sound"])
-            terms["sync"] = contrastive(distance, together=True)
-        if "quality" in self.discriminator:
-            score = self.discriminator["quality"](geometry.lower_half(sample["made"]))
-            terms["quality"] = losses.lsgan_generator(score)
-        return terms
-
-    def discriminator_losses(self, sample: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Contrastive: real faces near their sound, others 1 away; LSGAN on pictures if they are judged apart.
-
-        The mean distances and scores are logged as the balance.
-        """
-        assert self.discriminator is not None
-        terms: dict[str, Tensor] = {}
-        if "sync" in self.discriminator:
-            apart = "quality" in self.discriminator
-            if not apart and torch.rand(()) < 0.5:  # on the processor, seeded with the batch
-                face, sound = sample["made"], sample["sound"]
-            else:
-                face, sound = sample["real"], sample["other"]
-            faces, sounds = torch.cat([sample["real"], face]), torch.cat([sample["sound"], sound])
-            synced, unsynced = self.discriminator["sync"](faces, sounds).chunk(2)  # (M,) each
-            self.log_dict(
-                {"train/distance_synced": synced.detach().mean(), "train/distance_unsynced": unsynced.detach().mean()}
-            )
-            terms |= {"synced": contrastive(synced, together=True), "unsynced": contrastive(unsynced, together=False)}
-        if "quality" in self.discriminator:
-            real, made = (self.discriminator["quality"](geometry.lower_half(sample[key])) for key in ("real", "made"))
-            self.log_dict({"train/score_real": real.detach().mean(), "train/score_made": made.detach().mean()})
-            terms |= losses.lsgan_discriminator(real, made)
-        return terms
-
     def hear(self, batch: ClipBatch, clip: Tensor, frame: Tensor) -> Tensor:
         """Mel spectrogram (M, 80, 27) or MFCC (M, 12, 35)."""
         windows = features.mel_windows if self.front_end == "mel" else features.cepstrum_windows
         columns = HEARING[self.front_end].shape[1]
         return windows(batch["audio"], batch["audio_len"], clip, frame, batch["fps"], columns)
+
+
+class SyncAdversary(Adversary):
+    """The discriminator of synchronization: faces near their sound, others 1 away.
+
+    Args:
+        net: Faces and sound -> distances (M,).
+        learns_from_made: Whether, by the flip of a coin, made faces with their sound take the place of real faces with
+            other sound.
+    """
+
+    def __init__(self, net: nn.Module, learns_from_made: bool) -> None:
+        super().__init__(net, term="sync")
+        self.learns_from_made = learns_from_made
+
+    def generator_losses(self, sample: Sample) -> dict[str, Tensor]:
+        """Made faces should lie near their sound."""
+        return {self.term: contrastive(self.net(sample["made"], sample["sound"]), together=True)}
+
+    def losses(self, sample: Sample) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Contrastive, and the mean distances as the balance."""
+        if self.learns_from_made and torch.rand(()) < 0.5:  # on the processor, seeded with the batch
+            face, sound = sample["made"], sample["sound"]
+        else:
+            face, sound = sample["real"], sample["other"]
+        faces, sounds = torch.cat([sample["real"], face]), torch.cat([sample["sound"], sound])
+        synced, unsynced = self.net(faces, sounds).chunk(2)  # (M,) each
+        terms = {"synced": contrastive(synced, together=True), "unsynced": contrastive(unsynced, together=False)}
+        balance = {"distance_synced": synced.detach().mean(), "distance_unsynced": unsynced.detach().mean()}
+        return {f"discriminator_{key}": value for key, value in terms.items()}, balance
 
 
 def contrastive(distance: Tensor, together: bool) -> Tensor:

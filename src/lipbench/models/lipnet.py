@@ -4,14 +4,13 @@ Sizes from the published PyTorch code (see `lipbench.nets.lipnet`), optimiser fr
 Own choices: the curriculum, and BatchNorm where `norm` asks for it.
 """
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from lipbench.nets import lipnet
-from lipbench.training.base import Schedule
-from lipbench.training.reading import ReadingModel
+from lipbench.training.ctc_reading import CTCReader
 
 
-class LipNet(ReadingModel):
+class LipNet(CTCReader):
     """LipNet, of any size.
 
     Args:
@@ -20,16 +19,8 @@ class LipNet(ReadingModel):
         hidden: Units of each direction of both GRUs.
         dropout: After every layer but the last.
         norm: BatchNorm after each pooling; the published network has none.
-        curriculum: See `ReadingModel`.
-        skip: See `ReadingModel`.
-        shift: See `ReadingModel`; not in LipNet.
-        lr: See `ReadingModel`; 2e-4 in DualLip.
-        weight_decay: See `ReadingModel`.
-        schedule: See `BenchModule`.
-        warmup: See `BenchModule`.
-        clip_norm: See `BenchModule`.
-        ema_decay: See `BenchModule`.
-        init_from: See `BenchModule`.
+        clip_norm: Largest norm of the gradient; 0 does not clip.
+        options: Those of `CTCReader`; DualLip's learning rate is its default.
     """
 
     paper: ClassVar[str] = "Assael et al., LipNet: End-to-End Sentence-level Lipreading, arXiv 2016"
@@ -41,29 +32,8 @@ class LipNet(ReadingModel):
         hidden: int = 256,
         dropout: float = 0.5,
         norm: bool = False,
-        curriculum: int = 5000,
-        skip: float = 0.05,
-        shift: int = 0,
-        lr: float = 2e-4,
-        weight_decay: float = 0.01,
-        schedule: Schedule = "constant",
-        warmup: int = 0,
         clip_norm: float = 5.0,
-        ema_decay: float = 0.0,
-        init_from: str | None = None,
+        **options: Any,  # noqa: ANN401 - arguments of the bases
     ) -> None:
-        super().__init__(
-            size=size,
-            curriculum=curriculum,
-            skip=skip,
-            shift=shift,
-            lr=lr,
-            weight_decay=weight_decay,
-            schedule=schedule,
-            warmup=warmup,
-            clip_norm=clip_norm,
-            ema_decay=ema_decay,
-            init_from=init_from,
-        )
-        self.save_hyperparameters()
+        super().__init__(size=size, clip_norm=clip_norm, **options)
         self.net = lipnet.LipNet(size, widths, hidden, dropout=dropout, norm=norm)

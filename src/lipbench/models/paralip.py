@@ -9,11 +9,10 @@ Own choices: the image decoder and its BatchNorm see valid frames only, never pa
 published code clips at 0 when saving); the sequence term of the duration loss; all loss weights, which are lost.
 """
 
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
-from torch.optim import Adam, Optimizer
 
 from lipbench import losses
 from lipbench.nets.discriminators import FrameDiscriminator
@@ -28,8 +27,7 @@ from lipbench.nets.fastspeech import (
     whole_frames,
 )
 from lipbench.nets.pictures import IdentityEncoder, PictureDecoder
-from lipbench.training.adversarial import AdversarialModel
-from lipbench.training.base import Schedule
+from lipbench.training.adversarial import AdversarialModel, Adversary
 from lipbench.types import ClipBatch, ClipSpec, Generated, Timing, View
 
 _FRAMES_AT_ONCE = 256  # pictures drawn together outside training, to bound the memory of large test batches
@@ -54,21 +52,17 @@ class ParaLip(AdversarialModel):
             scoring too (own choice for small models).
         ssim_weight: Of 1 - SSIM (window 11); 0 leaves it out.
         adversarial_weight: Of the LSGAN loss; 0 trains without a discriminator.
-        adversarial_from: Training batches before the adversarial loss begins: the paper's two stages in one fit.
         duration_weight: Of the error of each token's duration.
         sentence_weight: Of the error of each sentence's duration.
         discriminator_width: First width of the discriminator, 32 as published.
-        lr: Peak learning rate (Adam, paper).
-        discriminator_lr: That of the discriminator (Adam, paper); it does not follow `schedule`.
-        betas: Of both; the published code has (0.9, 0.98).
-        schedule: See `BenchModule`; the published code has "inverse_sqrt" with warmup 2000 and lr 7e-4.
-        warmup: See `BenchModule`.
-        clip_norm: See `BenchModule`; 1 in the published code.
-        ema_decay: See `BenchModule`.
-        init_from: See `BenchModule`: for adversarial training, the checkpoint of the stage without it.
+        lr: Peak learning rate of the generator (Adam): the paper's. The published code has 7e-4, the schedule
+            "inverse_sqrt" with warmup 2000, and betas of (0.9, 0.98).
+        clip_norm: Largest norm of the gradient of one optimizer: 1 in the published code; 0 does not clip.
+        options: Those of `AdversarialModel`. With `adversarial_from`, the paper's two stages are one fit; with
+            `init_from`, the second starts from a checkpoint of the first. The discriminator's rate is constant.
     """
 
-    timings: ClassVar[frozenset[str]] = frozenset({"given", "length", "free"})
+    timings = frozenset({"given", "length", "free"})
     paper: ClassVar[str] = "Liu et al., Parallel and High-Fidelity Text-to-Lip Generation, AAAI 2022"
 
     def __init__(
@@ -87,32 +81,17 @@ class ParaLip(AdversarialModel):
         identity: Literal["random", "first"] = "random",
         ssim_weight: float = 1.0,
         adversarial_weight: float = 0.0,
-        adversarial_from: int = 0,
         duration_weight: float = 1.0,
         sentence_weight: float = 1.0,
         discriminator_width: int = 32,
         lr: float = 1e-3,
-        discriminator_lr: float = 1e-4,
-        betas: tuple[float, float] = (0.9, 0.999),
-        schedule: Schedule = "constant",
-        warmup: int = 0,
         clip_norm: float = 1.0,
-        ema_decay: float = 0.0,
-        init_from: str | None = None,
+        **options: Any,  # noqa: ANN401 - arguments of the bases
     ) -> None:
-        super().__init__(
-            adversarial_from=adversarial_from,
-            clip_norm=clip_norm,
-            schedule=schedule,
-            warmup=warmup,
-            ema_decay=ema_decay,
-            init_from=init_from,
-        )
-        if adversarial_from and not adversarial_weight:
+        super().__init__(lr=lr, clip_norm=clip_norm, **options)
+        if self.adversarial_from and not adversarial_weight:
             raise ValueError("adversarial_from needs an adversarial_weight above 0: without it nothing begins there")
-        self.save_hyperparameters()
         self.size, self.window, self.identity = (size[0], size[1]), window, identity
-        self.lr, self.discriminator_lr, self.betas = lr, discriminator_lr, betas
         self.loss_weights = {
             "duration": duration_weight,
             "duration_sentence": sentence_weight,
@@ -125,6 +104,8 @@ class ParaLip(AdversarialModel):
         self.identity_encoder = IdentityEncoder(self.size, encoder_widths, hidden)
         self.picture_decoder = PictureDecoder(self.size, encoder_widths, decoder_widths, hidden)
         self.discriminator = FrameDiscriminator(self.size, discriminator_width) if adversarial_weight else None
+        if self.discriminator is not None:
+            self.adversaries["discriminator"] = Adversary(self.discriminator)
         self.to(memory_format=torch.channels_last)
 
     @property
@@ -142,18 +123,6 @@ class ParaLip(AdversarialModel):
     def needs(self) -> frozenset[str]:
         """Text with its timing, and the identity frame."""
         return frozenset({"tokens", "token_len", "identity", "durations", "n_frames"})
-
-    def make_optimisers(self) -> dict[str, Optimizer]:
-        """Adam for the generator, and for the discriminator if there is one."""
-        generator = [p for name, p in self.named_parameters() if not name.startswith("discriminator.")]
-        optimisers: dict[str, Optimizer] = {
-            "generator": Adam(generator, lr=self.lr, betas=self.betas, fused=True)  # 2 % of a small step, not 8
-        }
-        if self.discriminator is not None:
-            optimisers["discriminator"] = Adam(
-                self.discriminator.parameters(), lr=self.discriminator_lr, betas=self.betas, fused=True
-            )
-        return optimisers
 
     def generator_losses(self, batch: ClipBatch) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """L1, duration and SSIM losses on the frames drawn; the sample is those frames, (M, 3, H, W) each."""
@@ -175,18 +144,6 @@ class ParaLip(AdversarialModel):
         if self.loss_weights["ssim"]:
             terms["ssim"] = 1 - losses.ssim(made, real).mean()
         return terms, {"real": real, "made": made}
-
-    def adversarial_losses(self, sample: dict[str, Tensor]) -> dict[str, Tensor]:
-        """LSGAN: every made frame should score 1."""
-        assert self.discriminator is not None
-        return {"adversarial": losses.lsgan_generator(self.discriminator(sample["made"]))}
-
-    def discriminator_losses(self, sample: dict[str, Tensor]) -> dict[str, Tensor]:
-        """LSGAN: real frames to 1, made ones to 0; the mean scores are logged as the balance."""
-        assert self.discriminator is not None
-        real, made = self.discriminator(sample["real"]), self.discriminator(sample["made"])
-        self.log_dict({"train/score_real": real.detach().mean(), "train/score_made": made.detach().mean()})
-        return losses.lsgan_discriminator(real, made)
 
     def generate(self, batch: ClipBatch, timing: Timing) -> Generated:
         """All frames in parallel from text, durations (given or predicted) and one identity frame."""

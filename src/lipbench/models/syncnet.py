@@ -8,7 +8,7 @@ batch, and the other way round, by distance (the multi-way matching of Chung, Ch
 """
 
 from pathlib import Path
-from typing import ClassVar, Final, Literal
+from typing import Any, ClassVar, Final, Literal
 
 import torch
 from torch import Tensor
@@ -18,7 +18,7 @@ from torch.optim import AdamW, Optimizer
 from lipbench.media import features
 from lipbench.nets.syncnet import FPS, FRAMES, HOP, STEPS, SmallSyncNet, SyncNetV2
 from lipbench.pretrained import weights
-from lipbench.training.base import BenchModule, Schedule
+from lipbench.training.base import BenchModule
 from lipbench.types import ClipBatch, ClipSpec
 
 _FARTHEST: Final = 15  # frames: the largest shift that LSE looks at, and so validation
@@ -42,11 +42,8 @@ class SyncNet(BenchModule):
         near: Sound of the same clip counts as shifted from so many frames on; below, it is no candidate.
         lr: Peak learning rate (AdamW).
         weight_decay: Of AdamW.
-        schedule: See `BenchModule`.
-        warmup: See `BenchModule`.
-        clip_norm: See `BenchModule`.
-        ema_decay: See `BenchModule`.
-        init_from: See `BenchModule`.
+        clip_norm: Largest norm of the gradient; 0 does not clip.
+        options: Those of `BenchModule`.
     """
 
     paper: ClassVar[str] = "Chung and Zisserman, Out of Time: Automated Lip Sync in the Wild, ACCV workshops 2016"
@@ -65,16 +62,10 @@ class SyncNet(BenchModule):
         near: int = 3,
         lr: float = 1e-3,
         weight_decay: float = 0.01,
-        schedule: Schedule = "constant",
-        warmup: int = 0,
         clip_norm: float = 5.0,
-        ema_decay: float = 0.0,
-        init_from: str | None = None,
+        **options: Any,  # noqa: ANN401 - arguments of the bases
     ) -> None:
-        super().__init__(
-            clip_norm=clip_norm, schedule=schedule, warmup=warmup, ema_decay=ema_decay, init_from=init_from
-        )
-        self.save_hyperparameters()
+        super().__init__(clip_norm=clip_norm, **options)
         if not 1 <= near <= window - FRAMES:
             raise ValueError(
                 f"near is {near} and window {window}: expected 1 <= near <= window - {FRAMES}, so that a window has "

@@ -19,7 +19,6 @@ from typing import Any, ClassVar, Final, Literal
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from lipbench import losses
 from lipbench.media import features, geometry
@@ -28,7 +27,7 @@ from lipbench.nets.discriminators import FrameDiscriminator
 from lipbench.nets.fastspeech import mask_of
 from lipbench.nets.wav2lip import COLUMNS, FRAMES, Expert, Generator
 from lipbench.pretrained import weights
-from lipbench.training.base import Schedule
+from lipbench.training.adversarial import CrossEntropy, lower_halves
 from lipbench.training.speech_to_face import SpeechToFace
 from lipbench.types import ClipBatch, ClipSpec, Generated
 
@@ -63,14 +62,9 @@ class Wav2Lip(SpeechToFace):
         sync_below: Mean synchronisation loss of a validation that switches it on.
         adversarial_weight: g above; 0 trains without a discriminator.
         judge_width: First width of the discriminator, 32 as published.
-        lr: Peak learning rate (Adam).
-        discriminator_lr: That of the discriminator (Adam).
-        betas: Of both.
-        schedule: See `BenchModule`.
-        warmup: See `BenchModule`.
-        clip_norm: See `BenchModule`.
-        ema_decay: See `BenchModule`.
-        init_from: See `BenchModule`: as users do, for example a checkpoint of training without discriminator.
+        betas: Of both optimizers (Adam).
+        options: Those of `AdversarialModel`. As users do, `init_from` may be a checkpoint of training without a
+            discriminator.
     """
 
     paper: ClassVar[str] = (
@@ -97,27 +91,19 @@ class Wav2Lip(SpeechToFace):
         sync_below: float = 0.75,
         adversarial_weight: float = 0.07,
         judge_width: int = 32,
-        lr: float = 1e-4,
-        discriminator_lr: float = 1e-4,
         betas: tuple[float, float] = (0.5, 0.999),
-        schedule: Schedule = "constant",
-        warmup: int = 0,
-        clip_norm: float = 0.0,
-        ema_decay: float = 0.0,
-        init_from: str | None = None,
+        **options: Any,  # noqa: ANN401 - arguments of the bases
     ) -> None:
-        super().__init__(
-            clip_norm=clip_norm, schedule=schedule, warmup=warmup, ema_decay=ema_decay, init_from=init_from
-        )
-        self.save_hyperparameters()
+        super().__init__(betas=betas, **options)
         self.size, self.identity, self.expert = size, identity, expert
         self.sync_weight, self.sync_from, self.sync_below = sync_weight, sync_from, sync_below
         self.adversarial_weight = adversarial_weight
-        self.lr, self.discriminator_lr, self.betas = lr, discriminator_lr, betas
         self.generator = Generator(
             size, widths, residuals, decoder_widths, decoder_residuals, audio_widths, audio_residuals, hidden
         )
         self.discriminator = FrameDiscriminator((size - size // 2, size), judge_width) if adversarial_weight else None
+        if self.discriminator is not None:
+            self.adversaries["discriminator"] = CrossEntropy(self.discriminator, lower_halves)
         self.sync_on = False
         """Whether a validation has switched the synchronisation on."""
         self._judged = torch.zeros(2)  # sum over the windows of a validation of what the expert says, and their number
@@ -147,7 +133,8 @@ class Wav2Lip(SpeechToFace):
             if self.expert is None:
                 raise ValueError(_NO_EXPERT)
             path, _ = weights.located(self.expert, _LOST_EXPERT)
-            self.keep_frozen("expert", *weights.load(path, Expert))
+            expert, card = weights.load(path, Expert)
+            self.keep_frozen("expert", expert, card.sha256)
 
     def generator_losses(self, batch: ClipBatch) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """L1 on the frames drawn and, once it counts, their synchronisation; the sample is those frames."""
@@ -188,23 +175,6 @@ class Wav2Lip(SpeechToFace):
         seen = expert.embed_faces(geometry.lower_half(geometry.change_view(faces, self.view, expert.view)))  # (W, E)
         heard = expert.embed_sound(self.hear(batch, clip, middle))
         return disagreement((seen * heard).sum(1), together=True)
-
-    def adversarial_losses(self, sample: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Every made lower half should pass for a real one."""
-        assert self.discriminator is not None
-        score = self.discriminator(geometry.lower_half(sample["made"]))
-        return {"adversarial": F.binary_cross_entropy_with_logits(score, torch.ones_like(score))}
-
-    def discriminator_losses(self, sample: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Cross-entropy of real lower halves with 1 and made ones with 0; the mean probabilities are logged."""
-        assert self.discriminator is not None
-        real, made = (self.discriminator(geometry.lower_half(sample[key])) for key in ("real", "made"))
-        shares = {"train/score_real": real, "train/score_made": made}
-        self.log_dict({key: score.detach().sigmoid().mean() for key, score in shares.items()})
-        return {
-            "real": F.binary_cross_entropy_with_logits(real, torch.ones_like(real)),
-            "fake": F.binary_cross_entropy_with_logits(made, torch.zeros_like(made)),
-        }
 
     def hear(self, batch: ClipBatch, clip: Tensor, frame: Tensor) -> Tensor:
         """Mel spectrogram (M, 80, 16)."""

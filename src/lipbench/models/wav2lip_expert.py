@@ -13,7 +13,7 @@ out.
 """
 
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -24,7 +24,7 @@ from lipbench.media import features, geometry
 from lipbench.models.syncnet import log_told_apart
 from lipbench.nets.wav2lip import COLUMNS, FRAMES, Expert
 from lipbench.pretrained import weights
-from lipbench.training.base import BenchModule, Schedule
+from lipbench.training.base import BenchModule
 from lipbench.types import ClipBatch, ClipSpec
 
 _FPS = 25.0  # at which five frames are the 16 columns of a window
@@ -43,11 +43,7 @@ class Wav2LipExpert(BenchModule):
         window: Frames in a row drawn from each clip in training; 5 is one window of the expert, as published.
         near: Sound of another start counts as wrong from so many frames on; 1 as published.
         lr: Peak learning rate (Adam).
-        schedule: See `BenchModule`.
-        warmup: See `BenchModule`.
-        clip_norm: See `BenchModule`.
-        ema_decay: See `BenchModule`.
-        init_from: See `BenchModule`.
+        options: Those of `BenchModule`.
     """
 
     paper: ClassVar[str] = (
@@ -66,16 +62,9 @@ class Wav2LipExpert(BenchModule):
         window: int = 25,
         near: int = 1,
         lr: float = 1e-4,
-        schedule: Schedule = "constant",
-        warmup: int = 0,
-        clip_norm: float = 0.0,
-        ema_decay: float = 0.0,
-        init_from: str | None = None,
+        **options: Any,  # noqa: ANN401 - arguments of the bases
     ) -> None:
-        super().__init__(
-            clip_norm=clip_norm, schedule=schedule, warmup=warmup, ema_decay=ema_decay, init_from=init_from
-        )
-        self.save_hyperparameters()
+        super().__init__(**options)
         if not 1 <= near <= window - FRAMES:
             raise ValueError(
                 f"near is {near} and window {window}: expected 1 <= near <= window - {FRAMES}, so that a window has "

@@ -37,7 +37,7 @@ class Reader:
 
     def __init__(self, net: nn.Module, card: weights.Card) -> None:
         if not card.vocabulary:
-            raise Unavailable(f"{card.architecture} does not read: its card names no vocabulary")
+            raise Unavailable(f"the weights hold a {card.architecture}, which does not read: no vocabulary")
         self.net, self.card, self.view = net, card, card.view
 
     @classmethod

@@ -159,6 +159,13 @@ def check_meta(meta: Any, what: str) -> None:  # noqa: ANN401 - what a file hold
     for key, kind in _META.items():
         if key not in meta or not isinstance(meta[key], kind) or isinstance(meta[key], bool):
             raise ValueError(f"{what} is damaged: {key!r} of its entry 'lipbench' is {_shown(meta.get(key))}")
+    counts = [meta.get(key, 0) for key in ("drawn", "accumulated")]  # absent where gradients were never accumulated
+    if not all(isinstance(count, int) and 0 <= count < 1 << 40 for count in counts):
+        raise ValueError(f"{what} is damaged: its entry 'lipbench' counts {counts[0]!r} and {counts[1]!r} batches")
+    plateaus, own = meta.get("plateaus", {}), {"best": float, "waited": int, "factor": float}
+    states = list(plateaus.values()) if isinstance(plateaus, dict) else [plateaus]
+    if not all(isinstance(s, dict) and {key: type(value) for key, value in s.items()} == own for s in states):
+        raise ValueError(f"{what} is damaged: its entry 'plateaus' holds {_shown(plateaus)}")
     frozen = meta.get("frozen", {})  # absent before there were such models
     if meta["batches"] < 0 or not isinstance(frozen, dict):
         raise ValueError(f"{what} is damaged: its entry 'lipbench' holds {meta['batches']} batches, {_shown(frozen)}")
@@ -247,7 +254,7 @@ def check_resumable(content: Mapping[str, Any], batches: int) -> None:
             wanted = {"last_epoch": int, "_step_count": int, "base_lrs": list, "_last_lr": list}.get(key)
             if wanted is not None:
                 _of(value, wanted, f"lr_schedulers.{key}")
-            wrong = key == "last_epoch" and value != batches
+            wrong = key == "last_epoch" and not 0 <= value <= batches  # less, if its optimizer began later
             wrong |= key in ("base_lrs", "_last_lr") and not all(isinstance(v, float | int) and v >= 0 for v in value)
             if wrong or key == "optimizer" or not _plain(value):
                 raise ValueError(f"its entry 'lr_schedulers' holds {key!r}: {_shown(value)}")

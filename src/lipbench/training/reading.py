@@ -1,290 +1,79 @@
-"""What every lip reader shares: CTC training from single words to sentences, reading, and its error rates.
+"""Models that read lips: what they share, whatever network and loss they have."""
 
-Training on whole sentences from scratch stays on a plateau for long where the network writes nothing but blanks. So
-training starts with clips cut into words, by the durations of their tokens, and the pieces grow to sentences (Chung et
-al. 2017, section 4.1, "curriculum learning", for a reader with attention).
-"""
+from abc import abstractmethod
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal, cast
 
-from itertools import pairwise
-from pathlib import Path
-from typing import ClassVar, Final, Literal, NamedTuple
-
-import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
-from torch.optim import AdamW, Optimizer
-
-from lipbench.media import text
-from lipbench.nets import ctc
-from lipbench.pretrained import weights
-from lipbench.training.base import BenchModule, Schedule
-from lipbench.types import ClipBatch, ClipSpec, Generated, View
-
-_CONTEXT: Final = 3  # frames kept on both sides of a piece: neighbours shape the lips, and "at" lasts 1.5 frames
-_SILENCE: Final = text.SYMBOLS.index(text.SILENCE)
-
-
-class Word(NamedTuple):
-    """A word in a clip."""
-
-    start: int
-    """First frame."""
-    stop: int
-    """Frame after the last."""
-    ids: list[int]
-    """Its letters, as positions in `lipbench.media.text.SYMBOLS`."""
-
-
-class Piece(NamedTuple):
-    """A stretch of a clip and what is said in it."""
-
-    clip: int
-    """Row of the batch."""
-    frames: Tensor
-    """(n,) int64 positions in the clip, in order; some may be left out or stand twice."""
-    ids: list[int]
-    """Letters and, between words, silences: what CTC shall write."""
-
-
-def words_of(tokens: list[int], durations: list[int]) -> list[Word]:
-    """The words among a clip's tokens: what stands between silences.
-
-    Args:
-        tokens: Positions in `SYMBOLS`, without padding.
-        durations: Frames of each.
-    """
-    words: list[Word] = []
-    frame, open_word = 0, False
-    for token, frames in zip(tokens, durations, strict=True):
-        spoken = token != _SILENCE
-        if spoken and open_word:
-            words[-1] = Word(words[-1].start, frame + frames, [*words[-1].ids, token])
-        elif spoken:
-            words.append(Word(frame, frame + frames, [token]))
-        open_word = spoken
-        frame += frames
-    return words
-
-
-def spell(words: list[Word]) -> list[int]:
-    """Ids of words with a silence between two of them."""
-    ids = [k for word in words for k in (*word.ids, _SILENCE)]
-    return ids[:-1]
+from lipbench.training.base import BenchModule
+from lipbench.types import ClipBatch, Generated
 
 
 class ReadingModel(BenchModule):
-    """Base of lip readers: a subclass makes `net` and hands the rest on.
+    """A model that reads: a lip reader, or one that generates besides (`class M(GenerativeModel, ReadingModel)`).
 
-    Args:
-        size: (height, width) of the mouth view.
-        curriculum: Batches over which pieces grow from single words to sentences; 0 reads sentences from the start.
-        skip: Probability of a training frame to be left out, and as much to be shown twice (LipNet: 0.05).
-        shift: Pixels by which a training piece is moved at most, up, down and sideways (Stafylakis and Tzimiropoulos
-            2017: 5 at 112x112).
-        lr: Peak learning rate (AdamW, as DualLip).
-        weight_decay: Of AdamW.
-        schedule: See `BenchModule`.
-        warmup: See `BenchModule`.
-        clip_norm: See `BenchModule`.
-        ema_decay: See `BenchModule`.
-        init_from: See `BenchModule`.
-
-    Attributes:
-        net: (B, T, 3, height, width) in [0, 1] and (B,) lengths -> (B, T, symbols) log-probabilities, 0 the blank; its
-            `arguments` make it again.
-        view: What it looks at.
+    Validation and test log the character and word error rates over all characters and words of the split, against the
+    batch's `text`.
     """
 
     monitor: ClassVar[tuple[str, Literal["min", "max"]]] = ("val/cer", "min")
-    net: nn.Module
     paper: ClassVar[str]
     """Authors, title, venue and year."""
 
-    def __init__(
-        self,
-        *,
-        size: tuple[int, int],
-        curriculum: int,
-        skip: float,
-        shift: int,
-        lr: float,
-        weight_decay: float,
-        schedule: Schedule,
-        warmup: int,
-        clip_norm: float,
-        ema_decay: float,
-        init_from: str | None,
-    ) -> None:
-        super().__init__(
-            clip_norm=clip_norm, schedule=schedule, warmup=warmup, ema_decay=ema_decay, init_from=init_from
-        )
-        if not 0 <= skip < 0.5:
-            raise ValueError(f"skip is {skip}; expected at least 0 and less than 0.5")
-        self.view = View("mouth", size[0], size[1])
-        self.curriculum, self.skip, self.shift = curriculum, skip, shift
-        self.lr, self.weight_decay = lr, weight_decay
-
     @property
-    def clip(self) -> ClipSpec:
-        """Whole clips of mouths, tokens with durations."""
-        return ClipSpec(frames={"video": self.view}, keys=frozenset({"tokens", "durations"}))
+    def capabilities(self) -> frozenset[str]:
+        """Text, and what other bases bring."""
+        return super().capabilities | {"text"}
 
-    def make_optimisers(self) -> dict[str, Optimizer]:
-        """AdamW over everything."""
-        return {"reader": AdamW(self.parameters(), lr=self.lr, weight_decay=self.weight_decay, fused=True)}
-
-    # Training
-
-    def train_batch(self, batch: ClipBatch) -> None:
-        """CTC loss on pieces of the clips: words at first, sentences in the end."""
-        pieces = self.pieces(batch)
-        video, lengths = self.cut(batch["video"], pieces)
-        self.optimise("reader", {"ctc": self.ctc_loss(self.net(video, lengths), lengths, [p.ids for p in pieces])})
-
-    def pieces(self, batch: ClipBatch) -> list[Piece]:
-        """Cut the clips of a batch into pieces of as many words as the curriculum has come to.
-
-        Nothing that is said is left out: the first piece of a clip may be shorter, so that cuts fall differently every
-        time. A whole sentence begins and ends anywhere in the silence around it.
-        """
-        share = min(1.0, (self.batches + 1) / self.curriculum) if self.curriculum else 1.0
-        tokens, durations = batch["tokens"].tolist(), batch["durations"].tolist()
-        found = []
-        rows = zip(tokens, durations, batch["token_len"].tolist(), batch["video_len"].tolist(), strict=True)
-        for clip, (ids, lasts, count, total) in enumerate(rows):
-            words = words_of(ids[:count], lasts[:count])
-            most = max(1, round(share * len(words)))
-            if len(words) <= most:
-                start = _draw(0, max(0, words[0].start - _CONTEXT)) if words else 0
-                stop = _draw(min(total, words[-1].stop + _CONTEXT), total) if words else total
-                found.append(Piece(clip, self._frames(start, stop, spell(words)), spell(words)))
-                continue
-            cuts = [0, *range(_draw(1, most), len(words), most), len(words)]
-            for a, b in pairwise(cuts):
-                start = max(0, words[a].start - _CONTEXT)
-                stop = min(total, words[b - 1].stop + _CONTEXT)
-                ids_of_piece = spell(words[a:b])
-                found.append(Piece(clip, self._frames(start, stop, ids_of_piece), ids_of_piece))
-        return found
-
-    def _frames(self, start: int, stop: int, ids: list[int]) -> Tensor:
-        """Positions start..stop, some left out and some twice, unless too few were left to write all symbols."""
-        frames = torch.arange(start, stop)
-        drawn = torch.rand(stop - start)
-        counts = torch.ones_like(frames).masked_fill(drawn < self.skip, 0).masked_fill(drawn > 1 - self.skip, 2)
-        repeats = sum(a == b for a, b in pairwise(ids))  # CTC writes a blank between equal symbols
-        changed = frames.repeat_interleave(counts)
-        return changed if len(changed) >= max(1, len(ids) + repeats) else frames
-
-    def cut(self, video: Tensor, pieces: list[Piece]) -> tuple[Tensor, Tensor]:
-        """The pictures of pieces, each piece mirrored half of the time and moved by up to `shift` pixels.
-
-        Args:
-            video: (B, T, 3, H, W).
-            pieces: P of them.
-
-        Returns:
-            (P, longest, 3, H, W), zero-padded; (P,) lengths.
-        """
-        lengths = torch.tensor([len(p.frames) for p in pieces], device=video.device)
-        out = video.new_zeros(len(pieces), int(lengths.max()), *video.shape[2:])
-        height, width = video.shape[-2:]
-        border = self.shift
-        for row, piece in zip(out, pieces, strict=True):
-            pictures = video[piece.clip].index_select(0, piece.frames.to(video.device))  # (n, 3, H, W)
-            if torch.rand(()) < 0.5:
-                pictures = pictures.flip(-1)
-            if border:
-                top, left = _draw(0, 2 * border), _draw(0, 2 * border)
-                wide = F.pad(pictures, (border, border, border, border), mode="replicate")
-                pictures = wide[..., top : top + height, left : left + width]
-            row[: len(pictures)] = pictures
-        return out, lengths
-
-    @staticmethod
-    def ctc_loss(log_probs: Tensor, lengths: Tensor, targets: list[list[int]]) -> Tensor:
-        """CTC loss a symbol, mean over clips.
-
-        A clip with too few frames for its symbols has no path and counts as 0.
-
-        Args:
-            log_probs: (B, T, symbols), 0 is the blank.
-            lengths: (B,) frames.
-            targets: Ids of each clip.
-        """
-        ids = torch.tensor([k for target in targets for k in target], device=log_probs.device, dtype=torch.long)
-        counts = torch.tensor([len(target) for target in targets], device=log_probs.device)
-        loss: Tensor = F.ctc_loss(log_probs.transpose(0, 1), ids, lengths, counts, blank=0, zero_infinity=True)
-        return loss
-
-    # Reading
-
+    @abstractmethod
     def read(self, batch: ClipBatch) -> list[str]:
-        """Words seen on the lips: the best path of every whole clip.
+        """Words seen on the lips.
 
         Args:
-            batch: `video` and `video_len`.
+            batch: `video` and `video_len`, whole clips.
 
         Returns:
             Lower-case words and single spaces for each clip; empty where nothing was read.
         """
-        return self._words(self.net(batch["video"], batch["video_len"]), batch["video_len"])
 
-    @staticmethod
-    def _words(log_probs: Tensor, lengths: Tensor) -> list[str]:
-        """(B, T, symbols), (B,) -> what the best paths spell; nothing where the pictures were not finite."""
-        return [text.decode(ids or ()) for ids in ctc.greedy(log_probs, lengths)]
+    def spoken(self, batch: ClipBatch) -> list[str]:
+        """What is said in the clips of a batch, in the form in which `read` writes it."""
+        return batch["text"]
 
-    def validation_step(self, batch: ClipBatch, batch_idx: int) -> None:
-        """Log `val/ctc`, and `val/cer` and `val/wer` over all characters and words of the split."""
-        self._score("val", batch)
+    def validation_step(self, batch: ClipBatch, batch_idx: int) -> Generated:
+        """Log `val/cer` and `val/wer`."""
+        return _joined(self.score("val", batch), super().validation_step(batch, batch_idx))
 
     def test_step(self, batch: ClipBatch, batch_idx: int) -> Generated:
         """Read, and log the same as `test/...`."""
-        return {"text": self._score("test", batch)}
+        return _joined(self.score("test", batch), super().test_step(batch, batch_idx))
 
     def predict_step(self, batch: ClipBatch, batch_idx: int) -> Generated:
         """Read."""
-        return {"text": self.read(batch)}
+        return _joined(self.read(batch), super().predict_step(batch, batch_idx))
 
-    def _score(self, part: str, batch: ClipBatch) -> list[str]:
-        """Read, and log the loss and the edits a character and a word; batches weigh by what was said in them."""
-        from torchmetrics.functional.text import char_error_rate, word_error_rate
-
-        lengths = batch["video_len"]
-        log_probs = self.net(batch["video"], lengths)
-        rows = zip(batch["tokens"].tolist(), batch["token_len"].tolist(), strict=True)
-        targets = [spell(words_of(ids[:count], [0] * count)) for ids, count in rows]
-        read, said = self._words(log_probs, lengths), [text.decode(ids) for ids in targets]
-        characters, words = sum(map(len, said)), sum(len(sentence.split()) for sentence in said)
-        for name, value, weight in (
-            ("ctc", self.ctc_loss(log_probs, lengths, targets), len(said)),
-            ("cer", char_error_rate(read, said), characters),
-            ("wer", word_error_rate(read, said), words),
-        ):
-            shown = name != "ctc"
-            self.log(f"{part}/{name}", value.to(self.device), batch_size=weight, prog_bar=shown, sync_dist=True)
-        return read
-
-    # As an observer
-
-    def save_observer(self, path: str | Path, trained_on: str) -> weights.Card:
-        """Write the network to a weights file that metrics read (`lipbench.pretrained.weights`).
+    def score(self, part: str, batch: ClipBatch) -> list[str]:
+        """Read, and log the edits a character and a word; batches weigh by what was said in them.
 
         Args:
-            path: Ends in ".safetensors".
-            trained_on: In words: corpus, protocol, how long, which seed.
+            part: "val" or "test".
+            batch: Whole clips.
         """
-        return weights.save(
-            path,
-            self.net,
-            arguments=self.net.arguments,  # type: ignore[arg-type]
-            view=self.view,
-            trained_on=trained_on,
-            vocabulary=text.SYMBOLS,
-        )
+        read = self.read(batch)
+        self.log_error_rates(part, read, self.spoken(batch))
+        return read
+
+    def log_error_rates(self, part: str, read: list[str], spoken: list[str]) -> None:
+        """Log `<part>/cer` and `<part>/wer` of texts that were read against those that were spoken."""
+        from torchmetrics.functional.text import char_error_rate, word_error_rate
+
+        characters, words = sum(map(len, spoken)), sum(len(sentence.split()) for sentence in spoken)
+        for name, value, weight in (
+            ("cer", char_error_rate(read, spoken), characters),
+            ("wer", word_error_rate(read, spoken), words),
+        ):
+            self.log(f"{part}/{name}", value.to(self.device), batch_size=weight, prog_bar=True, sync_dist=True)
 
 
-def _draw(low: int, high: int) -> int:
-    """An integer of low..high, both included."""
-    return int(torch.randint(low, high + 1, ()))
+def _joined(read: list[str], other: object) -> Generated:
+    """What a model reads, and what it generates if it does that, too."""
+    return cast("Generated", {**(cast("Mapping[str, Any]", other) if isinstance(other, dict) else {}), "text": read})

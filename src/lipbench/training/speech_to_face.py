@@ -1,11 +1,10 @@
 """Speech to face, frame by frame: what LipGAN and Wav2Lip have in common."""
 
 from abc import abstractmethod
-from typing import ClassVar, Final
+from typing import Final
 
 import torch
 from torch import Tensor, nn
-from torch.optim import Adam, Optimizer
 
 from lipbench.media import features
 from lipbench.nets.fastspeech import mask_of
@@ -26,17 +25,12 @@ class SpeechToFace(AdversarialModel):
         size: Pixels a side of the face view.
         generator: Identity (M, 3, size, size) in [0, 1], pose (M, 3, size, size) with lower half 0, and what `hear`
             gives for these frames -> faces (M, 3, size, size) float32 in [0, 1].
-        lr: Peak learning rate of the generator (Adam).
-        discriminator_lr: That of the discriminator (Adam).
-        betas: Of both.
     """
 
-    timings: ClassVar[frozenset[str]] = frozenset({"given", "free"})
+    timings = frozenset({"given", "free"})
+    context = 10  # 0.4 s at 25 frames a second: the published windows reach 0.2 s to each side
     size: int
     generator: nn.Module
-    lr: float
-    discriminator_lr: float
-    betas: tuple[float, float]
 
     @abstractmethod
     def hear(self, batch: ClipBatch, clip: Tensor, frame: Tensor) -> Tensor:
@@ -56,21 +50,11 @@ class SpeechToFace(AdversarialModel):
         """All do: the published rates are constant, and the small recipes' cosine was run for both sides."""
         return True
 
-    def make_optimisers(self) -> dict[str, Optimizer]:
-        """Adam for the generator, and for the discriminator if there is one."""
-        optimisers: dict[str, Optimizer] = {
-            "generator": Adam(self.generator.parameters(), lr=self.lr, betas=self.betas, fused=True)
-        }
-        if self.discriminator is not None:
-            optimisers["discriminator"] = Adam(
-                self.discriminator.parameters(), lr=self.discriminator_lr, betas=self.betas, fused=True
-            )
-        return optimisers
-
     def generate(self, batch: ClipBatch, timing: Timing) -> Generated:
         """Make the frames of the clip, or with timing "free" those of the sound; poses that run out start again."""
         if timing == "free":
-            frames = (batch["audio_len"] * batch["fps"].double() / features.RATE).round().long()
+            rate = self.clip.audio_rate or features.RATE
+            frames = (batch["audio_len"] * batch["fps"].double() / rate).round().long()
         else:
             frames = batch["n_frames"]
         there = mask_of(frames, int(frames.max()))  # (B, N)

@@ -1,0 +1,203 @@
+"""A trained model that takes arrays and gives frames: what `lipbench.load` returns."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, Literal, overload
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from lipbench.generation import loading
+from lipbench.media import audio as sounds
+from lipbench.media import geometry, text
+from lipbench.types import ClipBatch, View
+
+if TYPE_CHECKING:
+    from lipbench.training.generative import GenerativeModel
+
+FPS: Final = 25.0
+"""Frames a second of what is made: what every corpus so far is prepared at."""
+Image = npt.NDArray[np.generic]
+_FACE: Final = frozenset({"identity", "durations", "n_frames", "pose", "pose_len"})
+
+
+class ArrayModel:
+    """A model that is driven by a text or by audio and given a reference frame.
+
+    Args:
+        model: Ready to generate: in eval mode, on the device where it shall run.
+
+    Raises:
+        ValueError: It needs more than a reference frame and a text or audio, or cannot decide its length itself.
+    """
+
+    def __init__(self, model: "GenerativeModel") -> None:
+        self.model = model
+        self.view: View = model.clip.frames["video"]
+        """What it shows, and its size in pixels."""
+        rest = model.needs - _FACE
+        if "free" in model.timings and rest and rest <= {"tokens", "token_len"}:
+            self.driver: Literal["text", "audio"] = "text"
+        elif "free" in model.timings and rest and rest <= {"audio", "audio_len", "fps"}:
+            self.driver = "audio"
+        else:
+            raise ValueError(
+                f"{type(model).__name__} cannot speak from text or audio alone: it needs {sorted(model.needs)} and has "
+                f"the timings {sorted(model.timings)}"
+            )
+
+    @overload
+    def generate(
+        self,
+        reference: Image,
+        *,
+        text: str | None = None,
+        audio: Image | Tensor | None = None,
+        sample_rate: int | None = None,
+        frames: Image | Tensor | None = None,
+    ) -> npt.NDArray[np.uint8]: ...
+
+    @overload
+    def generate(
+        self,
+        reference: Tensor,
+        *,
+        text: str | None = None,
+        audio: Image | Tensor | None = None,
+        sample_rate: int | None = None,
+        frames: Image | Tensor | None = None,
+    ) -> Tensor: ...
+
+    @torch.inference_mode()
+    def generate(
+        self,
+        reference: Image | Tensor,
+        *,
+        text: str | None = None,
+        audio: Image | Tensor | None = None,
+        sample_rate: int | None = None,
+        frames: Image | Tensor | None = None,
+    ) -> npt.NDArray[np.uint8] | Tensor:
+        """Make a video at 25 frames a second.
+
+        Pictures are uint8 (h, w, 3) arrays or float (3, h, w) tensors in [0, 1], RGB, of the model's view and size, or
+        whole canonical pictures of 352x320 px (`StoredClip.pictures`), out of which the view is cut.
+
+        Args:
+            reference: Who speaks.
+            text: What is said, for a model that is driven by text: letters and spaces.
+            audio: (S,) mono in [-1, 1], for a model that is driven by audio; resampled if need be.
+            sample_rate: Samples a second of `audio`.
+            frames: (N, ...) pictures whose lower halves the model replaces, for models that take poses; the last one
+                stands still if there are too few. Default: the reference throughout.
+
+        Returns:
+            (N, h, w, 3) uint8 for an array as reference, (N, 3, h, w) float in [0, 1] for a tensor.
+
+        Raises:
+            ValueError: Something is missing, of no use to this model, or has another shape, dtype or range.
+        """
+        identity = self._pictures("reference", reference)  # (1, 3, h, w)
+        batch: ClipBatch = {"identity": identity[None]}  # (1, 1, 3, h, w)
+        if self.driver == "text":
+            self._only("text", text, audio=audio, sample_rate=sample_rate, frames=frames)
+            ids = text_ids(str(text))
+            batch |= {"tokens": ids[None], "token_len": torch.tensor([len(ids)])}
+        else:
+            self._only("audio", audio, text=text)
+            samples, count = self._samples(audio, sample_rate)
+            shown = identity if frames is None else self._pictures("frames", frames)
+            shown = shown[torch.arange(count).clamp(max=len(shown) - 1)]  # (N, 3, h, w)
+            batch |= {
+                "audio": samples[None],
+                "audio_len": torch.tensor([len(samples)]),
+                "fps": torch.tensor([FPS]),
+                "pose": geometry.without_lower_half(shown)[None],
+                "pose_len": torch.tensor([count]),
+            }
+        device = next(self.model.parameters()).device
+        moved = {key: value.to(device) for key, value in batch.items() if isinstance(value, Tensor)}
+        made = self.model.drive(moved, "free")  # type: ignore[arg-type]  # a TypedDict put together key by key
+        video = made["video"][0, : int(made["video_len"][0])].float().cpu()  # (N, 3, h, w)
+        if isinstance(reference, Tensor):
+            return video
+        return (video * 255).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).numpy()
+
+    def _only(self, driver: str, given: object, **others: object) -> None:
+        """What drives the model must be there, and nothing that it does not look at."""
+        name = type(self.model).__name__
+        if given is None:
+            raise ValueError(f"{name} is driven by {driver}: give {driver}=...")
+        useless = [key for key, value in others.items() if value is not None]
+        if useless:
+            raise ValueError(f"{name} is driven by {driver}: it makes no use of {', '.join(useless)}")
+
+    def _pictures(self, what: str, given: Image | Tensor) -> Tensor:
+        """One picture or several as (N, 3, h, w) float in [0, 1] in the model's view."""
+        wanted = "uint8 (h, w, 3) arrays or float (3, h, w) tensors in [0, 1]"
+        if isinstance(given, Tensor):
+            pictures = given if given.dim() == 4 else given[None]
+            good = pictures.dim() == 4 and pictures.shape[1] == 3 and pictures.is_floating_point()
+            good = good and pictures.numel() > 0 and float(pictures.min()) >= 0 and float(pictures.max()) <= 1
+            found: object = f"{given.dtype} {tuple(given.shape)}"
+        else:
+            array = np.asarray(given)
+            found, good = f"{array.dtype} {array.shape}", array.ndim in (3, 4) and array.dtype == np.uint8
+            good = good and array.shape[-1] == 3 and array.size > 0
+            pictures = torch.empty(0)
+            if good:
+                pictures = torch.from_numpy(np.array(array)).movedim(-1, -3).float() / 255
+                pictures = pictures if pictures.dim() == 4 else pictures[None]
+        if not good:
+            raise ValueError(f"{what} is {found}; expected {wanted}")
+        size = tuple(pictures.shape[-2:])
+        if size == (geometry.HEIGHT, geometry.WIDTH):
+            return geometry.crop((pictures * 255).round().to(torch.uint8), self.view).float() / 255
+        if size != self.view.size:
+            raise ValueError(
+                f"{what} has {size[0]}x{size[1]} px; expected the view {self.view}, or canonical pictures of "
+                f"{geometry.HEIGHT}x{geometry.WIDTH} px"
+            )
+        return pictures.float()
+
+    def _samples(self, audio: Image | Tensor | None, rate: int | None) -> tuple[Tensor, int]:
+        """Audio at the model's rate, and how many frames it lasts."""
+        wanted = self.model.clip.audio_rate
+        assert wanted is not None
+        samples = np.asarray(audio.cpu() if isinstance(audio, Tensor) else audio)
+        if samples.ndim != 1 or samples.dtype.kind != "f" or not len(samples) or np.abs(samples).max() > 1:
+            raise ValueError(f"audio is {samples.dtype} {samples.shape}; expected float (S,) mono in [-1, 1]")
+        if rate is None or rate < 1:
+            raise ValueError(f"sample_rate is {rate}; expected samples a second, such as 16000")
+        heard = sounds.resample(samples.astype(np.float32), rate, wanted)
+        count = round(len(heard) * FPS / wanted)
+        if count == 0:
+            raise ValueError(f"audio holds {len(samples)} samples, less than one frame of video")
+        return torch.from_numpy(heard), count
+
+
+def text_ids(words: str) -> Tensor:
+    """Ids (L,) int64 of what is said.
+
+    Raises:
+        ValueError: A character is neither a letter nor a space, or there is no letter.
+    """
+    return torch.tensor(text.encode(text.symbols(words.split())))
+
+
+def load(checkpoint: str | Path, device: str | torch.device = "cpu") -> ArrayModel:
+    """A trained model that generates from arrays.
+
+    Args:
+        checkpoint: A .ckpt file that `lipbench fit` wrote. Only tensors and plain values are read from it.
+        device: Where it shall run.
+
+    Returns:
+        Its `generate` takes a reference frame and a text or audio.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It is no checkpoint of lipbench, damaged, or not of a model that generates from a text or audio.
+    """
+    return ArrayModel(loading.generative(Path(checkpoint).expanduser()).to(device))

@@ -1,0 +1,161 @@
+"""How a model talks: frames made of a text or of a sound, at once or piece by piece with the context they depend on."""
+
+import math
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, TypeVar
+
+import torch
+from torch import Tensor
+
+from lipbench.media import audio, geometry
+from lipbench.types import ClipBatch
+
+if TYPE_CHECKING:
+    from lipbench.training.generative import GenerativeModel
+
+FPS: Final = 25.0
+"""Frames a second of what is made: what every corpus so far is prepared at, and so what models have learned."""
+STEP: Final = 10
+"""Frames by which pieces are counted: 0.4 s are whole steps of every front end's spectrogram (hops of 160 and 200
+samples at 16,000 a second), so pieces give what the whole gives. One with another hop needs `context = None`."""
+Carried = TypeVar("Carried")
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Frames in a row that are made together, and those around them that the model looks at.
+
+    Args:
+        first: Number of the first frame to be made.
+        shown: (n, 3, h, w) what the target shows there, in the model's view and in [0, 1].
+        before: (a, 3, h, w) what it shows in the frames before.
+        after: (b, 3, h, w) what it shows in the frames after.
+    """
+
+    first: int
+    shown: Tensor
+    before: Tensor
+    after: Tensor
+
+
+@dataclass(frozen=True)
+class Speech:
+    """What is said, and how it becomes frames.
+
+    Args:
+        frames: How many there are to make.
+        make: A piece -> (n, 3, h, w) its frames in [0, 1].
+        context: Frames around a piece that it must be made with; None makes all frames in one piece.
+    """
+
+    frames: int
+    make: Callable[[Piece], Tensor]
+    context: int | None
+
+
+def from_text(model: "GenerativeModel", identity: Tensor, ids: Tensor, watch: Callable[[ClipBatch], None]) -> Speech:
+    """What a text-driven model makes: all at once, and handed out piece by piece.
+
+    Args:
+        model: Takes its own time: timing "free".
+        identity: (3, h, w) in [0, 1].
+        ids: (L,) int64 tokens.
+        watch: Is shown what drives the model.
+
+    Raises:
+        ValueError: The model gives the text no time.
+    """
+    batch: ClipBatch = {
+        "tokens": ids[None],
+        "token_len": torch.tensor([len(ids)]),
+        "identity": identity[None, None],  # (1, 1, 3, h, w)
+    }
+    with torch.inference_mode():
+        made = model.drive(batch, "free")
+    count = int(made["video_len"][0])
+    if count == 0:
+        raise ValueError("the model gives this text no time at all: it has hardly been trained. Train it longer")
+    watch(batch)
+    return Speech(count, lambda piece: made["video"][0, piece.first : piece.first + len(piece.shown)], 0)
+
+
+def from_sound(
+    model: "GenerativeModel",
+    identity: Tensor,
+    samples: audio.Samples,
+    rate: int,
+    total: int,
+    watch: Callable[[ClipBatch], None],
+) -> Speech:
+    """What a sound-driven model makes of the sound and the poses of a piece and its surroundings.
+
+    Args:
+        model: Driven by sound alone. Its `context` says how much of the surroundings it needs.
+        identity: (3, h, w) in [0, 1].
+        samples: (S,) mono in [-1, 1].
+        rate: Samples a second, as the model wants it.
+        total: Frames of the whole sound.
+        watch: Is shown what drives the model in the first piece.
+    """
+
+    def make(piece: Piece) -> Tensor:
+        begin, end = piece.first - len(piece.before), piece.first + len(piece.shown) + len(piece.after)
+        last = len(samples) if end == total else audio.frame_to_sample(end, rate, FPS)
+        heard = torch.from_numpy(samples[audio.frame_to_sample(begin, rate, FPS) : last])
+        poses = geometry.without_lower_half(torch.cat([piece.before, piece.shown, piece.after]))  # (P, 3, h, w)
+        batch: ClipBatch = {
+            "audio": heard[None],
+            "audio_len": torch.tensor([len(heard)]),
+            "fps": torch.tensor([FPS]),
+            "identity": identity[None, None],  # (1, 1, 3, h, w)
+            "pose": poses[None],
+            "pose_len": torch.tensor([len(poses)]),
+        }
+        if piece.first == 0:
+            watch(batch)
+        with torch.inference_mode():
+            return model.drive(batch, "free")["video"][0, len(piece.before) :][: len(piece.shown)]
+
+    return Speech(total, make, model.context)
+
+
+def in_pieces(
+    speech: Speech, pieces: Iterable[tuple[Carried, Tensor]], views: Callable[[], Iterable[Tensor]]
+) -> Iterator[tuple[Carried, Tensor]]:
+    """Make frames piece by piece, each with the context that the model needs, or all of them first.
+
+    Args:
+        speech: What is made.
+        pieces: What belongs to the frames of a piece, and what the target shows in them, (n, 3, h, w) in [0, 1]; of
+            multiples of `STEP` frames, but for the last. As many are read ahead as the context takes.
+        views: Starts the second members of `pieces` from the beginning.
+
+    Yields:
+        What belongs to a piece, and (n, 3, h, w) its frames.
+    """
+    first = 0
+    if speech.context is None:
+        shown = torch.cat(list(views()))  # (N, 3, h, w)
+        made = speech.make(Piece(0, shown, shown[:0], shown[:0]))
+        for carried, seen in pieces:
+            yield carried, made[first : first + len(seen)]
+            first += len(seen)
+        return
+    reach = math.ceil(speech.context / STEP) * STEP
+    rest, ahead = iter(pieces), deque[tuple[Carried, Tensor]]()
+    before: Tensor | None = None
+    while True:
+        while sum(len(seen) for _, seen in ahead) < reach + (len(ahead[0][1]) if ahead else 1):
+            following = next(rest, None)
+            if following is None:
+                break
+            ahead.append(following)
+        if not ahead:
+            return
+        carried, seen = ahead.popleft()
+        before = seen[:0] if before is None else before
+        after = torch.cat([seen[:0], *(later for _, later in ahead)])[:reach]
+        yield carried, speech.make(Piece(first, seen, before, after))
+        before, first = torch.cat([before, seen])[-reach:] if reach else before, first + len(seen)

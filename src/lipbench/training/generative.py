@@ -1,0 +1,131 @@
+"""Models that generate video, audio or both: the contract that the evaluator and `lipbench generate` rely on."""
+
+from abc import abstractmethod
+from typing import Any, ClassVar, Final, cast
+
+import torch
+from torch.nn import functional as F
+
+from lipbench import losses
+from lipbench.media import geometry
+from lipbench.training.base import BenchModule
+from lipbench.types import ClipBatch, Generated, Timing
+
+_TIMINGS: Final[tuple[Timing, ...]] = ("given", "length", "free")
+_UNKNOWN: Final[dict[Timing, frozenset[str]]] = {
+    "given": frozenset(),
+    "length": frozenset({"durations"}),
+    "free": frozenset({"durations", "n_frames"}),
+}
+
+
+class GenerativeModel(BenchModule):
+    """A model that generates; it may be a `ReadingModel` besides: `class M(GenerativeModel, ReadingModel)`.
+
+    One that generates audio overrides `capabilities`: with "audio" beside or in place of "video".
+    """
+
+    timings: frozenset[str]
+    """Which of "given", "length" and "free" it supports: of the class, or a property of the instance."""
+    paper: ClassVar[str]
+    """Authors, title, venue and year."""
+    context: int | None = None
+    """Frames of audio, and of pose, on each side that a generated frame depends on.
+
+    None is the whole clip: for recurrence, attention over time, normalization over the clip, and frames that are made
+    in blocks counted from its beginning. Whoever generates a long clip in pieces (`lipbench.generation.dubbing`) adds
+    so many frames on both sides of a piece, or with None makes the clip as a whole.
+    """
+
+    def __init__(self, **options: Any) -> None:  # noqa: ANN401 - BenchModule's arguments
+        super().__init__(**options)
+        self._timing: Timing | None = None
+
+    @property
+    def timing(self) -> Timing:
+        """How the next test or predict times its clips: as the evaluator sets it, else the closest to the truth."""
+        if self._timing is not None:
+            return self._timing
+        return next(timing for timing in _TIMINGS if timing in self.timings)
+
+    @timing.setter
+    def timing(self, timing: Timing) -> None:
+        self._timing = timing
+
+    @property
+    def capabilities(self) -> frozenset[str]:
+        """Video, and what other bases bring."""
+        return super().capabilities | {"video"}
+
+    @property
+    @abstractmethod
+    def needs(self) -> frozenset[str]:
+        """The batch keys that `generate` is handed, and no others. Never "video"."""
+
+    @abstractmethod
+    def generate(self, batch: ClipBatch, timing: Timing) -> Generated:
+        """Make whole clips.
+
+        Args:
+            batch: Only `needs`, less "durations" unless timing is "given", less "n_frames" too if it is "free".
+            timing: Who decides how long each token lasts: the truth (its durations, or the sound that drives), the
+                truth's total length, or the model (if it is driven by sound, that is as long as the video).
+
+        Returns:
+            With the capability "video", `video` (B, N, 3, h, w) in [0, 1] in the main view, zero after `video_len`
+            (B,). With "audio", `audio` (B, S) in [-1, 1], zero after `audio_len` (B,), and `sample_rate`.
+        """
+
+    def drive(self, batch: ClipBatch, timing: Timing) -> Generated:
+        """Call `generate` with exactly the keys that the timing allows.
+
+        A model that needs `pose` gets the batch's frames with their lower half blanked, unless the batch holds poses.
+
+        Raises:
+            ValueError: The model does not support this timing, or the batch lacks a key.
+        """
+        if timing not in self.timings:
+            raise ValueError(f"{type(self).__name__} has no timing {timing!r}; it has {sorted(self.timings)}")
+        if "pose" in self.needs and "pose" not in batch and "video" in batch:
+            blanked = geometry.without_lower_half(batch["video"])
+            batch = {**batch, "pose": blanked, "pose_len": batch["video_len"]}
+        keys = self.needs - _UNKNOWN[timing]
+        lacking = keys - batch.keys()
+        if lacking:
+            raise ValueError(
+                f"{type(self).__name__} needs {sorted(lacking)} for timing {timing!r}; the batch lacks them"
+            )
+        return self.generate(cast("ClipBatch", {key: batch[key] for key in keys}), timing)  # type: ignore[literal-required]
+
+    def validation_step(self, batch: ClipBatch, batch_idx: int) -> Generated:
+        """Generate with the timing closest to the truth; of video, log `val/l1` and `val/psnr` on common frames."""
+        timing = next(timing for timing in _TIMINGS if timing in self.timings)
+        generated = self.drive(batch, timing)
+        if "video" in generated and "video" in batch:
+            self._compare(generated, batch)
+        return _joined(generated, super().validation_step(batch, batch_idx))
+
+    def _compare(self, generated: Generated, batch: ClipBatch) -> None:
+        truth = batch["video"]
+        frames = min(generated["video"].shape[1], truth.shape[1])
+        lengths = torch.minimum(generated["video_len"], batch["video_len"])  # (B,)
+        prediction, target = generated["video"][:, :frames].float(), truth[:, :frames]
+        valid = torch.arange(frames, device=truth.device) < lengths[:, None]  # (B, frames)
+        error = F.mse_loss(prediction, target, reduction="none").flatten(2).mean(dim=2)  # (B, frames)
+        psnr = -10 * torch.log10(error.clamp(min=1e-10))
+        size = len(truth)
+        self.log("val/l1", losses.l1(prediction, target, lengths), prog_bar=True, batch_size=size, sync_dist=True)
+        self.log("val/psnr", psnr[valid].mean(), prog_bar=True, batch_size=size, sync_dist=True)
+
+    def test_step(self, batch: ClipBatch, batch_idx: int) -> Generated:
+        """Generate as `timing` says; the evaluator scores what is returned."""
+        return _joined(self.drive(batch, self.timing), super().test_step(batch, batch_idx))
+
+    def predict_step(self, batch: ClipBatch, batch_idx: int) -> Generated:
+        """Generate as `timing` says."""
+        return _joined(self.drive(batch, self.timing), super().predict_step(batch, batch_idx))
+
+
+def _joined(generated: Generated, other: object) -> Generated:
+    """What a model generates, and what it reads if it does that, too."""
+    return cast("Generated", {**cast("dict[str, Any]", other), **generated}) if isinstance(other, dict) else generated

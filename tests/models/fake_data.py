@@ -1,0 +1,148 @@
+"""A datamodule in memory that supplies whatever a model's ClipSpec asks for, without a store."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+
+from lipbench.nets.wav2lip import Expert
+from lipbench.pretrained import weights
+from lipbench.training.base import BenchModule
+from lipbench.types import ClipBatch, ClipSpec
+
+LENGTHS = (6, 9, 7, 8)  # frames of the clips: all different, so that padding shows
+
+
+def make_batch(spec: ClipSpec, seed: int, lengths: tuple[int, ...] = LENGTHS, training: bool = False) -> ClipBatch:
+    """Clips whose brightness follows their tokens, so that there is something to learn."""
+    draw = torch.Generator().manual_seed(seed)
+    clips, most = len(lengths), max(lengths)
+    tokens, durations = torch.zeros(clips, most, dtype=torch.long), torch.zeros(clips, most, dtype=torch.long)
+    token_len = torch.zeros(clips, dtype=torch.long)
+    for row, frames in enumerate(lengths):
+        count = frames // 2
+        tokens[row, :count] = torch.randint(3, 30, (count,), generator=draw)
+        durations[row, :count] = 2
+        durations[row, count - 1] += frames - 2 * count
+        token_len[row] = count
+    window = spec.window if training and spec.window else most
+    frame = torch.zeros(clips, window, dtype=torch.long)
+    video_len = torch.tensor([min(window, frames) for frames in lengths])
+    for row, (frames, count) in enumerate(zip(lengths, video_len.tolist(), strict=True)):
+        order = torch.randperm(frames, generator=draw) if training else torch.arange(frames)
+        start = order[0] % (frames - count + 1)
+        frame[row, :count] = order[:count].sort().values if spec.scattered else start + torch.arange(count)
+    batch: dict[str, Any] = {
+        "index": torch.arange(clips),
+        "clip_id": [f"fake/s1/{seed}-{row}" for row in range(clips)],
+        "video_len": video_len,
+        "frame": frame,
+        "n_frames": torch.tensor(lengths),
+        "fps": torch.full((clips,), 25.0),
+        "speech": torch.tensor([[0, frames] for frames in lengths]),
+    }
+    for key, view in spec.frames.items():
+        face = torch.rand(clips, 1, 3, *view.size, generator=draw)
+        video = 0.7 * face + 0.3 * _said(tokens, durations, frame)  # (B, window, 3, h, w)
+        valid = torch.arange(window) < video_len[:, None]
+        batch[key] = video * valid[:, :, None, None, None]
+        if key == "video" and training and spec.identity == "run":
+            start = torch.stack([torch.randint(n - spec.references + 1, (1,), generator=draw) for n in lengths])
+            run = start + torch.arange(spec.references)
+            batch["identity"] = 0.7 * face + 0.3 * _said(tokens, durations, run)
+        elif key == "video":
+            batch["identity"] = video[:, :1].expand(-1, spec.references, -1, -1, -1)
+    batch |= {"tokens": tokens, "token_len": token_len, "durations": durations}
+    if spec.audio_rate is not None:  # noise whose loudness follows the tokens
+        samples = round(spec.audio_rate / 25)
+        loudness = torch.zeros(clips, most)
+        for row, frames in enumerate(lengths):
+            loudness[row, :frames] = tokens[row].repeat_interleave(durations[row]) / 30.0
+        noise = torch.rand(clips, most * samples, generator=draw) - 0.5
+        batch["audio"] = noise * loudness.repeat_interleave(samples, dim=1)
+        batch["audio_len"] = torch.tensor(lengths) * samples
+    return batch  # type: ignore[return-value]
+
+
+def _said(tokens: torch.Tensor, durations: torch.Tensor, frame: torch.Tensor) -> torch.Tensor:
+    """(B, T) frames -> (B, T, 1, 1, 1) brightness of the tokens said in them."""
+    rows = zip(tokens, durations, frame, strict=True)
+    return torch.stack([t.repeat_interleave(d)[f] for t, d, f in rows])[..., None, None, None] / 30.0
+
+
+def make_expert(folder: Path, seed: int = 0) -> str:
+    """Path of a small untrained expert for Wav2Lip."""
+    torch.manual_seed(seed)
+    net = Expert(24, (8, 8, 8, 8), (0, 0, 0), (8, 8, 8, 8), (0, 0, 0, 0), 16)
+    with torch.no_grad():
+        for part in net.modules():
+            if isinstance(part, torch.nn.BatchNorm2d):
+                part.momentum = 1.0
+        net.embed_faces(torch.rand(16, 5, 3, 12, 24))  # statistics that leave no map dead
+        net.embed_sound(torch.randn(16, 80, 16))
+    path = folder / f"expert{seed}.safetensors"
+    weights.save(path, net, arguments=net.arguments, view=net.view, trained_on="nothing")
+    return str(path)
+
+
+class Loader:
+    """Loader of numbered batches whose position can be saved, as the real one's can."""
+
+    def __init__(self, spec: ClipSpec, count: int, rank: int, training: bool, lengths: tuple[int, ...]) -> None:
+        self.spec, self.count, self.rank, self.training, self.start = spec, count, rank, training, 0
+        self.lengths = lengths
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __iter__(self) -> Iterator[ClipBatch]:
+        torch.rand(3)  # a real loader draws from the global generator when it starts: resuming must not depend on it
+        start, self.start = self.start, 0  # Lightning stops a sized loader without exhausting it
+        for position in range(start, self.count):
+            self.position = position
+            yield make_batch(self.spec, position + 1000 * self.rank, self.lengths, self.training)
+
+    def state_dict(self) -> dict[str, int]:
+        return {"epoch": 0, "batches": (self.position + 1) % self.count}  # as the real one's, but of any epoch
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        self.start = state["batches"]
+
+
+class FakeData(pl.LightningDataModule):
+    """`batches` training batches an epoch, one batch to validate and to test; clips of so many frames."""
+
+    def __init__(self, batches: int = 4, lengths: tuple[int, ...] = LENGTHS) -> None:
+        super().__init__()
+        self.batches, self.lengths = batches, lengths
+
+    def loader(self, count: int, training: bool) -> Loader:
+        assert self.trainer is not None
+        module = self.trainer.lightning_module
+        assert isinstance(module, BenchModule)
+        return Loader(module.clip, count, self.trainer.global_rank, training, self.lengths)
+
+    def train_dataloader(self) -> Loader:
+        return self.loader(self.batches, training=True)
+
+    def val_dataloader(self) -> Loader:
+        return self.loader(1, training=False)
+
+    test_dataloader = predict_dataloader = val_dataloader
+
+
+def make_trainer(**options: Any) -> pl.Trainer:
+    """A quiet trainer on the CPU."""
+    defaults: dict[str, Any] = {
+        "accelerator": "cpu",
+        "devices": 1,
+        "logger": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "enable_checkpointing": False,
+        "num_sanity_val_steps": 0,
+        "log_every_n_steps": 1,
+    }
+    return pl.Trainer(**(defaults | options))
