@@ -10,7 +10,7 @@ READY := $(VENV)/.ready
 
 help:
 	@echo 'make demo      render a corpus, prepare it, train, score and rank a small model (no data, no account)'
-	@echo 'make test      the tests'
+	@echo 'make test      the tests, a process for each folder of them'
 	@echo 'make test-all  the slow tests too'
 	@echo 'make lint      ruff, ruff format --check, mypy --strict on src'
 	@echo 'make format    let ruff rewrite what it can'
@@ -28,10 +28,10 @@ demo: $(READY)
 	$(BIN)/lipbench demo
 
 test: $(READY)
-	$(BIN)/python -m pytest
+	$(BIN)/python tests/parallel.py
 
 test-all: $(READY)
-	$(BIN)/python -m pytest -m ''
+	$(BIN)/python tests/parallel.py -m ''
 
 lint: $(READY)
 	$(BIN)/ruff check .

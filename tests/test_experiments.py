@@ -7,13 +7,14 @@ import yaml
 from pytorch_lightning.cli import LightningArgumentParser
 
 from lipbench import discovery, tracking
-from lipbench.console import recipe_files
+from lipbench.console import recipe_files, stages
 from lipbench.data.datamodule import ClipDataModule
 from lipbench.evaluation.evaluator import Evaluator
 from lipbench.training.base import BenchModule
 
 FOLDER = Path(__file__).resolve().parents[1] / "experiments"
-RECIPES = [path for path in sorted(FOLDER.rglob("*.yaml")) if path.parent.name != "stages"]
+STAGES = sorted((FOLDER / "stages").glob("*.yaml"))  # experiments of several stages
+RECIPES = sorted(set(FOLDER.rglob("*.yaml")) - set(STAGES))
 
 
 @pytest.fixture(scope="module")
@@ -78,6 +79,21 @@ def test_every_recipe_is_called_by_a_name_of_its_own():
     for path, name in zip(RECIPES, names, strict=True):
         assert recipe_files.find(name).resolve() == path
         assert recipe_files.read(path)
+
+
+@pytest.mark.parametrize("path", STAGES, ids=lambda path: path.stem)
+def test_an_experiment_of_stages_can_be_run(path):
+    found = stages.find(path.stem)
+    assert found == stages.find(str(path))
+    assert recipe_files.told(path)[1] != "time not measured"
+    for stage in found.stages:
+        assert stage.told[1] != "time not measured"
+        model = discovery.load("model", stage.stated()["model"]["class_path"])
+        for option, (source, _) in stage.take.items():
+            earlier = next(own for own in found.stages if own.name == source)
+            argument = option.removeprefix("model.")
+            wanted = discovery.short_name("model", earlier.stated()["model"]["class_path"])
+            assert model.takes.get(argument) == wanted or argument == "init_from"
 
 
 def test_a_recipe_belongs_to_the_longest_name_that_fits():

@@ -21,7 +21,7 @@ from functools import lru_cache
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from types import ModuleType
-from typing import Final
+from typing import Any, Final
 
 from lipbench.errors import UsageError
 
@@ -170,7 +170,7 @@ def listed(text: str) -> list[str]:
     return [part.strip("\"'") for part in re.split(r"[,\s]+", text) if part.strip("\"'")]
 
 
-def load(kind: str, name: str) -> type:
+def load(kind: str, name: str) -> Any:  # noqa: ANN401 - a class whose base only the kind tells
     """Import the class that a name means.
 
     Args:

@@ -2,6 +2,7 @@
 
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -41,6 +42,19 @@ def face(here, tmp_path):
     Image.fromarray(video.read_video(clip).frames[0]).save(tmp_path / "me.png")
 
 
+@pytest.fixture
+def clips(here, tmp_path, monkeypatch):
+    """The folder of the homemade corpus, and a home of its own with the rendered store."""
+    own = tmp_path / "home"
+    (own / "stores").mkdir(parents=True)
+    (own / "stores" / "rendered").symlink_to(here.home / "stores" / "rendered")
+    monkeypatch.setenv("LIPBENCH_HOME", str(own))
+    raw = here.home / "corpora" / "rendered"
+    for place in [*raw.rglob("*.mpg"), *raw.rglob("*.align")]:
+        (tmp_path / "clips" / "s1").mkdir(parents=True, exist_ok=True)
+        shutil.copy(place, tmp_path / "clips" / "s1")
+
+
 def typed(line):
     """Run a command of the page; a small store is prepared already, so nothing is rendered."""
     words = shlex.split(line)[1:]
@@ -55,16 +69,21 @@ def test_the_model_is_short():
     assert len([line for line in body.splitlines() if line.strip()]) <= 30
 
 
-@pytest.mark.usefixtures("package", "face")
+@pytest.mark.usefixtures("package", "face", "clips")
 def test_the_commands_of_the_page(here, capsys, tmp_path):
-    lines = [line for line in CALLS if line.startswith("lipbench ") and LONG not in line and " prepare " not in line]
-    assert {line.split()[1] for line in lines} == {"list", "fit", "test", "compare", "generate"}
+    lines = [line for line in CALLS if line.startswith("lipbench ") and "letterfaces." not in line]
+    lines.remove("lipbench prepare --data rendered --speakers 4 --clips 20")
+    assert {line.split()[1] for line in lines} == {"list", "prepare", "fit", "test", "compare", "generate"}
     shown = {}
     for line in lines:
         assert typed(line) == 0, line
         shown[line.split()[1]] = capsys.readouterr().out
     assert f"{SHORT}  LetterFaces: an example" in shown["list"]
-    assert "(letterfaces 1.0)" in shown["list"]
+    assert shown["list"].count("(letterfaces 1.0)") == 3
+    assert "protocols: homemade/seen" in shown["list"]
+    assert list(Path("leaderboards/results/homemade/seen").rglob("*.json"))
+    (own,) = Path("runs/letterfaces_homemade").glob("version_*")
+    assert torch.load(own / "checkpoints" / "last.ckpt", weights_only=True)["lipbench_data"]["name"] == "homemade"
     (run,) = Path("runs/letterfaces_rendered").glob("version_*")
     last = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
     assert last["lipbench"]["batches"] == 30
@@ -76,7 +95,7 @@ def test_the_commands_of_the_page(here, capsys, tmp_path):
     assert len(video.read_video(tmp_path / "talk.mp4").frames) > 30
 
 
-@pytest.mark.usefixtures("face")
+@pytest.mark.usefixtures("face", "clips")
 def test_by_class_path_without_installation(here, capsys, tmp_path, monkeypatch):
     """From the folder that holds the package; what a file names is imported only where it is typed, too."""
     foreign.install(tmp_path / "elsewhere", monkeypatch, {})
@@ -84,7 +103,11 @@ def test_by_class_path_without_installation(here, capsys, tmp_path, monkeypatch)
         (tmp_path / path).parent.mkdir(exist_ok=True)
         (tmp_path / path).write_text(content)
     monkeypatch.setattr(sys, "path", [*sys.path])  # the current folder stays on it otherwise
-    fit, test = (line for line in CALLS if LONG in line)
+    fit, prepare, elsewhere, test = (line for line in CALLS if LONG in line or "letterfaces.corpus" in line)
+    assert typed(prepare) == 0
+    assert typed(elsewhere) == 0
+    last = Path(f"runs/{LONG}_letterfaces.corpus.Homemade/version_0/checkpoints/last.ckpt")
+    assert torch.load(last, weights_only=True)["lipbench"]["batches"] == 5
     assert typed(fit) == 0
     checkpoint = Path(f"runs/{LONG}_rendered/version_0/checkpoints/last.ckpt")
     once = torch.load(checkpoint, weights_only=True)

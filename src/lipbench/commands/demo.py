@@ -74,7 +74,7 @@ def _experiment(folder: Path, everything: bool) -> "Experiment":
 
 def _scoring(first: bool) -> dict[str, Any]:
     """What the demo states beside a recipe."""
-    return {"data": {"init_args": {"limit_test": _SCORED}}, "evaluator": {"calibration": first}}
+    return {"data": {"limit_test": _SCORED}, "evaluator": {"calibration": first}}
 
 
 def _pictures(checkpoint: Path, target: Path, store: Path) -> None:

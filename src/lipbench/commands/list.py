@@ -49,4 +49,4 @@ def _recipes() -> None:
         print(f"  {recipes.name(path):36} {device}, {time}\n      {about}")
     print("\nExperiments of several stages (lipbench run NAME):")
     for path in discovery.experiments():
-        print(f"  {path.stem}\n      {recipes.told(path)[2]}")
+        print(f"  {recipes.name(path)}\n      {recipes.told(path)[2]}")

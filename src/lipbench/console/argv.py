@@ -98,11 +98,9 @@ def _ordered(words: list[str]) -> list[str]:
         elif flag.startswith("--") and kind in _KINDS and value is not None:
             if kind == "data" and not flag.endswith(".help"):
                 classes[kind] = value
-                names.append(f"--data.corpus={value}")
+                names.append(f"--data.corpus={_short(kind, value)}")
                 continue
-            if kind == "model":
-                value = _path(kind, value)
-            classes[kind] = value
+            value = classes[kind] = _path(kind, value)
             (rest if flag.endswith(".help") else names).append(f"{flag}={value}")
         else:
             rest += own
@@ -268,7 +266,7 @@ def _class(recipe: Mapping[str, object], kind: str) -> str:
 def _same(kind: str, name: str, stated: str) -> bool:
     """Whether a name that was typed, short or a class path, means the class or corpus that a recipe states."""
     if kind == "data":
-        return corpus_option.name(name) == stated
+        return _short(kind, corpus_option.name(name)) == stated
     package, _, own = _path(kind, name).partition(".")
     return stated.rpartition(".")[2] == own.rpartition(".")[2] and stated.partition(".")[0] in (package, stated)
 

@@ -8,6 +8,7 @@ from typing import Any
 import yaml
 
 from lipbench import discovery, tracking
+from lipbench.console import corpus_option
 from lipbench.generation import loading
 from lipbench.pretrained import bundled
 from lipbench.training import checkpoints
@@ -60,7 +61,7 @@ def write_observer(checkpoint: Path, model: str, path: Path) -> None:
     if save is None:
         return
     content = checkpoints.read(checkpoint)
-    config: dict[str, Any] = yaml.safe_load((checkpoint.parents[1] / "config.yaml").read_text("utf-8"))["data"]
+    config: dict[str, Any] = yaml.safe_load((checkpoint.parents[1] / "config.yaml").read_text("utf-8"))
+    data = corpus_option.current(config) or config["data"]  # an older spelling, or the present one
     meta, protocol = content["lipbench"], content[tracking.ENTRY]["protocol"]
-    size = config.get("init_args", config)["batch_size"]
-    save(path, trained_on(protocol, meta["batches"], size, meta["seed"]))
+    save(path, trained_on(protocol, meta["batches"], data["batch_size"], meta["seed"]))

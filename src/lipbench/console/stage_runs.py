@@ -23,7 +23,7 @@ from typing import Any, Final
 import yaml
 
 from lipbench import discovery, files
-from lipbench.console import argv, corpus_option, next_steps
+from lipbench.console import argv, next_steps
 from lipbench.console.stages import OBSERVER, Experiment, Stage
 from lipbench.errors import UsageError
 from lipbench.paths import default_store
@@ -186,11 +186,9 @@ class Runner:
 
     def _store(self, data: Mapping[str, Any]) -> Path:
         """The store of a `prepare:` or `data:` section."""
-        given = data.get("init_args") or data
-        if given.get("store"):
-            return Path(given["store"]).expanduser()
-        named = str(data["data"]) if "data" in data else corpus_option.stated_in({"data": data})
-        return default_store(discovery.load("data", named).name)  # type: ignore[attr-defined]  # every corpus has it
+        if data.get("store"):
+            return Path(data["store"]).expanduser()
+        return default_store(discovery.load("data", data.get("data") or data["corpus"]).name)
 
     # Training
 
@@ -233,7 +231,7 @@ class Runner:
         stated = stage.stated()
         inputs = {option: files.sha256(path) for option, path in taken.items() if not option.startswith(_SCORING)}
         own = {"store": self.experiment.prepare["store"]} if "store" in self.experiment.prepare else {}
-        store = self._store(own or _section(stated["data"]))
+        store = self._store(own or stated["data"])
         return _hash(
             {
                 "config": {key: value for key, value in stated.items() if key not in _SCORING},
@@ -365,11 +363,6 @@ def newest(folder: Path) -> Path | None:
     """The last checkpoint of the newest run in a stage's folder; None if there is none."""
     found = folder.glob("*/version_*/checkpoints/last.ckpt")
     return max(found, key=lambda path: path.stat().st_mtime, default=None)
-
-
-def _section(data: object) -> dict[str, Any]:
-    """A `data:` section as a mapping."""
-    return data if isinstance(data, dict) else {"corpus": data}
 
 
 def _manifest(store: Path) -> str | None:

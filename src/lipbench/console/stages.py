@@ -25,7 +25,7 @@ from typing import Any, Final
 import yaml
 
 from lipbench import discovery
-from lipbench.console import recipe_files
+from lipbench.console import corpus_option, recipe_files
 from lipbench.errors import UsageError
 
 _FILE: Final = "stages.yaml"  # of an experiment that is a folder
@@ -58,7 +58,8 @@ class Stage:
         """All that the recipes and the experiment state, merged."""
         merged: dict[str, Any] = {}
         for config in (*map(recipe_files.read, self.configs), self.own):
-            merged = _merged(merged, config)
+            data = corpus_option.current(config)  # older spellings
+            merged = _merged(merged, config if data is None else {**config, "data": data})
         return merged
 
     @property

@@ -167,7 +167,7 @@ class Cli(LightningCLI):
             own = " (of no installed package of models; it was not imported)" if short == held else ""
             raise UsageError(
                 f"{options.ckpt_path} holds the model {short!r}{own}, but the command asks for "
-                f"{_short(options, 'model')!r}. Give --model {short}, or another --ckpt_path"
+                f"{_short(options)!r}. Give --model {short}, or another --ckpt_path"
             )
         merged = {self.config.subcommand: {"model": {"class_path": want, "dict_kwargs": stored}}}
         try:
@@ -175,7 +175,7 @@ class Cli(LightningCLI):
         except ArgumentError as error:
             raise ValueError(
                 f"{options.ckpt_path} is damaged, or of another version: its arguments do not fit "
-                f"{_short(options, 'model')} ({messages.readable(str(error), []).strip().splitlines()[-1].strip()})"
+                f"{_short(options)} ({messages.readable(str(error), []).strip().splitlines()[-1].strip()})"
             ) from None
 
     def before_instantiate_classes(self) -> None:
@@ -284,7 +284,7 @@ class Cli(LightningCLI):
 
     def _small_recipe(self) -> str:
         """What to type for a model that a CPU can train, or nothing."""
-        model = _short(self._options, "model")
+        model = _short(self._options)
         own = [path for path in discovery.recipes() if discovery.model_of(path) == model]
         small = [str(path) for path in own if path.match("*_small.yaml")]
         return f"; for a CPU there is --config {small[0]}" if small else ""
@@ -295,7 +295,7 @@ class Cli(LightningCLI):
         size = sum(parameter.numel() for parameter in self.model.parameters())
         if size > _LARGE and isinstance(self.trainer.accelerator, CPUAccelerator):
             rank_zero_info(
-                f"{_short(self.config.fit, 'model')} with {size:,} parameters, the paper's size, on a CPU: days "
+                f"{_short(self.config.fit)} with {size:,} parameters, the paper's size, on a CPU: days "
                 f"rather than hours; how many, is said after the first batches{self._small_recipe()}"
             )
 
@@ -368,7 +368,7 @@ class Cli(LightningCLI):
         about = next_steps.trained_on(data.protocol.name, self.model.batches, data.batch_size, self.model._seed)
         self.model.save_observer(path, about)
         options = self.config.fit
-        rank_zero_info(next_steps.advice(_short(options, "model"), _short(options, "data"), path))
+        rank_zero_info(next_steps.advice(_short(options), options.data.corpus, path))
 
     def test(self, **kwargs: Any) -> None:  # noqa: ANN401 - the Trainer's own arguments
         """Score; the evaluator prints the table of models that make video, Lightning what others log."""
@@ -432,8 +432,8 @@ def _file_of(options: Namespace, asked: str) -> Path:
     found = sorted(runs.glob(f"version_*/checkpoints/{asked}.ckpt"), key=lambda path: path.stat().st_mtime)
     if not found:
         raise FileNotFoundError(
-            f"no {asked}.ckpt below {runs}. Train first: lipbench fit --model {_short(options, 'model')} --data "
-            f"{_short(options, 'data')}, or give the file: --ckpt_path FILE"
+            f"no {asked}.ckpt below {runs}. Train first: lipbench fit --model {_short(options)} --data "
+            f"{options.data.corpus}, or give the file: --ckpt_path FILE"
         )
     rank_zero_info(f"checkpoint: {found[-1]}")
     return found[-1]
@@ -441,12 +441,12 @@ def _file_of(options: Namespace, asked: str) -> Path:
 
 def _runs_of(options: Namespace) -> Path:
     """Folder of all runs of a model on a corpus."""
-    return Path(options.trainer.default_root_dir) / f"{_short(options, 'model')}_{_short(options, 'data')}"
+    return Path(options.trainer.default_root_dir) / f"{_short(options)}_{options.data.corpus}"
 
 
-def _short(options: Namespace, kind: str) -> str:
-    """Short name of the model or the corpus, or its class path."""
-    return discovery.short_name(kind, str(options.data.corpus if kind == "data" else options.model.class_path))
+def _short(options: Namespace) -> str:
+    """Short name of the model, or its class path."""
+    return discovery.short_name("model", str(options.model.class_path))
 
 
 def _plain(value: object) -> object:

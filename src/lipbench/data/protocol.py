@@ -110,7 +110,7 @@ def load(name: str) -> Protocol:
         if path == corpus:
             corpus = own
     if corpus not in _PATHS and (corpus in discovery.files("data") or "." in corpus):
-        corpus = discovery.load("data", corpus).name  # type: ignore[attr-defined]  # every corpus has it
+        corpus = discovery.load("data", corpus).name
     name = f"{corpus}/{rest}"
     if name not in _PROTOCOLS:
         for known in discovery.files("data"):
