@@ -24,6 +24,7 @@ from torch import Tensor
 from lipbench.evaluation.evaluator import Evaluator
 from lipbench.files import written_whole
 from lipbench.media import captions
+from lipbench.training.base import BenchModule
 from lipbench.training.generative import GenerativeModel
 from lipbench.types import ClipBatch, Generated
 
@@ -198,6 +199,7 @@ class Tracking(_Writer):
             or not trainer.is_global_zero
             or count < 1
             or not isinstance(pl_module, GenerativeModel)
+            or "video" not in pl_module.capabilities
         ):
             return
         rows = cast(
@@ -221,6 +223,13 @@ class Tracking(_Writer):
             self._write(trainer, picture, rows["clip_id"][row])
         self._shown += count
 
+    def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Write the pictures that the model has shown (`BenchModule.show_picture`), and let them go."""
+        if isinstance(pl_module, BenchModule):
+            for name, picture in pl_module.pictures.items():
+                self._write(trainer, picture, name, "pictures")
+            pl_module.pictures.clear()
+
     def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Hand the record that the evaluator has written to the loggers that keep texts."""
         for evaluator in trainer.callbacks:  # type: ignore[attr-defined]  # a plain list
@@ -232,15 +241,15 @@ class Tracking(_Writer):
                     elif isinstance(target, WandbLogger):
                         target.experiment.summary["record"] = json.loads(record)
 
-    def _write(self, trainer: pl.Trainer, picture: npt.NDArray[np.uint8], clip_id: str) -> None:
-        """Save one strip as a PNG file and hand it to the loggers."""
+    def _write(self, trainer: pl.Trainer, picture: npt.NDArray[np.uint8], name: str, kind: str = "strips") -> None:
+        """Save one picture as a PNG file and hand it to the loggers."""
         from PIL import Image
 
-        path = self._folder / "strips" / clip_id.replace("/", "_")
+        path = self._folder / kind / name.replace("/", "_")
         path = path / f"{trainer.global_step:07d}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(picture).save(path)
-        show(trainer.loggers, f"strips/{clip_id}", path, trainer.global_step)
+        show(trainer.loggers, f"{kind}/{name}", path, trainer.global_step)
 
 
 def show(targets: Sequence[Logger], key: str, path: Path, step: int) -> None:
@@ -280,7 +289,9 @@ class Videos(_Writer):
         """
         from lipbench.media import video
 
-        for row, clip_id in enumerate(batch["clip_id"]):
+        if "audio" in outputs:
+            self._write_audio(outputs, batch)
+        for row, clip_id in enumerate(batch["clip_id"] if "video" in outputs else []):
             fps = float(batch["fps"][row])
             made = outputs["video"][row, : int(outputs["video_len"][row])].clamp(0, 1)  # (N, 3, h, w)
             frames = made.mul(255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()  # (N, h, w, 3)
@@ -295,3 +306,18 @@ class Videos(_Writer):
                 path = self._folder / folder / f"{clip_id}.mp4"
                 path.parent.mkdir(parents=True, exist_ok=True)
                 video.write_video(path, written, fps)
+
+    def _write_audio(self, outputs: Generated, batch: ClipBatch) -> None:
+        """<run folder>/audio/<clip id>.wav, 16 bits, of models that make audio."""
+        import wave
+
+        for row, clip_id in enumerate(batch["clip_id"]):
+            count = int(outputs["audio_len"][row]) if "audio_len" in outputs else outputs["audio"].shape[1]
+            samples = outputs["audio"][row, :count].float().clamp(-1, 1).mul(32767).round().to(torch.int16)
+            path = self._folder / "audio" / f"{clip_id}.wav"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with wave.open(str(path), "wb") as file:
+                file.setnchannels(1)
+                file.setsampwidth(2)
+                file.setframerate(outputs["sample_rate"])
+                file.writeframes(samples.cpu().numpy().astype("<i2").tobytes())

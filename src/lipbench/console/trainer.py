@@ -25,8 +25,7 @@ from lipbench.console import argv, checkpointing, messages, run_folders
 from lipbench.data.datamodule import ClipDataModule
 from lipbench.errors import UsageError
 from lipbench.evaluation.evaluator import Evaluator
-from lipbench.generation import loading
-from lipbench.training import checkpoints, position
+from lipbench.training import checkpoints, loading, position
 from lipbench.training.base import BenchModule
 from lipbench.training.generative import GenerativeModel
 from lipbench.training.optimization import TrainingFailed
