@@ -200,6 +200,7 @@ class Tracking(_Writer):
             or not trainer.is_global_zero
             or count < 1
             or not isinstance(pl_module, GenerativeModel)
+            or "video" not in pl_module.capabilities
         ):
             return
         rows = cast(
@@ -299,7 +300,9 @@ class Videos(_Writer):
         """
         from lipbench.media import video
 
-        for row, clip_id in enumerate(batch["clip_id"]):
+        if "audio" in outputs:
+            self._write_audio(outputs, batch)
+        for row, clip_id in enumerate(batch["clip_id"] if "video" in outputs else []):
             fps = float(batch["fps"][row])
             made = outputs["video"][row, : int(outputs["video_len"][row])].clamp(0, 1)  # (N, 3, h, w)
             frames = made.mul(255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()  # (N, h, w, 3)
@@ -314,3 +317,18 @@ class Videos(_Writer):
                 path = self._folder / folder / f"{clip_id}.mp4"
                 path.parent.mkdir(parents=True, exist_ok=True)
                 video.write_video(path, written, fps)
+
+    def _write_audio(self, outputs: Generated, batch: ClipBatch) -> None:
+        """<run folder>/audio/<clip id>.wav, 16 bits, of models that make audio."""
+        import wave
+
+        for row, clip_id in enumerate(batch["clip_id"]):
+            count = int(outputs["audio_len"][row]) if "audio_len" in outputs else outputs["audio"].shape[1]
+            samples = outputs["audio"][row, :count].float().clamp(-1, 1).mul(32767).round().to(torch.int16)
+            path = self._folder / "audio" / f"{clip_id}.wav"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with wave.open(str(path), "wb") as file:
+                file.setnchannels(1)
+                file.setsampwidth(2)
+                file.setframerate(outputs["sample_rate"])
+                file.writeframes(samples.cpu().numpy().astype("<i2").tobytes())

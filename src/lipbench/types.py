@@ -136,5 +136,6 @@ class Generated(TypedDict, total=False):
     durations: Tensor  # (B, L) int64 frames the model gave to each token
     attention: Tensor
     text: list[str]
-    audio: Tensor
+    audio: Tensor  # (B, S) float32 mono in [-1, 1], zero after `audio_len`
+    audio_len: Tensor  # (B,) int64 samples
     sample_rate: int

@@ -85,10 +85,11 @@ def _pictures(checkpoint: Path, target: Path, store: Path) -> None:
     from lipbench import tracking
     from lipbench.data import protocol
     from lipbench.data import store as stores
-    from lipbench.generation import loading
     from lipbench.media import captions, geometry, text, video
+    from lipbench.training import loading
+    from lipbench.training.generative import GenerativeModel
 
-    model = loading.generative(checkpoint)
+    model = loading.load(checkpoint, GenerativeModel)  # type: ignore[type-abstract]
     view = model.clip.frames["video"]
     prepared = stores.Store(store)
     clip = prepared[protocol.load("rendered/seen").split(prepared.clip_ids).test[0]]

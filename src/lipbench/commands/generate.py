@@ -107,13 +107,15 @@ def run(
         output_folder.probe(folder)
 
     from lipbench.generation import dubbing as dub
-    from lipbench.generation import loading, talking
+    from lipbench.generation import talking
     from lipbench.media import audio as sounds
     from lipbench.media import landmarks as backends
     from lipbench.media import text as tokens
     from lipbench.media import video as films
+    from lipbench.training import loading
+    from lipbench.training.generative import GenerativeModel
 
-    loaded = loading.generative(ckpt_path, model)
+    loaded = loading.load(ckpt_path, GenerativeModel, model)  # type: ignore[type-abstract]
     driver = _driver(ckpt_path, loaded)
     _check_driver(f"{ckpt_path} holds {type(loaded).__name__}, which is driven by {driver}", driver, text, audio, image)
     target = dub.film(given) if image is None else dub.picture(given)

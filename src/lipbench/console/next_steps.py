@@ -9,9 +9,9 @@ import yaml
 
 from lipbench import discovery, tracking
 from lipbench.console import corpus_option
-from lipbench.generation import loading
 from lipbench.pretrained import bundled
-from lipbench.training import checkpoints
+from lipbench.training import checkpoints, loading
+from lipbench.training.base import BenchModule
 
 
 def trained_on(protocol: str, batches: int, batch_size: int, seed: int | None) -> str:
@@ -56,7 +56,7 @@ def write_observer(checkpoint: Path, model: str, path: Path) -> None:
         model: Class path.
         path: The file to write.
     """
-    made = loading.loaded(checkpoint, model)
+    made = loading.load(checkpoint, BenchModule, model)  # type: ignore[type-abstract]
     save: Callable[[Path, str], object] | None = getattr(made, "save_observer", None)
     if save is None:
         return

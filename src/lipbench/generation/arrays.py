@@ -1,20 +1,18 @@
 """A trained model that takes arrays and gives frames: what `lipbench.load` returns."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Literal, overload
+from typing import Final, Literal, overload
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from lipbench.generation import loading
 from lipbench.media import audio as sounds
 from lipbench.media import geometry, text
+from lipbench.training import loading
+from lipbench.training.generative import GenerativeModel
 from lipbench.types import ClipBatch, View
-
-if TYPE_CHECKING:
-    from lipbench.training.generative import GenerativeModel
 
 FPS: Final = 25.0
 """Frames a second of what is made: what every corpus so far is prepared at."""
@@ -200,4 +198,4 @@ def load(checkpoint: str | Path, device: str | torch.device = "cpu") -> ArrayMod
         FileNotFoundError: There is no such file.
         ValueError: It is no checkpoint of lipbench, damaged, or not of a model that generates from a text or audio.
     """
-    return ArrayModel(loading.generative(Path(checkpoint).expanduser()).to(device))
+    return ArrayModel(loading.load(Path(checkpoint).expanduser(), GenerativeModel).to(device))  # type: ignore[type-abstract]

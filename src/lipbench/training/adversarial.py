@@ -130,7 +130,7 @@ class AdversarialModel(GenerativeModel):
             begin.
         lr: Peak learning rate of the generator (Adam).
         discriminator_lr: That of the discriminators (Adam).
-        betas: Of all.
+        betas: Of all optimizers (Adam).
         options: Those of `BenchModule`.
     """
 

@@ -14,6 +14,7 @@ from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor, nn
 
 from lipbench import __version__
+from lipbench.pretrained import weights
 from lipbench.training import checkpoints, position
 from lipbench.training.checkpoints import SCHEMA
 from lipbench.training.moving_average import MovingAverage
@@ -53,8 +54,11 @@ class BenchModule(OptimizedModule, ABC):
         """Networks of earlier stages that train this one: outside of its parameters and its checkpoint."""
         self.frozen_sha256: dict[str, str] = {}
         """Name of a frozen network -> hash of its file; read back from checkpoints."""
+        self.started_sha256: dict[str, str] = {}
+        """Option that named the file from which a part started -> hash of that file; read back from checkpoints."""
         self.images: dict[str, Tensor] = {}
         """Name of a picture that `log_image` was given -> (H, W, 3) uint8, until tracking has written it."""
+        self._starts: dict[str, tuple[nn.Module, Path, str]] = {}
         self._validated = -1  # batches of the loader that were drawn when a validation last ended
         self._validate_first = False  # the resumed run stopped where a validation was due
 
@@ -170,8 +174,47 @@ class BenchModule(OptimizedModule, ABC):
         """
         self.frozen[name], self.frozen_sha256[name] = network.requires_grad_(False).eval(), sha256
 
+    def start_part(self, name: str, part: nn.Module, path: str | Path, what: str) -> None:
+        """Have a part of the model start from the weights file of an earlier stage, and go on training from there.
+
+        Called in `setup` when fitting. A resumed run has the weights in its own checkpoint: then the file is not
+        needed, but if it is there it must be the same. The fit ends with an error if the file is not there or holds
+        another network.
+
+        Args:
+            name: The option that names the file; its hash is kept in checkpoints.
+            part: A network of the class and arguments that the file's card names.
+            path: File of `lipbench.pretrained.weights`; may begin with "~".
+            what: What is looked for, for the message where it is not there: "reader at {path}; give ...".
+        """
+        self._starts[name] = part, Path(path).expanduser(), what
+
+    def _start(self, name: str, part: nn.Module, path: Path, what: str) -> None:
+        """Take over the weights of a file in a fresh fit; in a resumed one, compare its hash."""
+        resumed = bool(self.trainer.ckpt_path)
+        if resumed and not path.is_file():
+            return
+        weights.located(path, what)
+        network, card = weights.load(path, type(part))
+        own, stored = part.state_dict(), network.state_dict()
+        odd = [key for key in own.keys() | stored.keys() if key not in own or key not in stored]
+        odd += [key for key in own if key in stored and stored[key].shape != own[key].shape]
+        if odd:
+            raise ValueError(
+                f"--model.{name} {path} holds a {card.architecture} of other sizes than this model's: {min(odd)} "
+                f"differs. It was made with {card.arguments}"
+            )
+        kept = self.started_sha256.setdefault(name, card.sha256)
+        if kept != card.sha256:
+            raise ValueError(
+                f"--model.{name} has SHA-256 {card.sha256[:12]}..., and the run that is resumed was trained with "
+                f"{kept[:12]}...; give that file, or start a new run"
+            )
+        if not resumed:
+            part.load_state_dict(stored)
+
     def on_fit_start(self) -> None:
-        """Take over the weights of `init_from` in a fresh fit; frozen networks go where the model went.
+        """Take over the weights of earlier stages in a fresh fit; frozen networks go where the model went.
 
         Raises:
             FileNotFoundError: There is no such checkpoint.
@@ -179,6 +222,8 @@ class BenchModule(OptimizedModule, ABC):
         """
         if self.init_from and not self.trainer.ckpt_path:  # a resumed run has them in its own checkpoint
             self._take_weights(Path(self.init_from))
+        for name, start in self._starts.items():
+            self._start(name, *start)
         for network in self.frozen.values():
             network.to(self.device)
 
@@ -223,6 +268,7 @@ class BenchModule(OptimizedModule, ABC):
             "networks": self.networks,
             **self.optimization_state(),
             "frozen": self.frozen_sha256,
+            **({"started": self.started_sha256} if self.started_sha256 else {}),
             "validate": self._trainer is not None
             and self.trainer.state.fn == TrainerFn.FITTING
             and self._validated != self.drawn
@@ -248,6 +294,7 @@ class BenchModule(OptimizedModule, ABC):
             raise ValueError(f"this checkpoint holds a {meta['model']!r}, not a {type(self).__qualname__}")
         self._check_networks(meta, "this checkpoint")
         self.restore_optimization(meta)
+        self.started_sha256 = dict(meta.get("started", {}))
         for name, sha256 in meta.get("frozen", {}).items():  # absent before there were such models
             own = self.frozen_sha256.setdefault(name, sha256)
             if own != sha256:

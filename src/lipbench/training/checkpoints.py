@@ -166,11 +166,13 @@ def check_meta(meta: Any, what: str) -> None:  # noqa: ANN401 - what a file hold
     states = list(plateaus.values()) if isinstance(plateaus, dict) else [plateaus]
     if not all(isinstance(s, dict) and {key: type(value) for key, value in s.items()} == own for s in states):
         raise ValueError(f"{what} is damaged: its entry 'plateaus' holds {_shown(plateaus)}")
-    frozen = meta.get("frozen", {})  # absent before there were such models
-    if meta["batches"] < 0 or not isinstance(frozen, dict):
-        raise ValueError(f"{what} is damaged: its entry 'lipbench' holds {meta['batches']} batches, {_shown(frozen)}")
-    if not all(isinstance(key, str) and isinstance(value, str) for key, value in frozen.items()):
-        raise ValueError(f"{what} is damaged: the hashes of its frozen networks are of another kind")
+    for key in ("frozen", "started"):
+        hashes = meta.get(key, {})  # absent before there were such models
+        if meta["batches"] < 0 or not isinstance(hashes, dict):
+            count = meta["batches"]
+            raise ValueError(f"{what} is damaged: its entry 'lipbench' holds {count} batches, {_shown(hashes)}")
+        if not all(isinstance(name, str) and isinstance(value, str) for name, value in hashes.items()):
+            raise ValueError(f"{what} is damaged: the hashes of its {key} networks are of another kind")
 
 
 def check_fits(path: Path, content: Mapping[str, Any], kind: type[nn.Module], arguments: Mapping[str, Any]) -> None:

@@ -1,38 +1,31 @@
-"""A model from its checkpoint: the file knows its class and arguments."""
+"""A model from its checkpoint: the file knows its class and arguments, and may name none that is not at hand."""
 
 import importlib
 from pathlib import Path
+from typing import TypeVar
 
 from lipbench import discovery
+from lipbench.files import sha256
 from lipbench.training import checkpoints
 from lipbench.training.base import BenchModule
 from lipbench.training.generative import GenerativeModel
 
-
-def generative(path: Path, model: str | None = None) -> GenerativeModel:
-    """The model that a checkpoint holds, on the CPU, ready to generate; see `loaded`.
-
-    Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: As `loaded`, or the model generates nothing.
-    """
-    made = loaded(path, model)
-    if not isinstance(made, GenerativeModel):
-        raise ValueError(f"{path} holds {type(made).__name__}, which generates nothing")
-    return made
+Model = TypeVar("Model", bound=BenchModule)
 
 
-def loaded(path: Path, model: str | None = None) -> BenchModule:
-    """The model that a checkpoint holds, with its averaged weights if it has such, on the CPU, for use.
+def load(path: Path, kind: type[Model], model: str | None = None) -> Model:
+    """The model that a checkpoint holds, with its averaged weights if it has such, on the CPU, in eval mode.
 
     Args:
         path: A .ckpt file written by `lipbench fit`. Only tensors and plain values are read from it.
+        kind: What the model must be, such as `GenerativeModel`.
         model: Short name or class path of the model. A file may name a model that is built in or installed as an entry
             point; any other is imported only because it is asked for here.
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: Not a checkpoint of lipbench, damaged, or not of the model that was asked for.
+        ValueError: Not a checkpoint of lipbench, damaged, of a model of another kind, or not of the model that was
+            asked for.
     """
     content = checkpoints.read(path)
     held = content["lipbench"]["class"]
@@ -50,6 +43,9 @@ def loaded(path: Path, model: str | None = None) -> BenchModule:
         raise ValueError(f"{path} holds {held}, which is no model")
     if f"{own.__module__}.{own.__qualname__}" != held:
         raise ValueError(f"{path} holds {held}, not {own.__module__}.{own.__qualname__}")
+    if not issubclass(own, kind):
+        wanted = "which generates nothing" if kind is GenerativeModel else f"which is no {kind.__name__}"
+        raise ValueError(f"{path} holds {own.__name__}, {wanted}")
     arguments = checkpoints.arguments(content, path)
     checkpoints.check_fits(path, content, own, arguments)
     try:
@@ -59,3 +55,23 @@ def loaded(path: Path, model: str | None = None) -> BenchModule:
         raise ValueError(f"{path}: {error}") from error
     made.load_state_dict(content["state_dict"])
     return made.eval()
+
+
+def load_frozen(path: str | Path, kind: type[Model], what: str) -> tuple[Model, str]:
+    """A model of an earlier stage that another one learns from or builds on, without gradients, and its hash.
+
+    Example, in the `setup` of a model: `self.keep_frozen("generator", *load_frozen(self.generator, ParaLip, "..."))`.
+
+    Args:
+        path: Its checkpoint; may begin with "~".
+        kind: See `load`.
+        what: What is looked for, for the message where it is not there: "generator at {path}; give ...".
+
+    Raises:
+        FileNotFoundError: No such file; the message is `what` with the path in it.
+        ValueError: See `load`.
+    """
+    path = Path(path).expanduser()
+    if not path.is_file():
+        raise FileNotFoundError(f"no {what.format(path=path)}")
+    return load(path, kind).requires_grad_(False), sha256(path)
