@@ -486,3 +486,10 @@ def test_parts_and_a_whole_run_do_not_write_at_the_same_time(corpus: Path, tmp_p
         for other in (".part-1of4.lock", None):
             with pytest.raises(RuntimeError, match="is writing"), writing.alone(store, "prepare", other):
                 pass
+
+
+def test_a_corpus_without_clips_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Rendered, "scan", lambda root: [])
+    with pytest.raises(FileNotFoundError, match="no clip of the corpus rendered in"):
+        exact(tmp_path, tmp_path / "store")
+    assert not (tmp_path / "store").exists()

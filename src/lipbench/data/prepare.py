@@ -74,7 +74,10 @@ def prepare(
             clip.
     """
     started = time.monotonic()
-    clips = corpus.scan(corpus.locate(root))
+    place = corpus.locate(root)
+    clips = corpus.scan(place)
+    if not clips:
+        raise FileNotFoundError(f"no clip of the corpus {corpus.name} in {place}. {corpus.access}")
     if limit is not None:
         clips = sources.limited(clips, limit)
     folder = Path(store) if store is not None else default_store(corpus.name)
