@@ -30,12 +30,12 @@ from torch.nn import functional as F
 
 from lipbench.data.loader import ClipDataset, collate, to_float
 from lipbench.data.store import Store
-from lipbench.evaluation.bank import Bank, Row
+from lipbench.evaluation.bank import Bank, ScoreRow
 from lipbench.media import geometry
 from lipbench.metrics import cpbd, psnr, ssim
 from lipbench.paths import default_store
 from lipbench.scoring.base import over_frames
-from lipbench.scoring.views import Take, _Row
+from lipbench.scoring.views import VideoViews, _Row
 from lipbench.types import ClipSpec, View
 
 CLOSE = 1e-6  # relative to 1 where a score is smaller
@@ -78,7 +78,7 @@ def generated(video: Tensor) -> Tensor:
     return F.avg_pool2d(late.flatten(0, 1), 3, 1, 1, count_include_pad=False).reshape(video.shape)
 
 
-def _canonical(take: Take, row: int) -> Tensor:
+def _canonical(take: VideoViews, row: int) -> Tensor:
     """(T, 3, 352, 320) uint8, made again whenever somebody asks."""
     pixels = (take._scaled[row].nan_to_num(0).clamp(0, 1) * 255).round().to(torch.uint8)
     return geometry.paste(take._around(row), pixels, take.scene.box)
@@ -118,7 +118,7 @@ def straightforward() -> Iterator[None]:
     """Without what saves time and changes no score."""
     with ExitStack() as stack:
         for owner, name, instead in (
-            (Take, "canonical", _canonical),
+            (VideoViews, "canonical", _canonical),
             (_Row, "broken", property(_broken)),
             (ssim, "_blur", _blur),
             (psnr.PSNR, "score", _psnr),
@@ -128,10 +128,10 @@ def straightforward() -> Iterator[None]:
         yield
 
 
-def differences(rows: dict[str, Row]) -> dict[str, float]:
+def differences(rows: dict[str, ScoreRow]) -> dict[str, float]:
     """Column -> how far the scores of the two ways lie apart at most, relative to 1 where they are smaller."""
     found = {}
-    one, other = (rows[way].local() for way in WAYS)
+    one, other = (rows[way].local_scores() for way in WAYS)
     for name in one:
         a, b = one[name].value, other[name].value
         if not np.array_equal(np.isnan(a), np.isnan(b)):
@@ -141,7 +141,7 @@ def differences(rows: dict[str, Row]) -> dict[str, float]:
     return found
 
 
-def timed_row(bank: Bank, clock: Clock) -> Row:
+def timed_row(bank: Bank, clock: Clock) -> ScoreRow:
     """Empty accumulators whose metrics are measured."""
     row = bank.row()
     for name, metric in (*row.metrics.items(), *row.sets.items()):
@@ -149,7 +149,7 @@ def timed_row(bank: Bank, clock: Clock) -> Row:
     return row
 
 
-def score(bank: Bank, row: Row, clock: Clock, dataset: ClipDataset, k: int, view: View) -> None:
+def score(bank: Bank, row: ScoreRow, clock: Clock, dataset: ClipDataset, k: int, view: View) -> None:
     """Score one clip."""
     with clock.measure("reading the store"):
         given = to_float(collate([dataset[k]]))
@@ -192,7 +192,7 @@ def main() -> None:
     bank = Bank(arguments.metrics, dict(pair.split("=", 1) for pair in arguments.files))
 
     clocks = {way: Clock() for way in WAYS}
-    rows: dict[str, Row] = {}
+    rows: dict[str, ScoreRow] = {}
     observe = {name: observer.observe for name, observer in bank.observers.items()}
     with torch.inference_mode():
         for k in (-1, *range(count)):  # the first warms up
@@ -206,7 +206,7 @@ def main() -> None:
                     score(bank, rows[way], clock, dataset, max(k, 0), view)
         for way, clock in clocks.items():
             with clock.measure("means and distances of sets"):
-                rows[way].whole()
+                rows[way].compute_set()
                 for metric in rows[way].metrics.values():
                     metric.compute()
 

@@ -41,7 +41,7 @@ class Pictures:
     canonical: np.ndarray  # (T, 352, 320, 3) uint8
     boxes: np.ndarray  # (T, 4)
     shown: View = FACE  # as a generated face, so that one is looked for
-    recurs: bool = False  # nothing is kept on disk
+    cacheable: bool = False  # nothing is kept on disk
 
 
 def prepared(path: Path) -> tuple[np.ndarray, np.ndarray, float]:

@@ -70,9 +70,9 @@ class Model(torch.nn.Module):
         self.needs = frozenset(needs)
         self.weight = torch.nn.Parameter(torch.ones(1))
         rate = 16_000 if "audio" in needs else None
-        self.clip = ClipSpec({"video": View("mouth", 4, 8)}, audio_rate=rate)
+        self.clip_spec = ClipSpec({"video": View("mouth", 4, 8)}, audio_rate=rate)
 
-    def drive(self, batch, timing):
+    def run_generate(self, batch, timing):
         assert timing == "free"
         if "tokens" in self.needs:
             count = int(batch["token_len"])

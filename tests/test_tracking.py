@@ -33,11 +33,11 @@ class Grey(GenerativeModel):
         super().__init__()
         self.level = nn.Parameter(torch.tensor(0.25))
 
-    def make_optimisers(self):
+    def build_optimizers(self):
         return {"all": torch.optim.SGD(self.parameters(), lr=0.0)}
 
-    def train_batch(self, batch):
-        self.optimise("all", {"l1": (self.level - batch["video"]).abs().mean()})
+    def compute_step(self, batch):
+        self.step_optimizer("all", {"l1": (self.level - batch["video"]).abs().mean()})
         self.log_image("curve", torch.full((5, 7), self.batches / 4))
 
     def validation_step(self, batch, batch_idx):

@@ -207,7 +207,7 @@ class Tracking(_Writer):
             "ClipBatch", {key: value[:count] for key, value in batch.items() if isinstance(value, Tensor | list)}
         )
         with trainer.precision_plugin.forward_context():
-            made = pl_module.drive(rows, pl_module.timing)
+            made = pl_module.run_generate(rows, pl_module.timing)
         for row in range(count):
             length = int(rows["video_len"][row])
             first, last = rows["speech"][row].tolist() if "speech" in rows else (0, length)
@@ -270,7 +270,7 @@ def show(targets: Sequence[Logger], key: str, path: Path, step: int) -> None:
         targets: The trainer's loggers.
         key: Under which name.
         path: The PNG file; W&B copies the file itself.
-        step: Optimiser step, the x-axis.
+        step: Optimizer step, the x-axis.
     """
     from PIL import Image
 

@@ -49,7 +49,7 @@ class ClipSpec:
         frames: Batch key -> view. The key "video" is the main view, also used for `identity`. Empty for a stream
             without video, which then holds no key about frames.
         window: Training frames a clip; None gives the whole clip. Validation, test and predict always give whole clips.
-        scattered: The `window` training frames are drawn at random over the clip (sorted) instead of in a row.
+        sampling: Whether the `window` training frames are "consecutive" or drawn at "random" over the clip (sorted).
         references: Identity frames R a clip.
         identity: Which these are in training: "random" frames of the clip, a "run" of frames in a row that starts
             elsewhere in it than those drawn, or its "first"; in scoring always the first.
@@ -63,28 +63,28 @@ class ClipSpec:
 
     frames: dict[str, View]
     window: int | None = None
-    scattered: bool = False
+    sampling: Literal["consecutive", "random"] = "consecutive"
     references: int = 1
     identity: Literal["random", "run", "first"] = "random"
     audio_rate: int | None = None
     keys: frozenset[str] = field(default_factory=frozenset)
     part: Part = "paired"
 
-    KEYS = frozenset({"identity", "audio", "tokens", "durations", "face", "landmarks", "foreign"})
+    KEYS = frozenset({"identity", "audio", "tokens", "durations", "face", "landmarks", "mismatched"})
 
     def __post_init__(self) -> None:
         """Refuse what cannot be supplied early, where the model is defined."""
         unknown = self.keys - self.KEYS
         if unknown:
             raise ValueError(f"ClipSpec.keys has {sorted(unknown)}; known keys are {sorted(self.KEYS)}")
-        if self.scattered and self.window is None:
-            raise ValueError("ClipSpec.scattered needs a window: how many frames are drawn from each clip")
+        if self.sampling == "random" and self.window is None:
+            raise ValueError("ClipSpec.sampling 'random' needs a window: how many frames are drawn from each clip")
         if self.part not in PARTS:
             raise ValueError(f"ClipSpec.part is {self.part!r}; expected one of {', '.join(PARTS)}")
-        seen = self.keys & {"identity", "face", "landmarks", "foreign"}
+        seen = self.keys & {"identity", "face", "landmarks", "mismatched"}
         withheld = {
             "paired": frozenset[str](),
-            "lips": self.keys & {"tokens", "durations", "foreign"},
+            "lips": self.keys & {"tokens", "durations", "mismatched"},
             "text": (self.keys - {"tokens"}) | self.frames.keys(),
             "grammar": (self.keys - {"tokens"}) | self.frames.keys(),
         }[self.part] | (seen if not self.frames else frozenset())
@@ -125,7 +125,7 @@ class ClipBatch(TypedDict, total=False):
     sound: Tensor  # (B, S) float32 mono in [-1, 1] at 16,000 samples a second, the whole clip; in scoring only
     sound_len: Tensor  # (B,) int64
     landmarks: Tensor  # (B, T, 68, 2) float32 pixels of the canonical picture
-    foreign: "ClipBatch"  # the words and sound of ANOTHER clip of the same speaker, fitted to n_frames: control rows
+    mismatched: "ClipBatch"  # the words and sound of ANOTHER clip of the same speaker, fitted to n_frames: control rows
 
 
 class Generated(TypedDict, total=False):

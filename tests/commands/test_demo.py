@@ -56,15 +56,15 @@ def test_the_whole_road_and_again(quick, capsys, tmp_path):
 def test_an_interrupted_training_goes_on(quick, here, capsys, monkeypatch):
     """A last checkpoint before the recipe's end is resumed, in its run folder."""
     quick.write_text(quick.read_text().replace("max_steps: 3", "max_steps: 5"))
-    train = ParaLip.train_batch
+    train = ParaLip.compute_step
 
-    def train_batch(self, batch):
+    def compute_step(self, batch):
         train(self, batch)
         if self.batches == 2:
             os.kill(os.getpid(), signal.SIGTERM)
 
     with monkeypatch.context() as patch:
-        patch.setattr(ParaLip, "train_batch", train_batch)
+        patch.setattr(ParaLip, "compute_step", compute_step)
         assert cli.main(["demo", "--folder", "demo"]) == 143
     capsys.readouterr()
     monkeypatch.setattr(demo, "_pictures", lambda *_: None)

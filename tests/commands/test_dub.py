@@ -1,4 +1,4 @@
-"""Parts of dubbing: frames one at a time, pieces, the mask, colours."""
+"""Parts of dubbing: frames one at a time, pieces, the mask, colors."""
 
 from itertools import chain
 from pathlib import Path
@@ -102,7 +102,7 @@ class Toy(GenerativeModel):
     paper = "none"
 
     @property
-    def clip(self) -> ClipSpec:
+    def clip_spec(self) -> ClipSpec:
         return ClipSpec(frames={"video": View("face", 8, 8)}, audio_rate=self.rate, keys=frozenset({"audio"}))
 
     def __init__(self, rate: int = 16000) -> None:
@@ -113,10 +113,10 @@ class Toy(GenerativeModel):
     def needs(self) -> frozenset[str]:
         return frozenset({"audio", "audio_len", "fps", "pose", "pose_len"})
 
-    def make_optimisers(self):
+    def build_optimizers(self):
         return {}
 
-    def train_batch(self, batch):
+    def compute_step(self, batch):
         raise NotImplementedError
 
     def generate(self, batch, timing):
@@ -231,7 +231,7 @@ def test_the_mask_of_the_lower_face():
     assert np.abs(mask[:, left:right] - mask[:, left:right][:, ::-1]).max() < 0.15
 
 
-def test_colours_meet_at_the_border():
+def test_colors_meet_at_the_border():
     coarse = torch.rand(1, 3, 11, 10, generator=torch.Generator().manual_seed(0))
     truth = (geometry.resize(coarse, (352, 320))[0] * 180 + 40).round().to(torch.uint8)  # (3, 352, 320)
     around = truth.permute(1, 2, 0).numpy()

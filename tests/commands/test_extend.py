@@ -32,7 +32,7 @@ def package(tmp_path, monkeypatch):
     foreign.install(tmp_path / "package", monkeypatch, FILES, points, "letterfaces")
     # Columns are gathered once a process, and this one has begun without the package.
     (entry,) = bank.entries(discovery.load("metric", "brightness"))
-    monkeypatch.setitem(bank.CATALOGUE, entry.name, entry)
+    monkeypatch.setitem(bank.METRICS, entry.name, entry)
 
 
 @pytest.fixture

@@ -55,7 +55,7 @@ def test_the_mouth_speaks_and_the_rest_stays(here, patient, face, tmp_path, caps
     top, left, bottom, right = geometry.box("mouth")
     inside = (x > left + 32) & (x < right - 32) & (y > top + 28) & (y < bottom - 28)
     outside = (x < left - 3) | (x > right + 3) | (y < top - 3) | (y > bottom + 3)
-    assert changed[inside].mean() > 20  # an untrained mouth is another colour
+    assert changed[inside].mean() > 20  # an untrained mouth is another color
     assert changed[outside].mean() < 6  # H.264's own error
     assert f"{3 * tokens} frames, {3 * tokens / 25:.2f} s" in capsys.readouterr().out
 

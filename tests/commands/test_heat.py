@@ -35,14 +35,14 @@ class Echo(GenerativeModel):
     clip = ClipSpec(frames={"video": View("face", 16, 16)})
     needs = frozenset({"identity", "pose"})
 
-    def make_optimisers(self):
+    def build_optimizers(self):
         raise NotImplementedError
 
-    def train_batch(self, batch):
+    def compute_step(self, batch):
         raise NotImplementedError
 
     def generate(self, batch, timing):
-        self.once(batch["identity"][:, 0])
+        self.cached(batch["identity"][:, 0])
         for part in (self.sound, self.spectrogram, self.vector):
             part(batch["pose"][0])
         for some in batch["pose"][0].split(4):  # as models do to bound the memory

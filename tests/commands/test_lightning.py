@@ -96,9 +96,9 @@ def test_a_resumed_run_is_as_if_it_had_not_stopped(here, capsys, caplog, monkeyp
     """Within an epoch, in its own folder, with averaged weights: the last checkpoint holds the running ones too."""
     words = ["fit", "--config", str(here.recipe), *EXACT, "--trainer.default_root_dir"]
     assert cli.main([*words, "one", "--trainer.max_steps", "7"]) == 0
-    stop, limits, train = 4, ["--trainer.max_steps", "7"], ParaLip.train_batch
+    stop, limits, train = 4, ["--trainer.max_steps", "7"], ParaLip.compute_step
 
-    def train_batch(self, batch):
+    def compute_step(self, batch):
         if self.batches == stop:
             if by == "error":
                 raise KeyError("made up")
@@ -126,7 +126,7 @@ def test_a_resumed_run_is_as_if_it_had_not_stopped(here, capsys, caplog, monkeyp
             patch.setattr(ParaLip, "validation_step", validation_step)
             limits += ["--trainer.num_sanity_val_steps", "0"]
         elif by not in ("steps", "epochs"):
-            patch.setattr(ParaLip, "train_batch", train_batch)
+            patch.setattr(ParaLip, "compute_step", compute_step)
         if by == "error":
             with pytest.raises(KeyError):
                 cli.main([*words, "two", *limits])

@@ -114,10 +114,10 @@ def test_list_says_what_is_absent_and_where_it_is_looked_for(told, places):
     assert code == 0
     assert told("list") == (0, out, "")
     for name, known in KNOWN.items():
-        used_by, state, *use, licences = about(out, name)
+        used_by, state, *use, licenses = about(out, name)
         assert used_by.startswith(known.what)
         assert (", unverified: " in state) == (name != "dlib")
-        assert licences == f"licences: code {known.code}; weights {known.weights}; data {known.data}"
+        assert licenses == f"licenses: code {known.code}; weights {known.weights}; data {known.data}"
         assert len(use) == bool(known.use)
     assert about(out, "alexnet")[:2] == [
         "AlexNet, the backbone of LPIPS; mouth/lpips",
@@ -316,7 +316,7 @@ def test_fetch_resumes_compares_and_records(told, places, server, known):
     path = places / "torch" / "hub" / "checkpoints" / "s3fd-619a316812.pth"
     assert path.read_bytes() == server.content
     assert list(path.parent.iterdir()) == [path]
-    assert "licences: code BSD 3-Clause; weights not stated; data not stated" in out
+    assert "licenses: code BSD 3-Clause; weights not stated; data not stated" in out
     assert f"sha256 {digest}" in out
     assert (places / "home/weights/SHA256SUMS").read_text() == f"{digest}  {path.name}\n"
     path.unlink()
@@ -405,7 +405,7 @@ def test_convert_syncnet(told, places, syncnet_file):
     assert card.sha256 in out
     assert f"--evaluator.files.syncnet {places}/judge.safetensors" in out
     assert f"Converted from syncnet_v2.model, sha256 {digest}" in card.trained_on
-    assert "Licence of its code: MIT, of its weights: not stated" in card.trained_on
+    assert "License of its code: MIT, of its weights: not stated" in card.trained_on
     assert card.view == View("syncnet", 224, 224)
     expected = load_syncnet(syncnet_file)[0].state_dict()
     for key, value in net.state_dict().items():

@@ -1,4 +1,4 @@
-"""A small store of flat-coloured pictures: what a batch shows can be read off its colours."""
+"""A small store of flat-colored pictures: what a batch shows can be read off its colors."""
 
 import hashlib
 import os
@@ -21,8 +21,8 @@ GRID_IDS = tuple(
 )
 
 
-def colour(clip: int, frame: int) -> tuple[int, int, int]:
-    """Colour of the picture: clip in red, frame in green."""
+def color(clip: int, frame: int) -> tuple[int, int, int]:
+    """Color of the picture: clip in red, frame in green."""
     return 8 * clip + 4, 3 * frame + 4, 128
 
 
@@ -34,7 +34,7 @@ def row(clip_id: str, number: int, n_frames: int, sentence: str) -> dict[str, An
     symbols = text.symbols(said)
     landmarks = np.zeros((n_frames, 68, 2), np.float32)
     landmarks[:] = np.arange(n_frames)[:, None, None]
-    pictures = [np.full((352, 320, 3), colour(number, k), np.uint8) for k in range(n_frames)]
+    pictures = [np.full((352, 320, 3), color(number, k), np.uint8) for k in range(n_frames)]
     made: dict[str, Any] = {
         "clip_id": clip_id,
         "speaker": clip_id.split("/")[1],

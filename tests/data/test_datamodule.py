@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
-from made_up_store import GRID_IDS, SENTENCES, colour, make_store
+from made_up_store import GRID_IDS, SENTENCES, color, make_store
 from torch import Tensor
 
 from lipbench.data.datamodule import ClipDataModule
-from lipbench.data.loader import ClipDataset, ShuffledSampler, UnpaddedSampler, collate, foreign_clips
+from lipbench.data.loader import ClipDataset, ShuffledSampler, UnpaddedSampler, collate, mismatched_clips
 from lipbench.data.parts import divide
 from lipbench.data.store import Store
 from lipbench.types import ClipSpec, View
@@ -27,7 +27,7 @@ ALL = frozenset({"identity", "audio", "tokens", "durations"})
 def rendered(store: Path, spec: ClipSpec, stage: str = "fit", **arguments: Any) -> ClipDataModule:
     arguments = {"protocol": "rendered/unseen", "batch_size": 3, "num_workers": 0} | arguments
     module = ClipDataModule("rendered", store=str(store), **arguments)
-    module.clip = spec
+    module.clip_spec = spec
     module.setup(stage)
     return module
 
@@ -56,7 +56,7 @@ def test_training_batch_holds_what_was_asked_for(rendered_store: Path) -> None:
         assert (frames.diff() == 1).all()
         for k, frame in enumerate(frames.tolist()):
             seen = batch["video"][row, k].mean((1, 2)) * 255
-            assert (seen - torch.tensor(colour(number, frame))).abs().max() < 2
+            assert (seen - torch.tensor(color(number, frame))).abs().max() < 2
         total = int(batch["n_frames"][row])
         assert batch["durations"][row].sum() == total
         assert batch["audio_len"][row] == total * 160
@@ -64,12 +64,12 @@ def test_training_batch_holds_what_was_asked_for(rendered_store: Path) -> None:
         assert (batch["audio"][row, total * 160 :] == 0).all()
 
 
-def test_scattered_windows_and_short_clips(rendered_store: Path) -> None:
-    module = rendered(rendered_store, ClipSpec({"video": MOUTH}, window=6, scattered=True))
+def test_random_windows_and_short_clips(rendered_store: Path) -> None:
+    module = rendered(rendered_store, ClipSpec({"video": MOUTH}, window=6, sampling="random"))
     for batch in module.train_dataloader():
         assert (batch["frame"].diff() > 0).all()
         assert (batch["frame"][:, -1] < batch["n_frames"]).all()
-    module = rendered(rendered_store, ClipSpec({"video": MOUTH}, window=24, scattered=True), batch_size=7)
+    module = rendered(rendered_store, ClipSpec({"video": MOUTH}, window=24, sampling="random"), batch_size=7)
     batch = next(iter(module.train_dataloader()))
     lengths = torch.minimum(batch["n_frames"], torch.tensor(24))
     assert torch.equal(batch["video_len"], lengths)
@@ -95,7 +95,7 @@ def test_scoring_batch(rendered_store: Path) -> None:
             assert batch["sound"][row, : int(batch["sound_len"][row])].numpy() == pytest.approx(
                 store[clip_id].audio(16000)
             )
-        foreign = batch["foreign"]
+        foreign = batch["mismatched"]
         for row, clip_id in enumerate(batch["clip_id"]):
             total = int(batch["n_frames"][row])
             assert torch.equal(batch["landmarks"][row, :total, 0, 0], torch.arange(total).float())
@@ -111,7 +111,7 @@ def test_scoring_batch(rendered_store: Path) -> None:
             heard = store[other].audio(16000)[: int(batch["sound_len"][row])]
             assert foreign["sound"][row, : len(heard)].numpy() == pytest.approx(heard)
             assert not foreign["sound"][row, len(heard) :].any()
-    assert set(batches(module, module.predict_dataloader())[0]) & {"face", "landmarks", "foreign"} == set()
+    assert set(batches(module, module.predict_dataloader())[0]) & {"face", "landmarks", "mismatched"} == set()
 
 
 @pytest.mark.parametrize("which", ["random", "first"])
@@ -160,9 +160,9 @@ def test_identity_run_is_elsewhere_in_the_clip(rendered_store: Path) -> None:
 def test_foreign_clips_reach_further_where_they_must(rendered_store: Path) -> None:
     store = Store(rendered_store)
     same = [clip for clip in store.clip_ids if store[clip].text == SENTENCES[0]]
-    alone = foreign_clips(store, ["rendered/s1/clip0"])
+    alone = mismatched_clips(store, ["rendered/s1/clip0"])
     assert store[alone[0]].speaker == "s1"
-    for clip, other in zip(same, foreign_clips(store, same), strict=True):
+    for clip, other in zip(same, mismatched_clips(store, same), strict=True):
         assert store[other].speaker == store[clip].speaker
         assert store[other].text != SENTENCES[0]
 
@@ -242,7 +242,7 @@ def test_mean_view(rendered_store: Path) -> None:
 def test_published_protocol_counts_what_is_there(grid_store: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO")
     module = ClipDataModule("grid", store=str(grid_store), protocol="grid/s1", num_workers=0)
-    module.clip = ClipSpec({"video": MOUTH})
+    module.clip_spec = ClipSpec({"video": MOUTH})
     module.setup("fit")
     module.setup("test")
     assert caplog.text.count("grid/s1: 4 of 734 training (") == 1
@@ -253,7 +253,7 @@ def test_published_protocol_counts_what_is_there(grid_store: Path, caplog: pytes
     batch = next(iter(module.test_dataloader()))
     assert batch["video"].shape[1] == 75
     assert sorted(batch["video_len"].tolist()) == [74, 75]
-    assert batch["foreign"]["durations"].sum(1).tolist() == batch["n_frames"].tolist()
+    assert batch["mismatched"]["durations"].sum(1).tolist() == batch["n_frames"].tolist()
 
 
 def test_errors_say_what_to_type(rendered_store: Path, grid_store: Path, home: Path, tmp_path: Path) -> None:
@@ -267,7 +267,7 @@ def test_errors_say_what_to_type(rendered_store: Path, grid_store: Path, home: P
     module = ClipDataModule("grid", store=str(grid_store), protocol="grid/s1")
     with pytest.raises(ValueError, match="Expected a ClipSpec"):
         module.setup("fit")
-    module.clip = spec
+    module.clip_spec = spec
     unseen = ClipDataModule("grid", store=str(grid_store), protocol="grid/unseen")
     with pytest.raises(ValueError, match=r"none of its 27,\d\d\d train clips is in the store .* \(6 clips\)"):
         unseen.setup("fit")
@@ -275,10 +275,10 @@ def test_errors_say_what_to_type(rendered_store: Path, grid_store: Path, home: P
         ClipDataModule("rendered", protocol="grid/seen")
     with pytest.raises(ValueError, match="limit_test is 0"):
         ClipDataModule("rendered", limit_test=0)
-    module.clip = ClipSpec({"mouth": MOUTH})
+    module.clip_spec = ClipSpec({"mouth": MOUTH})
     with pytest.raises(ValueError, match='"video"'):
         module.setup("fit")
-    module.clip = ClipSpec({"video": MOUTH}, keys=frozenset({"audio"}))
+    module.clip_spec = ClipSpec({"video": MOUTH}, keys=frozenset({"audio"}))
     with pytest.raises(ValueError, match="audio_rate"):
         module.setup("fit")
 
@@ -389,7 +389,7 @@ from lipbench.data.datamodule import ClipDataModule
 from lipbench.types import ClipSpec, View
 keys = frozenset({{"identity", "audio", "tokens", "durations"}})
 module = ClipDataModule("rendered", {str(rendered_store)!r}, "rendered/unseen", batch_size=2, num_workers=0)
-module.clip = ClipSpec({{"video": View("mouth", 8, 16)}}, window=3, audio_rate=16000, keys=keys)
+module.clip_spec = ClipSpec({{"video": View("mouth", 8, 16)}}, window=3, audio_rate=16000, keys=keys)
 for stage, loader in (("fit", "train_dataloader"), ("fit", "val_dataloader"), ("test", "test_dataloader")):
     module.setup(stage)
     assert len(list(getattr(module, loader)())) > 0
@@ -407,20 +407,20 @@ def test_batches_of_unequal_stores(tmp_path: Path) -> None:
 
 
 def test_streams_are_converted_on_the_device(rendered_store: Path) -> None:
-    """Batches inside batches: streams by name, lists of streams, `foreign` inside; `face` stays as it is."""
+    """Batches inside batches: streams by name, lists of streams, `mismatched` inside; `face` stays as it is."""
     spec = ClipSpec({"video": MOUTH}, window=3, keys=frozenset({"identity"}))
     module = rendered(rendered_store, spec)
     plain = next(iter(module.train_dataloader()))
     expected = plain["video"].float() / 255
     inner = {**plain, "face": plain["video"].clone()}
-    streams: Any = {"paired": {**plain, "foreign": inner}, "lips": [dict(plain), None], "count": 3}
+    streams: Any = {"paired": {**plain, "mismatched": inner}, "lips": [dict(plain), None], "count": 3}
     found = module.on_after_batch_transfer(streams, 0)
-    for batch in (found["paired"], found["paired"]["foreign"], found["lips"][0]):
+    for batch in (found["paired"], found["paired"]["mismatched"], found["lips"][0]):
         assert torch.equal(batch["video"], expected)
         assert batch["identity"].dtype == torch.float32
         assert batch["index"].dtype == torch.int64
         assert batch["text"] == plain["text"]
-    assert found["paired"]["foreign"]["face"].dtype == torch.uint8
+    assert found["paired"]["mismatched"]["face"].dtype == torch.uint8
     assert (found["lips"][1], found["count"]) == (None, 3)
 
 

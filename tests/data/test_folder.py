@@ -11,7 +11,7 @@ import torch
 from lipbench import cli
 from lipbench.corpora.folder import Folder
 from lipbench.data.datamodule import ClipDataModule
-from lipbench.data.loader import foreign_clips
+from lipbench.data.loader import mismatched_clips
 from lipbench.data.store import Store
 from lipbench.media import audio, video
 from lipbench.synthetic import corpus as synthetic
@@ -98,20 +98,20 @@ def test_rates_and_missing_text_are_kept(world: Path) -> None:
         samples, rate = audio.read_audio(world / "videos" / "ann" / f"{clip_id.rpartition('/')[2]}.mp4")
         assert abs(len(samples) / rate - 2.0) < 0.05
         assert abs(len(clip.audio(16_000)) - 32_000) < 800
-    others = foreign_clips(store, store.clip_ids)
+    others = mismatched_clips(store, store.clip_ids)
     assert all(clip != other for clip, other in zip(store.clip_ids, others, strict=True))
 
 
 def test_batches_hold_no_text(world: Path) -> None:
     module = ClipDataModule("folder", str(world / "home" / "stores" / "folder"), batch_size=2, num_workers=0)
-    module.clip = ClipSpec({"video": MOUTH}, audio_rate=16_000, keys=frozenset({"audio"}))
+    module.clip_spec = ClipSpec({"video": MOUTH}, audio_rate=16_000, keys=frozenset({"audio"}))
     module.setup("test")
     batch = next(iter(module.test_dataloader()))
     assert not {"text", "tokens", "durations"} & set(batch)
-    assert not {"text", "tokens", "durations"} & set(batch["foreign"])
-    assert batch["foreign"]["audio_len"].tolist() == batch["audio_len"].tolist()
-    assert not torch.equal(batch["foreign"]["audio"], batch["audio"])
-    module.clip = ClipSpec({"video": MOUTH}, keys=frozenset({"tokens", "durations"}))
+    assert not {"text", "tokens", "durations"} & set(batch["mismatched"])
+    assert batch["mismatched"]["audio_len"].tolist() == batch["audio_len"].tolist()
+    assert not torch.equal(batch["mismatched"]["audio"], batch["audio"])
+    module.clip_spec = ClipSpec({"video": MOUTH}, keys=frozenset({"tokens", "durations"}))
     with pytest.raises(
         ValueError, match=r"needs durations and tokens, and the store .* the corpus folder comes without"
     ):

@@ -23,8 +23,8 @@ def scene(total: int = 40, height: int = 96, width: int = 128, seed: int = 0) ->
     frames = []
     for k in range(total):
         picture = room.copy()
-        centre = 64 + 3 * np.sin(k / 5)
-        picture[((rows - 50) / 30) ** 2 + ((columns - centre) / 22) ** 2 < 1] = (210, 160, 130)
+        center = 64 + 3 * np.sin(k / 5)
+        picture[((rows - 50) / 30) ** 2 + ((columns - center) / 22) ** 2 < 1] = (210, 160, 130)
         picture[60 : 64 + k % 5, 58:70] = (90, 20, 30)
         frames.append(np.clip(picture + rng.normal(0, 2, picture.shape), 0, 255).astype(np.uint8))
     return frames
@@ -133,13 +133,13 @@ def block(frames: Frames) -> Frames:
 BROKEN: dict[Callable[[Frames], Frames], str] = {
     grey: "picture is grey and smeared in frames 0-5 (up to 75% of a frame is the grey of missing data)",
     black: "picture is black in frame 20",
-    green: "50% of the picture is one flat colour in frames 20-23",
+    green: "50% of the picture is one flat color in frames 20-23",
     frozen: "picture stands still in frames 20-39",
     cut: "picture jumps between frames 19 and 20",
     white: "picture is white in frame 7",
     dark: "picture jumps",
     noise: "picture is noise in frames 9-12",
-    half_empty: "42% of the picture is one flat colour in all frames",
+    half_empty: "42% of the picture is one flat color in all frames",
     no_red: "the red of the picture is missing in all frames",
     blue_twice: "two color channels of the picture are the same in all frames",
     no_plane: "one of the two color planes of the picture is missing in all frames",

@@ -21,7 +21,7 @@ from lipbench.synthetic.corpus import (
     opening,
     render,
     sentence_ids,
-    words_of,
+    word_segments,
     write_corpus,
 )
 from lipbench.synthetic.face import Eyes, Face
@@ -54,13 +54,13 @@ def clips(folder: Path) -> list[tuple[Path, Path, Path]]:
 
 
 def test_ids_spell_sentences_and_no_two_speakers_share_one() -> None:
-    assert words_of("bbaf2n") == ["bin", "blue", "at", "f", "two", "now"]
+    assert word_segments("bbaf2n") == ["bin", "blue", "at", "f", "two", "now"]
     ids = [sentence_ids(speaker, 1000, 0) for speaker in range(64)]
     assert len({i for own in ids for i in own}) == 64_000 == np.prod([len(column) for column in GRAMMAR])
     assert sentence_ids(3, 5, 0) == ids[3][:5]  # more clips change none
     assert sentence_ids(3, 5, 1) != ids[3][:5]
     with pytest.raises(ValueError, match="spells no GRID sentence"):
-        words_of("bbaw2n")  # w is not among GRID's letters
+        word_segments("bbaw2n")  # w is not among GRID's letters
 
 
 def test_layout_is_that_of_grid(root: Path) -> None:
@@ -68,7 +68,7 @@ def test_layout_is_that_of_grid(root: Path) -> None:
     assert [path.parent.name for path, _, _ in found] == ["s1", "s2", "s3", "s4"]
     for path, align, exact in found:
         words = alignment.read_align(align)
-        assert [w.word for w in words] == ["sil", *words_of(path.stem), "sil"]
+        assert [w.word for w in words] == ["sil", *word_segments(path.stem), "sil"]
         assert words[0].start == 0
         assert words[-1].end == pytest.approx(2.98)
         assert all(a.end == b.start and a.end > a.start for a, b in itertools.pairwise(words))

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from made_up_store import colour, row
+from made_up_store import color, row
 from torch.utils.data import DataLoader
 
 from lipbench.data import pack
@@ -47,12 +47,12 @@ def test_frames_are_read_at_random(rendered_store: Path) -> None:
     pictures = clip.pictures([17, 0, 5])
     assert pictures.shape == (3, 352, 320, 3)
     for picture, frame in zip(pictures, (17, 0, 5), strict=True):
-        assert np.abs(picture.reshape(-1, 3).mean(0) - colour(3, frame)).max() < 2
+        assert np.abs(picture.reshape(-1, 3).mean(0) - color(3, frame)).max() < 2
     views = clip.views([4, 9], {"video": View("mouth", 40, 80), "eyes": View("face", 64, 64)})
     assert views["video"].shape == (2, 3, 40, 80)
     assert views["video"].dtype == torch.uint8
     assert views["eyes"].shape == (2, 3, 64, 64)
-    assert abs(views["video"][1, 1].float().mean() - colour(3, 9)[1]) < 2
+    assert abs(views["video"][1, 1].float().mean() - color(3, 9)[1]) < 2
     assert torch.equal(clip.view([4, 9], View("mouth", 40, 80)), views["video"])
 
 

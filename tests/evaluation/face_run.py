@@ -29,7 +29,7 @@ def made(name):
         if isinstance(part, torch.nn.BatchNorm2d):
             part.momentum = 1.0
     with torch.no_grad():  # statistics that leave no map dead
-        model.generator(*torch.rand(2, 8, 3, 12, 12), model.hear(*_anything()))
+        model.generator(*torch.rand(2, 8, 3, 12, 12), model.audio_windows(*_anything()))
     return model
 
 
@@ -51,8 +51,8 @@ class Faces(fake_run.Clips):
         own, other = torch.from_numpy(np.random.default_rng(k).normal(0, 0.1, (2, fake_run.FRAMES * 640))).float()
         video = geometry.crop(clip["face"], self.view).float() / 255
         heard = {"audio": own, "audio_len": len(own)}
-        foreign = {"audio": other, "audio_len": len(other), **clip["foreign"]}
-        return {**clip, "video": video, "identity": video[:1], **heard, "foreign": foreign}
+        foreign = {"audio": other, "audio_len": len(other), **clip["mismatched"]}
+        return {**clip, "video": video, "identity": video[:1], **heard, "mismatched": foreign}
 
 
 class Data(fake_run.Data):

@@ -40,7 +40,7 @@ class Mean(torch.nn.Module):
 
 def with_dim(name, dim):
     """The catalogue's entry of a set metric, over as many features a frame."""
-    entry = bank.CATALOGUE[name]
+    entry = bank.METRICS[name]
     return dataclasses.replace(entry, column=dataclasses.replace(entry.column, options={"dim": dim}))
 
 
@@ -51,7 +51,7 @@ SETS = {name: with_dim(name, 3) for name in ("fid", "kid")}
 def scorer(plan):
     """What scores clips in a worker, by mean colors."""
     observers.Inception = Mean
-    bank.CATALOGUE.update(SETS)
+    bank.METRICS.update(SETS)
     return Scorer(plan)
 
 
@@ -67,17 +67,17 @@ class Blinker(GenerativeModel):
         self.part = torch.nn.Linear(3, 2)
 
     @property
-    def clip(self):
+    def clip_spec(self):
         return ClipSpec({"video": VIEW}, keys=frozenset({"identity", "tokens"}))
 
     @property
     def needs(self):
         return frozenset({"identity", "tokens", "n_frames"})
 
-    def make_optimisers(self):
+    def build_optimizers(self):
         return {"all": torch.optim.SGD(self.parameters(), 0.1)}
 
-    def train_batch(self, batch):
+    def compute_step(self, batch):
         raise AssertionError("not trained here")
 
     def generate(self, batch, timing):
@@ -118,7 +118,7 @@ class Clips(Dataset):
             "identity": video[:1],
             "tokens": tokens,
             "speech": torch.tensor([1, FRAMES]),
-            "foreign": {"tokens": other},
+            "mismatched": {"tokens": other},
         }
         if not self.packed:
             points = torch.from_numpy(geometry.TEMPLATE + np.array([32, 16])).float()

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 import lipbench
-from lipbench.evaluation.bank import CATALOGUE
+from lipbench.evaluation.bank import METRICS
 from lipbench.media import text, video
 from lipbench.nets import syncnet
 from lipbench.nets.lipnet import LipNet
@@ -21,8 +21,8 @@ from lipbench.synthetic.corpus import render, sentence_ids
 from lipbench.types import View
 
 FRAMES = 12
-EVERYTHING = sorted({entry.group for entry in CATALOGUE.values()})
-COLUMNS = [name for name, entry in CATALOGUE.items() if entry.column.scores == "video"]
+EVERYTHING = sorted({entry.group for entry in METRICS.values()})
+COLUMNS = [name for name, entry in METRICS.items() if entry.column.scores == "video"]
 
 
 @pytest.fixture(scope="module")
@@ -111,7 +111,7 @@ def test_files_without_usable_frames(shot, evaluate, tmp_path):
     ):
         assert expected in table.loc[name, "reason"], name
         assert table.loc[name, scores].isna().all(), name
-    aligned = [name for name in scores if CATALOGUE[name].metric.aligned]
+    aligned = [name for name in scores if METRICS[name].metric.aligned]
     for name in ("half", "still"):
         assert table.loc[name, "reason"], name
         assert table.loc[name, aligned].isna().all(), name
@@ -144,8 +144,8 @@ def test_sounds_and_texts_that_hold_nothing(shot, evaluate, tmp_path):
     for name in names:
         (tmp_path / "said" / f"{name}.txt").write_text(said.get(name, "bin blue"))
     table, scores = evaluate(audio=tmp_path / "audio", text=tmp_path / "said")
-    reading = [name for name in scores if CATALOGUE[name].group == "reading"]
-    sync = [name for name in scores if CATALOGUE[name].metric.observes == "syncnet"]
+    reading = [name for name in scores if METRICS[name].group == "reading"]
+    sync = [name for name in scores if METRICS[name].metric.observes == "syncnet"]
     assert table.loc["good", "reason"] == ""
     for name, expected in (
         ("none", "none.wav has a sound stream but no samples in it"),

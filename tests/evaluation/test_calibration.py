@@ -31,7 +31,7 @@ def batch(frames=6):
         "sound": torch.rand(2, frames * 640, generator=draw),
         "sound_len": torch.tensor([frames, frames - 1]) * 640,
         "text": ["a", "b"],
-        "foreign": {
+        "mismatched": {
             "text": ["b", "a"],
             "sound": torch.zeros(2, frames * 640),
             "sound_len": torch.tensor([frames, frames - 1]) * 640,
@@ -43,7 +43,7 @@ def test_the_reencoded_truth_is_what_a_saved_file_shows(tmp_path):
     given = batch()
     bank = banks.Bank(["native/psnr", "mouth/psnr"])
     scene = bank.scene(given, VIEW)
-    takes = calibration.takes(bank, scene, MEAN, ["reencoded-truth"])
+    takes = calibration.iter_calibration_rows(bank, scene, MEAN, ["reencoded-truth"])
     name, take, target = next(found for found in takes if found[0] == "reencoded-truth")
     assert (name, target) == ("reencoded-truth", scene)
     for row, length in enumerate(given["video_len"].tolist()):
@@ -72,7 +72,7 @@ def test_shuffled_rows_change_one_thing_only():
     scene = bank.scene(batch(), VIEW)
     found = {
         name: (take.scene.batch, target)
-        for name, take, target in calibration.takes(bank, scene, MEAN, list(calibration.ROWS))
+        for name, take, target in calibration.iter_calibration_rows(bank, scene, MEAN, list(calibration.ROWS))
         if name.startswith("shuffled")
     }
     sound, target = found["shuffled-audio"]
@@ -83,9 +83,9 @@ def test_shuffled_rows_change_one_thing_only():
     assert text["text"] == target.batch["text"] == ["b", "a"]
     assert torch.equal(text["sound"], scene.batch["sound"])
     assert scene.batch["text"] == ["a", "b"]
-    del scene.batch["foreign"]
+    del scene.batch["mismatched"]
     with pytest.raises(ValueError, match="no other clip's text"):
-        calibration.beside(bank, scene, "text")
+        calibration.with_swapped(bank, scene, "text")
 
 
 def test_columns_by_what_they_look_at(monkeypatch):
@@ -104,8 +104,8 @@ def test_columns_by_what_they_look_at(monkeypatch):
     monkeypatch.setitem(banks.MAKE, "transcript", lambda files, cache: Observer("face"))
     bank = banks.Bank(["wer", "native/psnr"])
     assert calibration.looking_at(bank, "text", packed=False) == {"wer"}
-    row = calibration.only(bank, "cpu", {"wer"}, "not here")
-    assert set(row.local()) == {"wer"}
+    row = calibration.restricted_row(bank, "cpu", {"wer"}, "not here")
+    assert set(row.local_scores()) == {"wer"}
     assert row.reasons == {"native/psnr": "not here"}
 
 
@@ -129,4 +129,4 @@ def test_silence_is_as_long_as_the_sound():
     assert torch.equal(driven["audio"], torch.zeros(2, 7))
     assert driven["audio_len"].tolist() == [7, 5]
     with pytest.raises(ValueError, match=r"--evaluator\.controls false"):
-        calibration.controls({"audio"})[0].drive(given)
+        calibration.controls({"audio"})[0].run_generate(given)

@@ -157,7 +157,7 @@ class Talker(fake_run.Blinker):
     calls: ClassVar[list[torch.Tensor]] = []
 
     @property
-    def clip(self):
+    def clip_spec(self):
         return ClipSpec({"video": fake_run.VIEW}, audio_rate=16000, keys=frozenset({"identity", "audio"}))
 
     def generate(self, batch, timing):
@@ -180,11 +180,11 @@ class Sounds(torch.utils.data.Dataset):
 
     def __getitem__(self, k):
         clip = self.clips[k]
-        for part in (clip, clip["foreign"]):
+        for part in (clip, clip["mismatched"]):
             part["tokens"][0] = 0  # the ear measures brightness from the first frame on
             sound = part["tokens"].repeat_interleave(640) / 100
             part |= {"audio": sound, "sound": sound, "sound_len": len(sound)}
-        clip["text"], clip["foreign"]["text"] = "bin blue", "set red now"
+        clip["text"], clip["mismatched"]["text"] = "bin blue", "set red now"
         return clip
 
 
@@ -411,7 +411,7 @@ def test_checkpoint_is_hashed(tmp_path):
 
 def test_a_column_with_one_number_for_all_clips(tmp_path, monkeypatch):
     class Mean(torch.nn.Module):
-        judge = "mean colours"
+        judge = "mean colors"
 
         def __init__(self, path):
             super().__init__()
@@ -420,10 +420,10 @@ def test_a_column_with_one_number_for_all_clips(tmp_path, monkeypatch):
             return pictures.mean((2, 3))
 
     monkeypatch.setattr(observers, "Inception", Mean)
-    monkeypatch.setitem(bank.CATALOGUE, "fid", fake_run.with_dim("fid", 3))
+    monkeypatch.setitem(bank.METRICS, "fid", fake_run.with_dim("fid", 3))
     evaluator = fake_run.run(tmp_path, tmp_path, metrics=["fid", "native/psnr"], controls=False)
     scores = {r.name: r.scores["fid"] for r in evaluator.records}
     assert scores["ground-truth"].value == pytest.approx(0, abs=1e-6)
     assert scores["blinker"].value < scores["mean-mouth"].value
     assert (scores["blinker"].n, scores["blinker"].coverage, scores["blinker"].ci95) == (5, 1, None)
-    assert scores["blinker"].judge == "mean colours"
+    assert scores["blinker"].judge == "mean colors"

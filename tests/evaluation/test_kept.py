@@ -29,7 +29,7 @@ def test_a_second_test_does_not_make_the_rows_again(tmp_path, monkeypatch):
     first = fake_run.run(tmp_path / "a", cache, metrics=METRICS, workers=0)
     assert len(files(cache)) == 5
     with monkeypatch.context() as patch:
-        patch.setattr(calibration, "takes", lambda *args: pytest.fail("made again"))
+        patch.setattr(calibration, "iter_calibration_rows", lambda *args: pytest.fail("made again"))
         second = fake_run.run(tmp_path / "b", cache, model=fake_run.Blinker(scale=0.5), metrics=METRICS, workers=0)
     assert len(calibrations(first)) == 5
     assert calibrations(second) == calibrations(first)
@@ -64,7 +64,7 @@ def test_the_file_depends_on_all_that_scores_depend_on(monkeypatch):
     batch = {
         "video": torch.zeros(1, 2, 3, 4, 4),
         "text": ["bin"],
-        "foreign": {"text": ["lay"]},
+        "mismatched": {"text": ["lay"]},
         "index": torch.zeros(1),
     }
     view, mean = View("mouth", 20, 40), torch.zeros(3, 20, 40)
@@ -82,7 +82,7 @@ def test_the_file_depends_on_all_that_scores_depend_on(monkeypatch):
         path(video=batch["video"] + 1e-6),
         path(video=torch.zeros(1, 1, 3, 8, 4)),
         path(text=["set"]),
-        path(foreign={"text": ["set"]}),
+        path(mismatched={"text": ["set"]}),
         path(sound=torch.zeros(1, 5)),
     ]
     assert path(index=torch.ones(1), clip_id=["b"]) == found[0]
@@ -97,7 +97,7 @@ def test_the_file_depends_on_all_that_scores_depend_on(monkeypatch):
 def test_columns_over_sets_are_not_kept(tmp_path, monkeypatch):
     monkeypatch.setattr(observers, "Inception", fake_run.Mean)
     for name, entry in fake_run.SETS.items():
-        monkeypatch.setitem(bank.CATALOGUE, name, entry)
+        monkeypatch.setitem(bank.METRICS, name, entry)
     first, second = (
         fake_run.run(tmp_path / str(k), tmp_path / "cache", metrics=["native/psnr", "fid"], workers=0) for k in range(2)
     )

@@ -97,9 +97,9 @@ def test_texts_of_a_folder_and_word_times_first(tmp_path):
 def test_jobs_get_their_sounds(tmp_path):
     jobs = [pairing.Job("s1/a", "s1", None, tmp_path), pairing.Job("s1/b", "s1", None, tmp_path)]
     sounds = pairing.find_sounds(touch(tmp_path / "sound", "a.wav"))
-    assert [job.sound for job in pairing.attached(jobs, "sound", sounds)] == [tmp_path / "sound" / "a.wav", None]
+    assert [job.sound for job in pairing.with_audio(jobs, "sound", sounds)] == [tmp_path / "sound" / "a.wav", None]
     with pytest.raises(ValueError, match="no sound has the name of a clip: z beside s1/a, s1/b"):
-        pairing.attached(jobs, "sound", {("", "z"): tmp_path})
+        pairing.with_audio(jobs, "sound", {("", "z"): tmp_path})
 
 
 @pytest.mark.parametrize("there", ["NFC", "NFD"])
@@ -110,11 +110,11 @@ def test_composed_and_decomposed_names_are_one(tmp_path, there):
     true = touch(tmp_path / "true", unicodedata.normalize(other, f"{speaker}/{name}.mp4"))
     sounds = touch(tmp_path / "sound", unicodedata.normalize(there, f"{name}.wav"))
     found = pairing.find(made)
-    jobs, _ = pairing.filmed(true, found)
+    jobs, _ = pairing.match_videos(true, found)
     assert [(job.clip_id, job.generated) for job in jobs] == [(f"{speaker}/{name}", found[speaker, name])]
-    assert pairing.orphans(found, jobs) == []
-    heard = pairing.attached(jobs, "sound", pairing.find_sounds(sounds))
-    said = pairing.attached(jobs, "said", pairing.find_texts({unicodedata.normalize(there, name): "bin"}))
+    assert pairing.unmatched(found, jobs) == []
+    heard = pairing.with_audio(jobs, "sound", pairing.find_sounds(sounds))
+    said = pairing.with_audio(jobs, "said", pairing.find_texts({unicodedata.normalize(there, name): "bin"}))
     assert heard[0].sound is not None
     assert said[0].said == "bin"
 
@@ -130,11 +130,11 @@ def test_one_name_in_two_forms_is_there_twice(tmp_path):
 def test_names_that_do_not_meet(tmp_path):
     reference = touch(tmp_path / "true", "a.mp4", "b.mp4")
     made = {("", "a_generated"): tmp_path}
-    jobs, _ = pairing.filmed(reference, made)
+    jobs, _ = pairing.match_videos(reference, made)
     with pytest.raises(ValueError, match="no generated video has the name of a reference: a_generated beside a, b"):
         pairing.expected(jobs, made, None, False)
     made = {("", "a"): tmp_path / "a.mp4"}
-    jobs, _ = pairing.filmed(reference, made)
+    jobs, _ = pairing.match_videos(reference, made)
     assert [job.clip_id for job in pairing.expected(jobs, made, None, False)] == ["a", "b"]
     assert [job.clip_id for job in pairing.expected(jobs, made, None, True)] == ["a"]
     with pytest.raises(ValueError, match="1 of the 2 test clips of grid/s1 have no generated video: b"):

@@ -25,7 +25,7 @@ class Words(Dataset):
 
     def __getitem__(self, k):
         clip = self.clips[k]
-        clip["text"], clip["foreign"]["text"] = SAID[k], SAID[(k + 1) % len(SAID)]
+        clip["text"], clip["mismatched"]["text"] = SAID[k], SAID[(k + 1) % len(SAID)]
         return clip
 
 
@@ -54,13 +54,13 @@ class Peeker(BenchModule):
         self.part = torch.nn.Linear(2, 2)
 
     @property
-    def clip(self):
+    def clip_spec(self):
         return ClipSpec({"video": fake_run.VIEW})
 
-    def make_optimisers(self):
+    def build_optimizers(self):
         raise AssertionError("not trained here")
 
-    train_batch = make_optimisers
+    compute_step = build_optimizers
 
     def read(self, batch):
         return seen(batch)
@@ -164,7 +164,7 @@ def test_words_that_are_not_there(tmp_path):
 
     class Alone(Data):
         def test_dataloader(self):
-            clips = [dict(Words()[k], foreign={}) for k in range(2)]
+            clips = [dict(Words()[k], mismatched={}) for k in range(2)]
             return DataLoader(clips, batch_size=2)
 
     with pytest.raises(ValueError, match=r"no other clip's words; add --evaluator.controls false"):

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from lipbench.evaluation import record, scoreboard
-from lipbench.evaluation.bank import CATALOGUE
+from lipbench.evaluation.bank import METRICS
 from lipbench.evaluation.record import Record, Score
 from lipbench.scoring.base import PerClip
 
@@ -100,20 +100,20 @@ def test_portable_makes_plain_values():
 
 def test_score_counts_what_is_undefined():
     clips = PerClip(np.arange(4), np.array([1.0, np.nan, 3.0, 2.0]), np.array([1.0, 1, 1, 2]))
-    score = scoreboard.score(CATALOGUE["lmd"], clips, dict.fromkeys(range(4), "s1"), "dlib", None)
+    score = scoreboard.score(METRICS["lmd"], clips, dict.fromkeys(range(4), "s1"), "dlib", None)
     assert score.value == pytest.approx((1 + 3 + 4) / 4)
     assert (score.n, score.coverage) == (3, 0.75)
     assert score.reason == "1 of 4 clips have no score: fewer than 95 % of its frames have landmarks"
-    empty = scoreboard.score(CATALOGUE["lmd"], None, {0: "s1"}, None, "n/a: because")
+    empty = scoreboard.score(METRICS["lmd"], None, {0: "s1"}, None, "n/a: because")
     assert (empty.value, empty.ci95, empty.n, empty.reason) == (None, None, 0, "n/a: because")
 
 
 def test_pair_uses_clips_that_both_have():
     own = PerClip(np.array([0, 1, 2]), np.array([1.0, 2.0, np.nan]), np.ones(3))
     other = PerClip(np.array([1, 2, 3]), np.array([3.0, 1.0, 1.0]), np.ones(3))
-    found = scoreboard.pair(CATALOGUE["lmd"], own, other, "frozen-frame", dict.fromkeys(range(4), "s1"))
+    found = scoreboard.pair(METRICS["lmd"], own, other, "frozen-frame", dict.fromkeys(range(4), "s1"))
     assert (found.difference, found.better, found.n) == (-1.0, 1.0, 1)
-    assert scoreboard.pair(CATALOGUE["lmd"], own, PerClip(np.array([9]), np.ones(1), np.ones(1)), "x", {9: "s"}) is None
+    assert scoreboard.pair(METRICS["lmd"], own, PerClip(np.array([9]), np.ones(1), np.ones(1)), "x", {9: "s"}) is None
 
 
 @pytest.mark.parametrize(

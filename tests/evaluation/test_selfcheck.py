@@ -57,7 +57,7 @@ class Listener:
 
 
 class Reader:
-    """Reads the clips as they are; each has its own mean colour."""
+    """Reads the clips as they are; each has its own mean color."""
 
     judge = "reader"
     needs = frozenset({"face"})

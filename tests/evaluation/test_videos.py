@@ -17,7 +17,7 @@ from lipbench.types import View
 
 
 def scene(count, size=(72, 90), seed=0):
-    """Smooth coloured frames; each has its number as its brightness at the top left."""
+    """Smooth colored frames; each has its number as its brightness at the top left."""
     rng = np.random.default_rng(seed)
     low = torch.from_numpy(rng.random((1, 3, 9, 11))).float()
     frame = geometry.resize(low, size)[0].permute(1, 2, 0).numpy() * 200

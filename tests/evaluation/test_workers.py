@@ -192,7 +192,7 @@ def test_a_test_scores_the_same(tmp_path, monkeypatch):
     """Five clips in batches of two, so that the last one is smaller; columns of clips and of whole sets."""
     monkeypatch.setattr(observers, "Inception", fake_run.Mean)
     for name, entry in fake_run.SETS.items():
-        monkeypatch.setitem(bank.CATALOGUE, name, entry)
+        monkeypatch.setitem(bank.METRICS, name, entry)
     monkeypatch.setattr("lipbench.evaluation.evaluator.Scorer", fake_run.scorer)
     alone, together = (
         fake_run.run(tmp_path / name, tmp_path / "cache", metrics=list(fake_run.COLUMNS), workers=count).records

@@ -167,7 +167,7 @@ def test_mutated_records_through_compare(good, capsys, monkeypatch):
         (("control",), "wrong-text", "control is 'wrong-text'; expected null for a model"),
         (("protocol", "name"), "../../x", "protocol.name: the protocol name '..' cannot name a file"),
         (("data", "settings"), 3, "data.settings is 3; expected a mapping of names to values"),
-        (("colour",), 3, "colour is not known; expected kind, name"),
+        (("color",), 3, "color is not known; expected kind, name"),
         (("paired", 0, "p"), -1, "paired.0.p is -1; expected a number from 0 to 1 or null"),
     ],
 )

@@ -82,7 +82,7 @@ def test_a_word_is_spread_evenly_over_its_letters():
 
 
 def test_short_words_leave_letters_without_frames():
-    # 1.5 frames for "at": centres 1.38 and 1.42 of frames 34 and 35; the second one lies on the word's end
+    # 1.5 frames for "at": centers 1.38 and 1.42 of frames 34 and 35; the second one lies on the word's end
     words = [Word(0.0, 1.36, "sil"), Word(1.36, 1.42, "at"), Word(1.42, 1.64, "f")]
     assert alignment.durations(words, spelled(words), 41, 25).tolist() == [34, 1, 0, 0, 6, 0]
 

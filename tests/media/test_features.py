@@ -125,11 +125,11 @@ def test_mel_columns_are_the_published_ones():
     import scipy.signal
 
     x = sound(32000) / 32768
-    emphasised = scipy.signal.lfilter([1, -0.97], [1], x)
+    emphasized = scipy.signal.lfilter([1, -0.97], [1], x)
     basis = librosa.filters.mel(sr=16000, n_fft=800, n_mels=80, fmin=55, fmax=7600)
     published = {}
     for mode in ("constant", "reflect"):
-        spectrum = np.abs(librosa.stft(y=emphasised, n_fft=800, hop_length=200, win_length=800, pad_mode=mode))
+        spectrum = np.abs(librosa.stft(y=emphasized, n_fft=800, hop_length=200, win_length=800, pad_mode=mode))
         decibels = 20 * np.log10(np.maximum(1e-5, basis @ spectrum)) - 20
         published[mode] = np.clip(8 * ((decibels + 100) / 100) - 4, -4, 4).T  # (161, 80)
     assert np.ptp(published["constant"]) > 5
@@ -152,7 +152,7 @@ def test_cepstrum_columns_are_those_of_the_published_scripts():
     """Wojcicki's mfcc.m, trifbank.m and vec2frames.m, a column and a filter at a time."""
     x = sound(16000)
     assert np.abs(x).max() > 1  # or the scripts would scale it
-    emphasised = np.append(x[0], x[1:] - 0.97 * x[:-1])
+    emphasized = np.append(x[0], x[1:] - 0.97 * x[:-1])
     hz = np.linspace(0, 8000, 257)
     low, high = 1127 * np.log(1 + 300 / 700), 1127 * np.log(1 + 3700 / 700)
     corners = 700 * np.exp((low + np.arange(42) * ((high - low) / 41)) / 1127) - 700
@@ -169,7 +169,7 @@ def test_cepstrum_columns_are_those_of_the_published_scripts():
     # Frame k's middle is sample 640 k + 319.5, column c's 160 c + 199.5; 35 columns begin 17 before the nearest.
     compared = 0
     for column, values in in_place(windows, 0.75 - 17, 4).items():
-        piece = emphasised[160 * column : 160 * column + 400]
+        piece = emphasized[160 * column : 160 * column + 400]
         if column >= 0 and len(piece) == 400 and piece.any():
             energy = filters @ np.abs(np.fft.fft(piece * taper, 512))[:257]
             expected = (lifter * (cosines @ np.log(energy)))[1:]
@@ -189,10 +189,10 @@ def test_an_impulse_is_heard_around_its_frame_alike_on_both_sides(name):
     # window: 34 of 160 and half of 400, 4.6.
     assert heard.any(dim=1).nonzero().flatten().tolist() == list(range(17 - reach, 17 + reach + 1))
     middle = (columns - 1) / 2
-    centres = [(row.nonzero().double().mean() - middle).item() for row in heard[17 - reach : 17 + reach + 1]]
-    assert abs(centres[reach]) <= 1
-    assert all(abs(before + after) <= 1 for before, after in zip(centres, reversed(centres), strict=True))
-    assert centres == sorted(centres, reverse=True)
+    centers = [(row.nonzero().double().mean() - middle).item() for row in heard[17 - reach : 17 + reach + 1]]
+    assert abs(centers[reach]) <= 1
+    assert all(abs(before + after) <= 1 for before, after in zip(centers, reversed(centers), strict=True))
+    assert centers == sorted(centers, reverse=True)
 
 
 @pytest.mark.parametrize("name", WINDOWS)

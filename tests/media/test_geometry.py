@@ -133,10 +133,10 @@ def test_pasting_nothing():
 @pytest.mark.parametrize("scale", [0.3, 0.45, 0.55, 1.0])  # below 0.5 the frame is reduced first
 @pytest.mark.parametrize("size", [(1080, 1920), (1079, 1917)])
 def test_warp_has_no_shift_at_any_scale(scale, size):
-    centre = np.array([901.3, 507.6])
+    center = np.array([901.3, 507.6])
     y, x = np.mgrid[: size[0], : size[1]]
-    blob = 255 * np.exp(-((x - centre[0]) ** 2 + (y - centre[1]) ** 2) / (2 * (12 / scale) ** 2))
-    transform = np.array([[scale, 0.0, 160.4 - scale * centre[0]], [0.0, scale, 170.7 - scale * centre[1]]])
+    blob = 255 * np.exp(-((x - center[0]) ** 2 + (y - center[1]) ** 2) / (2 * (12 / scale) ** 2))
+    transform = np.array([[scale, 0.0, 160.4 - scale * center[0]], [0.0, scale, 170.7 - scale * center[1]]])
     out = geometry.warp([np.repeat(np.rint(blob).astype(np.uint8)[..., None], 3, 2)], transform[None])[0, ..., 0]
     weight = out.astype(float)
     rows, columns = np.mgrid[:352, :320]

@@ -41,19 +41,19 @@ class Disc:
         )
 
 
-def scene(centres, radius=30, size=(200, 300)) -> list[np.ndarray]:
-    """Frames with a disc at each centre (x, y); None leaves a frame empty."""
+def scene(centers, radius=30, size=(200, 300)) -> list[np.ndarray]:
+    """Frames with a disc at each center (x, y); None leaves a frame empty."""
     y, x = np.mgrid[: size[0], : size[1]]
     frames = []
-    for centre in centres:
+    for center in centers:
         frame = np.zeros((*size, 3), np.uint8)
-        if centre is not None:
-            frame[(x - centre[0]) ** 2 + (y - centre[1]) ** 2 <= radius**2] = 255
+        if center is not None:
+            frame[(x - center[0]) ** 2 + (y - center[1]) ** 2 <= radius**2] = 255
         frames.append(frame)
     return frames
 
 
-def centres_of(track: landmarks.Track) -> np.ndarray:
+def centers_of(track: landmarks.Track) -> np.ndarray:
     boxes = landmarks.box_of(track.points)
     return (boxes[:, :2] + boxes[:, 2:]) / 2
 
@@ -66,7 +66,7 @@ def test_every_15th_frame_is_detected_and_all_are_followed():
     assert track.found.all()
     assert track.coverage == 1.0
     assert (track.points.shape, track.points.dtype) == ((75, 68, 2), np.float32)
-    error = np.abs(centres_of(track) - path).max(1)
+    error = np.abs(centers_of(track) - path).max(1)
     assert error[:61].max() < 1.5
     assert error.max() < 4  # after the last look the box stands still and cuts the disc, which a face would not mind
 
@@ -76,7 +76,7 @@ def test_frames_without_a_face_are_found_out_one_by_one():
     track = landmarks.track(scene(path), Disc())
     assert track.found.tolist() == [p is not None for p in path]
     assert track.coverage == 50 / 75
-    moved = centres_of(track)[27:40, 0]
+    moved = centers_of(track)[27:40, 0]
     assert np.abs(moved - (100 + np.arange(27, 40))).max() < 1.5  # interpolated over the gap
     assert np.abs(track.points[:12] - track.points[12]).max() == 0  # repeated at the start
 
@@ -85,7 +85,7 @@ def test_a_jump_between_two_looks_is_noticed():
     path = [(70, 90) if k < 17 or k >= 28 else (140, 90) for k in range(60)]
     track = landmarks.track(scene(path), Disc())
     assert track.found.all()
-    assert np.abs(centres_of(track) - path).max() < 1.5
+    assert np.abs(centers_of(track) - path).max() < 1.5
 
 
 def test_a_gap_between_two_looks_is_noticed():
@@ -98,7 +98,7 @@ def test_a_false_alarm_in_the_background_is_dropped():
     frames[30] = scene([(250, 40)], radius=14)[0]
     track = landmarks.track(frames, Disc())
     assert np.flatnonzero(~track.found).tolist() == [30]
-    assert np.abs(centres_of(track) - (70, 120)).max() < 1.5
+    assert np.abs(centers_of(track) - (70, 120)).max() < 1.5
 
 
 def test_no_face_at_all():
@@ -162,7 +162,7 @@ def test_points_lie_on_the_face(dlib, clip):
     assert np.linalg.norm(fitted - (geometry.TEMPLATE + np.array([32, 16])), axis=-1).mean() < 6  # px of the 256 face
 
 
-def test_frames_that_colour_detection_misses(dlib, grid_root):
+def test_frames_that_color_detection_misses(dlib, grid_root):
     for name in ("s2/pwij3p.mpg", "s26/pwabza.mpg"):
         assert dlib.detect(video.read_video(grid_root / "video" / name).frames[30]) is not None
 

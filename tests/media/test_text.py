@@ -22,10 +22,10 @@ def test_decode_leaves_padding_out_and_stops_at_the_end():
     assert text.decode([]) == ""
 
 
-def test_normalise():
-    assert text.normalise("  Bin\tBLUE\n at ") == "bin blue at"
+def test_normalize():
+    assert text.normalize("  Bin\tBLUE\n at ") == "bin blue at"
     assert (
-        text.normalise("Don't \u2014 it\u2019s a well-known caf\u00e9, na\u00efve!")
+        text.normalize("Don't \u2014 it\u2019s a well-known caf\u00e9, na\u00efve!")
         == "dont its a well known cafe naive"
     )
 
@@ -47,9 +47,9 @@ def test_words_with_apostrophes_and_hyphens_are_spelled_by_the_rule():
         (" ", "empty"),
     ],
 )
-def test_normalise_names_what_does_not_fit(given, named):
+def test_normalize_names_what_does_not_fit(given, named):
     with pytest.raises(ValueError, match=named):
-        text.normalise(given)
+        text.normalize(given)
 
 
 def test_unknown_symbols_and_ids_are_errors():

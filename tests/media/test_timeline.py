@@ -41,14 +41,14 @@ def test_damaged_times_are_refused():
         clock(0, 40, 3_600_040, 3_600_080)
 
 
-def rate(times, labelled=0.0):
-    return timeline.rate_of(np.asarray(times, float), labelled)
+def rate(times, labeled=0.0):
+    return timeline.rate_of(np.asarray(times, float), labeled)
 
 
 def test_constant_rates():
     assert rate(np.arange(75) / 25, 25.0) == 25
     assert rate(np.round(np.arange(60) / 30, 3), 30.0) == 30  # milliseconds
-    assert rate(np.arange(60) / 24, 90.0) == pytest.approx(24)  # mislabelled
+    assert rate(np.arange(60) / 24, 90.0) == pytest.approx(24)  # mislabeled
     assert rate([0.0], 12.0) == 12
     assert rate([0.0]) == 25
     for seed in range(5):
@@ -69,8 +69,8 @@ def test_constant_rates():
 )
 def test_variable_rates_have_the_rate_of_their_shorter_steps(places, fps):
     times = np.array(places) / fps
-    labelled = (len(times) - 1) / times[-1]  # what heads say of such files: the mean
-    found = rate(times, labelled)
+    labeled = (len(times) - 1) / times[-1]  # what heads say of such files: the mean
+    found = rate(times, labeled)
     assert found == pytest.approx(fps, rel=1e-6)
     shown = timeline.nearest(times, 1 / fps, found)
     assert set(shown) == set(range(len(places)))  # none is left out

@@ -22,11 +22,11 @@ VIEW = View("mouth", 40, 80)
 LENGTH = torch.tensor([8, 6, 8, 7])
 MADE = torch.tensor([8, 6, 8, 6])
 """The last generated video is a frame short: what compares frame by frame has no score for it."""
-NAMES = [name for name, entry in banks.CATALOGUE.items() if entry.column.scores == "video"]
+NAMES = [name for name, entry in banks.METRICS.items() if entry.column.scores == "video"]
 TOO_SMALL = ["native/cpbd"]
 """Columns that this view is too small for."""
-CLIPS = [name for name in NAMES if issubclass(banks.CATALOGUE[name].metric, ClipMetric) and name not in TOO_SMALL]
-SETS = [name for name in NAMES if issubclass(banks.CATALOGUE[name].metric, SetMetric)]
+CLIPS = [name for name in NAMES if issubclass(banks.METRICS[name].metric, ClipMetric) and name not in TOO_SMALL]
+SETS = [name for name in NAMES if issubclass(banks.METRICS[name].metric, SetMetric)]
 NEEDS_MORE_FRAMES = ("opening_corr", "opening_ratio", "jitter", "motion_", "lse_", "av_offset", "fvd")
 """Beginnings of the names of what one frame cannot be scored by."""
 
@@ -42,10 +42,10 @@ class Points:
         return (geometry.TEMPLATE + np.array([32, 16]) + 8 * line[:, None]).astype(np.float32)
 
 
-class Colours:
-    """Mean colours of the mouth in windows of some frames: stands in for networks whose weights are not here."""
+class Colors:
+    """Mean colors of the mouth in windows of some frames: stands in for networks whose weights are not here."""
 
-    judge = "mean colours"
+    judge = "mean colors"
     needs = frozenset({"face"})
 
     def __init__(self, window=1):
@@ -59,7 +59,7 @@ class Colours:
 
 @pytest.fixture(scope="module")
 def bank(tmp_path_factory):
-    """The whole bank; every network is a small random one, or mean colours."""
+    """The whole bank; every network is a small random one, or mean colors."""
     folder = tmp_path_factory.mktemp("weights")
     torch.manual_seed(0)
     reader = LipNet((16, 32), (4, 4, 4), 4)
@@ -73,7 +73,7 @@ def bank(tmp_path_factory):
     torch.save({f"features.{name}": value for name, value in backbone.items()}, folder / "alexnet.pth")
     files = {"transcript": "reader.safetensors", "second_transcript": "reader.safetensors"}
     files |= {"syncnet": "judge.safetensors", "lpips": "alexnet.pth"}
-    stand_in = {"inception": Colours(), "identity": Colours(), "i3d": Colours(2)}
+    stand_in = {"inception": Colors(), "identity": Colors(), "i3d": Colors(2)}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(observers.landmarks, "load", lambda name: Points())
         patch.setattr(banks, "MAKE", banks.MAKE | {k: lambda files, cache, v=v: v for k, v in stand_in.items()})
@@ -123,7 +123,7 @@ def some(clips, rows):
 
 def score(bank, *batches, names=NAMES):
     """A row with these batches, one after the other; sets are compared by three features a frame or window."""
-    entries = [banks.CATALOGUE[name] for name in names]
+    entries = [banks.METRICS[name] for name in names]
     made = {e.name: e.metric(3) if issubclass(e.metric, SetMetric) else e.make(bank._files) for e in entries}
     row = banks.Row(entries, made, {}, bank.observers)
     for batch in batches:
@@ -152,11 +152,11 @@ def equal(found, expected):
 @pytest.mark.parametrize("name", CLIPS)
 def test_clips_score_the_same_however_they_are_dealt_out(dealt, name):
     whole = dealt.together.metrics[name]
-    expected = whole.local()
+    expected = whole.local_scores()
     assert expected.index.tolist() == [0, 1, 2, 3], dealt.together.reasons.get(name)
     assert np.isnan(expected.value).tolist() == [False, False, False, whole.aligned]
-    shares = merge([row.local()[name] for row in dealt.shares])
-    for found in (dealt.single.metrics[name].local(), dealt.uneven.metrics[name].local(), shares):
+    shares = merge([row.local_scores()[name] for row in dealt.shares])
+    for found in (dealt.single.metrics[name].local_scores(), dealt.uneven.metrics[name].local_scores(), shares):
         assert found.index.tolist() == [0, 1, 2, 3]
         equal(found.value, expected.value)
         equal(found.weight, expected.weight)
@@ -168,11 +168,11 @@ def test_clips_score_the_same_however_they_are_dealt_out(dealt, name):
 @pytest.mark.parametrize("name", SETS)
 def test_sets_score_the_same_however_they_are_dealt_out(dealt, name):
     """Sums of two processes: `two_sets.py`."""
-    expected, count = dealt.together.sets[name].whole()
+    expected, count = dealt.together.sets[name].compute_set()
     assert count == 4, dealt.together.reasons.get(name)
     assert abs(expected) > 1e-4
     for row in (dealt.single, dealt.uneven):
-        found, count = row.sets[name].whole()
+        found, count = row.sets[name].compute_set()
         assert count == 4
         equal(found, expected)
 
@@ -192,7 +192,7 @@ def broken(bank, clips):
 @pytest.mark.parametrize("name", CLIPS)
 def test_a_frame_of_nan_is_never_a_score_and_leaves_the_other_clips_alone(dealt, broken, name):
     metric = broken.metrics[name]
-    value, expected = metric.local().value, dealt.together.metrics[name].local().value
+    value, expected = metric.local_scores().value, dealt.together.metrics[name].local_scores().value
     equal(value[[0, 2, 3]], expected[[0, 2, 3]])
     assert np.isnan(value[1]) or (np.isfinite(value[1]) and value[1] not in (0, 100, metric.perfect))
     # What is looked for frame by frame may still be said of the other frames.
@@ -201,7 +201,7 @@ def test_a_frame_of_nan_is_never_a_score_and_leaves_the_other_clips_alone(dealt,
 
 @pytest.mark.parametrize("name", SETS)
 def test_a_frame_of_nan_takes_its_clip_out_of_the_set(broken, name):
-    value, count = broken.sets[name].whole()
+    value, count = broken.sets[name].compute_set()
     assert np.isfinite(value)
     assert count == 3
 
@@ -217,11 +217,11 @@ def short(bank, clips):
 @pytest.mark.parametrize("name", CLIPS + SETS)
 def test_one_frame_is_scored_or_undefined(short, name):
     if name in SETS:
-        value, count = short.sets[name].whole()
+        value, count = short.sets[name].compute_set()
         assert np.isnan(value) == (count == 0)
         assert not np.isinf(value)
     else:
-        value = short.metrics[name].local().value
+        value = short.metrics[name].local_scores().value
         assert not np.isinf(value).any()
         assert len(value) == 2
     if name.startswith(NEEDS_MORE_FRAMES):
@@ -232,13 +232,13 @@ def test_one_frame_is_scored_or_undefined(short, name):
 
 def test_nothing_said_and_nothing_heard(bank, clips):
     """An empty text leaves nothing to be read wrong; silence is a sound; without samples there is none to compare."""
-    sync = [name for name in CLIPS if banks.CATALOGUE[name].metric.observes == "syncnet"]
-    reading = [name for name in CLIPS if issubclass(banks.CATALOGUE[name].metric, TranscriptMetric)]
+    sync = [name for name in CLIPS if banks.METRICS[name].metric.observes == "syncnet"]
+    reading = [name for name in CLIPS if issubclass(banks.METRICS[name].metric, TranscriptMetric)]
     said, silent = ["", " ", "a", "lay now"], torch.zeros_like(clips["sound"])
     quiet = score(bank, clips | {"sound": silent, "text": said}, names=[*sync, *reading])
     deaf = score(bank, clips | {"sound": silent[:, :0], "sound_len": torch.zeros(4, dtype=torch.int64)}, names=sync)
     for name in reading:
-        assert np.isnan(quiet.metrics[name].local().value).tolist() == [True, True, False, False], name
+        assert np.isnan(quiet.metrics[name].local_scores().value).tolist() == [True, True, False, False], name
     for name in sync:
-        assert not np.isinf(quiet.metrics[name].local().value).any(), name
-        assert np.isnan(deaf.metrics[name].local().value).all(), name
+        assert not np.isinf(quiet.metrics[name].local_scores().value).any(), name
+        assert np.isnan(deaf.metrics[name].local_scores().value).all(), name

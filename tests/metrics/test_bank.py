@@ -40,7 +40,7 @@ def score(names, given, video, length=None, view=VIEW):
     row = bank.row()
     scene = bank.scene(given, view)
     row.update(scene.take(video, length), scene)
-    return {name: clips.value for name, clips in row.local().items()}, row.reasons
+    return {name: clips.value for name, clips in row.local_scores().items()}, row.reasons
 
 
 def test_selection():
@@ -68,7 +68,7 @@ def test_the_reference_scores_perfectly_everywhere():
     scene = bank.scene(batch(), VIEW)
     row = bank.row()
     row.update(scene.reference, scene)
-    for name, clips in row.local().items():
+    for name, clips in row.local_scores().items():
         assert clips.value == pytest.approx([row.metrics[name].perfect] * 2, abs=1e-5), name
 
 
@@ -229,5 +229,5 @@ def test_blank_pictures_have_no_landmarks(monkeypatch):
     pictures[1] += np.random.default_rng(0).integers(0, 15, pictures[1].shape, np.uint8)  # a coder's noise
     pictures[2, 100:200, 100:200] = 20
     boxes = np.tile(np.float32([32, 64, 288, 320]), (3, 1))
-    points = Landmarks().observe(SimpleNamespace(canonical=pictures, boxes=boxes, recurs=False, shown=None))
+    points = Landmarks().observe(SimpleNamespace(canonical=pictures, boxes=boxes, cacheable=False, shown=None))
     assert points.isnan().all((1, 2)).tolist() == [True, True, False]

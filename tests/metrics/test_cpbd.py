@@ -38,7 +38,7 @@ NATURAL = [name for name in IMAGES if name.startswith(("camera", "astronaut", "p
 
 @pytest.mark.parametrize("name", NATURAL)
 def test_canny_is_that_of_skimage(name):
-    """Checkerboards and ramps are left out: there all hangs on the last bit of equal neighbours."""
+    """Checkerboards and ramps are left out: there all hangs on the last bit of equal neighbors."""
     expected = feature.canny(IMAGES[name].numpy().astype(np.float64))
     assert expected.sum() == REFERENCE[name]["canny"]
     assert np.array_equal(module._canny(IMAGES[name].to(torch.int16)).numpy(), expected)

@@ -55,8 +55,8 @@ def test_frames_and_clips():
     assert single.compute().item() == pytest.approx(metric.compute().item(), abs=1e-12)
 
 
-class Colours(torch.nn.Module):
-    """The mean colours of a face."""
+class Colors(torch.nn.Module):
+    """The mean colors of a face."""
 
     def forward(self, faces):
         assert tuple(faces.shape[1:]) == (3, 112, 112)
@@ -64,7 +64,7 @@ class Colours(torch.nn.Module):
 
 
 def test_faces_are_compared_frame_by_frame(monkeypatch):
-    monkeypatch.setattr(observers, "load_arcface", lambda path: (Colours(), "0123456789abcdef" * 4))
+    monkeypatch.setattr(observers, "load_arcface", lambda path: (Colors(), "0123456789abcdef" * 4))
     given = batch()
     bank = banks.Bank(["csim"], {"identity": "file"})
     assert bank.judges == {"csim": "ArcFace sha256 0123456789abcdef"}
@@ -99,7 +99,7 @@ def test_a_copy_scores_one_with_the_real_network(tmp_path):
     for video, below, above in ((None, 1 - 1e-9, 1), (1 - given["video"], -1, 1 - 1e-5)):
         row = bank.row()
         row.update(scene.reference if video is None else scene.take(video), scene)
-        assert below <= row.local()["csim"].value[0] <= above
+        assert below <= row.local_scores()["csim"].value[0] <= above
 
 
 def test_without_weights_it_says_what_to_type(tmp_path):

@@ -35,13 +35,13 @@ def test_two_processes_give_the_scores_of_one(tmp_path):
 
 def test_every_metric_of_clips_has_a_case():
     tested = {type(case.make()) for case in CASES.values()}
-    there = {entry.metric for entry in banks.CATALOGUE.values() if issubclass(entry.metric, ClipMetric)}
+    there = {entry.metric for entry in banks.METRICS.values() if issubclass(entry.metric, ClipMetric)}
     assert there - tested == {LPIPS}  # it needs weights: tests/metrics/test_lpips.py
 
 
 def test_every_metric_is_of_one_of_four_kinds():
     kinds = (FramesMetric, ObservationMetric, TranscriptMetric, SetMetric)
-    for entry in banks.CATALOGUE.values():
+    for entry in banks.METRICS.values():
         assert sum(issubclass(entry.metric, kind) for kind in kinds) == 1, entry.name
         assert (entry.column.region is not None) == issubclass(entry.metric, FramesMetric)
 
@@ -108,7 +108,7 @@ def test_a_metric_of_another_package_is_a_column_by_its_class_path():
     row = bank.row()
     scene = bank.scene(given, View("mouth", 40, 80))
     row.update(scene.take(given["video"] * 0.5), scene)
-    found = row.local()["native/brightness"].value
+    found = row.local_scores()["native/brightness"].value
     assert found[0] == pytest.approx(given["video"][0].mean().item() / 2, abs=1e-5)
     assert "mouth/brightness" in row.reasons  # no whole faces in this batch
 
@@ -137,5 +137,5 @@ def test_an_installed_package_adds_its_columns(monkeypatch):
     monkeypatch.setattr(banks.discovery, "load", lambda kind, name: {"brightness": Brightness}[name])
     found = banks._ordered([entry for metric in banks._classes() for entry in banks.entries(metric)])
     assert list(found)[-2:] == ["mouth/brightness", "native/brightness"]
-    assert list(found)[:-2] == list(banks.CATALOGUE)
+    assert list(found)[:-2] == list(banks.METRICS)
     assert Brightness.__module__ in sys.modules

@@ -76,12 +76,12 @@ def test_no_windows_no_number():
 
 
 class Moving(torch.nn.Module):
-    """Mean colours of a window, and how much they change from its first frame to its last."""
+    """Mean colors of a window, and how much they change from its first frame to its last."""
 
     def forward(self, windows):
         assert tuple(windows.shape[1:]) == (16, 3, 224, 224)
-        colours = windows.mean((3, 4))
-        return F.pad(torch.cat([colours.mean(1), colours[:, -1] - colours[:, 0]], 1), (0, 394))
+        colors = windows.mean((3, 4))
+        return F.pad(torch.cat([colors.mean(1), colors[:, -1] - colors[:, 0]], 1), (0, 394))
 
 
 def test_videos_are_cut_into_windows(monkeypatch):
@@ -110,7 +110,7 @@ def test_videos_are_cut_into_windows(monkeypatch):
     ):
         row = bank.row()
         row.update(scene.reference if video is None else scene.take(video, length), scene)
-        found.append(row.whole()["fvd"])
+        found.append(row.compute_set()["fvd"])
     same, backwards, partly, short = found
     assert same == (pytest.approx(0, abs=1e-9), 2)
     assert backwards[0] > 1e-5

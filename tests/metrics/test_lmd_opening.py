@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from lipbench.metrics.lmd import LMD, LandmarkCoverage, NormalisedLMD, interocular, lmd
+from lipbench.metrics.lmd import LMD, LandmarkCoverage, NormalizedLMD, interocular, lmd
 from lipbench.metrics.opening import OpeningCorrelation, OpeningRatio, amplitude_ratio, correlation, opening
 
 REFERENCE = json.loads((Path(__file__).parents[1] / "reference" / "lmd.json").read_text())
@@ -17,11 +17,11 @@ def points():
     rng = np.random.Generator(np.random.PCG64(42))
     a = np.round(rng.uniform(0, 64, (3, 20, 2)), 3)
     assert a.sum() == pytest.approx(REFERENCE["checksum_sum_a"], abs=1e-6)
-    centre = a.mean(1, keepdims=True)
+    center = a.mean(1, keepdims=True)
     return a, {
         "identical": a,
         "shift(3,4)": a + np.array([3, 4]),
-        "scale1.1_about_mean": centre + 1.1 * (a - centre),
+        "scale1.1_about_mean": center + 1.1 * (a - center),
         "noise_sd1": a + np.round(rng.standard_normal(a.shape), 3),
     }
 
@@ -70,7 +70,7 @@ def test_over_the_distance_between_the_eyes_the_size_does_not_matter():
     pred[..., 36, :] = 0  # the eyes of what was made do not count
     assert interocular(target).unique().tolist() == [50]
     for scale in (1, 0.25):
-        metric = NormalisedLMD()
+        metric = NormalizedLMD()
         metric.update(scale * pred, scale * target, torch.tensor([0]), torch.tensor([3]))
         assert metric.compute().item() == pytest.approx(REFERENCE["values"]["noise_sd1"]["lmd"] / 50, abs=1e-9)
     target[0, 1, 45] = torch.nan  # 2 of 3 frames

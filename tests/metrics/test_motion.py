@@ -80,7 +80,7 @@ def scores(bank, made, true, speech=SPEECH):
     }
     scene, row = bank.scene(given, VIEW), bank.row()
     row.update(scene.take(geometry.crop(made, VIEW).float() / 255), scene)
-    return {name: float(found.value[0]) for name, found in row.local().items()}
+    return {name: float(found.value[0]) for name, found in row.local_scores().items()}
 
 
 def test_the_group_is_asked_for_by_name():
@@ -143,13 +143,13 @@ def test_motion_elsewhere_is_not_made_up_for_by_rest(bank):
     assert scores(bank, made, true)["motion_outside"] > 0.03
 
 
-def test_noise_of_single_pixels_and_other_colours_are_hardly_motion(bank):
+def test_noise_of_single_pixels_and_other_colors_are_hardly_motion(bank):
     draw = torch.Generator().manual_seed(0)
     true = clip(chin=0 * TIME)
     noisy = (true + torch.randint(-5, 6, true.shape, generator=draw)).to(torch.uint8)
     trembling = clip(chin=10 * (TIME % 2))
     seen = scores(bank, trembling, true)["motion_outside"]
-    assert scores(bank, noisy, true)["motion_outside"] < 0.25  # 3.6 levels a pixel and colour
+    assert scores(bank, noisy, true)["motion_outside"] < 0.25  # 3.6 levels a pixel and color
     assert scores(bank, trembling, noisy)["motion_outside"] > 0.8 * seen
     assert scores(bank, true + 20, true)["motion_outside"] == pytest.approx(0, abs=1e-4)
 
@@ -187,7 +187,7 @@ def track(frames=12, seed=0):
 
 def value(metric, pred, target, length, **known):
     metric.update(pred, target, torch.tensor([0]), torch.tensor([length]), **known)
-    found = metric.local()
+    found = metric.local_scores()
     return found.value[0], found.weight[0]
 
 

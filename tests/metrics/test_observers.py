@@ -75,7 +75,7 @@ def rows(bank, given, *videos):
     for video, length in videos:
         row = bank.row()
         row.update(scene.take(video, length), scene)
-        found.append(({name: clips.value for name, clips in row.local().items()}, row.reasons))
+        found.append(({name: clips.value for name, clips in row.local_scores().items()}, row.reasons))
     return found
 
 
@@ -142,7 +142,7 @@ def test_the_reference_has_no_offset_from_itself_and_its_sound_is_embedded_once(
         row = bank.row()
         row.update(take, scene)
         if take is scene.reference:
-            assert row.local()["av_offset"].value.tolist() == [0, 0]
+            assert row.local_scores()["av_offset"].value.tolist() == [0, 0]
     assert len(calls) == 2  # clips
 
 
@@ -175,7 +175,7 @@ def test_an_observer_without_weights_is_a_reason_by_group_and_an_error_by_name(t
 
 def test_sets_are_compared_over_all_clips_and_broken_ones_left_out(monkeypatch):
     class Mean(torch.nn.Module):
-        judge = "mean colours"
+        judge = "mean colors"
 
         def __init__(self, path):
             super().__init__()
@@ -187,9 +187,9 @@ def test_sets_are_compared_over_all_clips_and_broken_ones_left_out(monkeypatch):
 
     monkeypatch.setattr(observers, "Inception", Mean)
     for name in ("fid", "kid"):
-        entry = banks.CATALOGUE[name]
+        entry = banks.METRICS[name]
         three = dataclasses.replace(entry.column, options={"dim": 3})
-        monkeypatch.setitem(banks.CATALOGUE, name, dataclasses.replace(entry, column=three))
+        monkeypatch.setitem(banks.METRICS, name, dataclasses.replace(entry, column=three))
     given = batch()
     bank = banks.Bank(["distribution"], {"inception": "file"})
     scene = bank.scene(given, VIEW)
@@ -199,11 +199,11 @@ def test_sets_are_compared_over_all_clips_and_broken_ones_left_out(monkeypatch):
     for take in (scene.reference, scene.take(given["video"] * 0.5), scene.take(broken)):
         row = bank.row()
         row.update(take, scene)
-        assert row.local() == {}
-        found.append(row.whole())
+        assert row.local_scores() == {}
+        found.append(row.compute_set())
     same, darker, partly = found
     assert same["fid"] == pytest.approx((0, 2), abs=1e-5)
-    colours = [scene.reference.mouth[k, :n].mean((2, 3)) for k, n in enumerate(given["video_len"].tolist())]
-    assert darker["fid"][0] > float((torch.cat(colours).mean(0) * 0.5).square().sum()) * 0.9
+    colors = [scene.reference.mouth[k, :n].mean((2, 3)) for k, n in enumerate(given["video_len"].tolist())]
+    assert darker["fid"][0] > float((torch.cat(colors).mean(0) * 0.5).square().sum()) * 0.9
     assert partly["fid"][1] == partly["kid"][1] == 1
-    assert bank.judges == {"fid": "mean colours", "kid": "mean colours"}
+    assert bank.judges == {"fid": "mean colors", "kid": "mean colors"}

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import lipbench.metrics
-from lipbench.evaluation.bank import CATALOGUE
+from lipbench.evaluation.bank import METRICS
 from lipbench.metrics.cpbd import cpbd, edge_widths, grey
 from lipbench.metrics.csim import csim
 from lipbench.metrics.dtw import lip_distance, path, picture_distance
@@ -213,7 +213,7 @@ TAKEN = {
 }
 METRICS = {
     name: entry.metric
-    for name, entry in CATALOGUE.items()
+    for name, entry in METRICS.items()
     if issubclass(entry.metric, ClipMetric) and entry.metric.observes in TAKEN and name != "mouth/lpips"
 }
 
@@ -233,7 +233,7 @@ def test_metrics_refuse_missing_batches_and_clips_that_differ_in_number(name):
 
 
 def test_sets_refuse_them_too():
-    for entry in CATALOGUE.values():
+    for entry in METRICS.values():
         if issubclass(entry.metric, SetMetric):
             metric = entry.metric(5)
             with pytest.raises(ValueError, match="expected"):

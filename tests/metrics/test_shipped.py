@@ -60,7 +60,7 @@ def scores():
     with torch.inference_mode():
         truth.update(scene.reference, scene)
         frozen.update(scene.take(scene.reference.native[:, :1].expand_as(scene.reference.native)), scene)
-    return [{name: clips.value.mean() for name, clips in row.local().items()} for row in (truth, frozen)]
+    return [{name: clips.value.mean() for name, clips in row.local_scores().items()} for row in (truth, frozen)]
 
 
 @pytest.mark.parametrize("column", ["cer", "cer[second]"])

@@ -127,8 +127,8 @@ def test_phones_in_the_bank(monkeypatch):
     scene = bank.scene({**test_observers.batch(), "text": ["bin blue", "been blue"]}, test_observers.VIEW)
     row = bank.row()
     row.update(scene.reference, scene)
-    assert row.local()["per"].value == pytest.approx([1 / 6, 0])
-    assert row.local()["wer"].value == pytest.approx([1 / 2, 0])
+    assert row.local_scores()["per"].value == pytest.approx([1 / 6, 0])
+    assert row.local_scores()["wer"].value == pytest.approx([1 / 2, 0])
     assert "per" not in {entry.name for entry in banks.select(None)}
     with monkeypatch.context() as patched:
         patched.setitem(sys.modules, "espeakng_loader", None)

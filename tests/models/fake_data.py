@@ -33,7 +33,7 @@ def make_batch(spec: ClipSpec, seed: int, lengths: tuple[int, ...] = LENGTHS, tr
     for row, (frames, count) in enumerate(zip(lengths, video_len.tolist(), strict=True)):
         order = torch.randperm(frames, generator=draw) if training else torch.arange(frames)
         start = order[0] % (frames - count + 1)
-        frame[row, :count] = order[:count].sort().values if spec.scattered else start + torch.arange(count)
+        frame[row, :count] = order[:count].sort().values if spec.sampling == "random" else start + torch.arange(count)
     batch: dict[str, Any] = {
         "index": torch.arange(clips),
         "clip_id": [f"fake/s1/{seed}-{row}" for row in range(clips)],
@@ -122,7 +122,7 @@ class FakeData(pl.LightningDataModule):
         assert self.trainer is not None
         module = self.trainer.lightning_module
         assert isinstance(module, BenchModule)
-        return Loader(module.clip, count, self.trainer.global_rank, training, self.lengths)
+        return Loader(module.clip_spec, count, self.trainer.global_rank, training, self.lengths)
 
     def train_dataloader(self) -> Loader:
         return self.loader(self.batches, training=True)

@@ -55,7 +55,7 @@ class Judged(AdversarialModel):
         self.loss_weights = {"fooled_whole": 0.1, "fooled_lower": 0.2, "fooled_motion": 0.3, "fooled_clips": 0.4}
 
     @property
-    def clip(self) -> ClipSpec:
+    def clip_spec(self) -> ClipSpec:
         return ClipSpec(frames={"video": View("face", 12, 12)}, window=4)
 
     @property
@@ -110,7 +110,7 @@ def test_each_has_its_inputs_losses_and_optimizer(trainer_for: Callable[..., pl.
         logged
     )
     assert 0 < logged["train/clips_score_real"] < 1  # of cross-entropy, probabilities
-    assert set(model._courses.state()) == {"generator", "whole", "lower", "motion", "clips"}
+    assert set(model._monitors.state()) == {"generator", "whole", "lower", "motion", "clips"}
 
 
 def test_losses_of_one_do_not_reach_another(trainer_for: Callable[..., pl.Trainer]) -> None:
@@ -148,7 +148,7 @@ def test_losses_of_one_do_not_reach_another(trainer_for: Callable[..., pl.Traine
 
 def test_an_optimizer_that_nobody_makes_is_refused(trainer_for: Callable[..., pl.Trainer]) -> None:
     class Lacks(Judged):
-        def make_optimisers(self) -> dict[str, Optimizer]:
+        def build_optimizers(self) -> dict[str, Optimizer]:
             return {"generator": SGD(self.generator_parameters(), lr=0.1)}
 
     with pytest.raises(

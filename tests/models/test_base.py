@@ -1,4 +1,4 @@
-"""Optimisation, counting, guards, starting and saving, on a model of two weights."""
+"""Optimization, counting, guards, starting and saving, on a model of two weights."""
 
 import math
 import subprocess
@@ -34,7 +34,7 @@ SMALL: dict[str, Any] = {
 
 
 class Two(BenchModule):
-    """Two weights with an optimiser each; the gradient of each loss is `slope`."""
+    """Two weights with an optimizer each; the gradient of each loss is `slope`."""
 
     def __init__(self, slope: float = 1.0, second_every: int = 1, **options: Any) -> None:
         super().__init__(**options)
@@ -44,17 +44,17 @@ class Two(BenchModule):
         self.seen: list[float] = []
 
     @property
-    def clip(self) -> ClipSpec:
+    def clip_spec(self) -> ClipSpec:
         return ClipSpec(frames={"video": View("mouth", 4, 8)})
 
-    def make_optimisers(self) -> dict[str, Optimizer]:
+    def build_optimizers(self) -> dict[str, Optimizer]:
         return {"one": SGD([self.one], lr=1.0), "two": SGD([self.two], lr=1.0)}
 
-    def train_batch(self, batch: Any) -> None:
+    def compute_step(self, batch: Any) -> None:
         self.seen.append(self.trainer.optimizers[0].param_groups[0]["lr"])
         if self.batches % self.second_every == 0:
-            self.optimise("two", {"second": self.slope * self.two.sum()})
-        self.optimise("one", {"first": self.slope * self.one.sum()})
+            self.step_optimizer("two", {"second": self.slope * self.two.sum()})
+        self.step_optimizer("one", {"first": self.slope * self.one.sum()})
 
 
 class Logs(pl.Callback):
@@ -80,7 +80,7 @@ def test_one_batch_is_one_global_step(
     assert torch.load(tmp_path / "step=5.ckpt", weights_only=True)["lipbench"]["batches"] == 5
 
 
-def test_clips_each_optimiser_by_itself(fake_data: Callable[..., Any], trainer_for: Callable[..., pl.Trainer]) -> None:
+def test_clips_each_optimizer_by_itself(fake_data: Callable[..., Any], trainer_for: Callable[..., pl.Trainer]) -> None:
     model = Two(slope=50.0, clip_norm=0.5)
     logs = Logs()
     trainer_for(max_steps=2, limit_val_batches=0, callbacks=[logs]).fit(model, fake_data(2))
@@ -113,9 +113,9 @@ def test_a_discriminator_keeps_its_rate(fake_data: Callable[..., Any], trainer_f
     """Published is a constant one; the generator follows the schedule. In speech to face, both do."""
 
     class Watched(Scalars):
-        def train_batch(self, batch: Any) -> None:
-            seen.append([optimiser.param_groups[0]["lr"] for optimiser in self.trainer.optimizers])
-            super().train_batch(batch)
+        def compute_step(self, batch: Any) -> None:
+            seen.append([optimizer.param_groups[0]["lr"] for optimizer in self.trainer.optimizers])
+            super().compute_step(batch)
 
     seen: list[list[float]] = []
     model = Watched()
@@ -153,10 +153,10 @@ def test_stops_before_a_step_that_is_not_finite(
     trainer_for: Callable[..., pl.Trainer],
 ) -> None:
     class Breaks(Two):
-        def train_batch(self, batch: Any) -> None:
+        def compute_step(self, batch: Any) -> None:
             if self.batches == 3:
                 self.slope = slope
-            super().train_batch(batch)
+            super().compute_step(batch)
 
     model = Breaks()
     keep = ModelCheckpoint(tmp_path, filename="{step}", every_n_train_steps=1, save_last=True)
@@ -173,9 +173,9 @@ def test_batches_draw_by_their_number(fake_data: Callable[..., Any], trainer_for
     drawn: list[list[float]] = []
 
     class Draws(Two):
-        def train_batch(self, batch: Any) -> None:
+        def compute_step(self, batch: Any) -> None:
             drawn[-1].append(torch.rand(()).item())
-            super().train_batch(batch)
+            super().compute_step(batch)
 
     for disturbance in (0, 5):
         torch.manual_seed(3)
@@ -277,9 +277,9 @@ class Seen(Two):
         self.clips: list[str] = []
         self.validated: list[int] = []
 
-    def train_batch(self, batch: Any) -> None:
+    def compute_step(self, batch: Any) -> None:
         self.clips.append(batch["clip_id"][0])
-        super().train_batch(batch)
+        super().compute_step(batch)
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         self.validated.append(self.batches)
@@ -391,7 +391,7 @@ class Scalars(AdversarialModel):
         self.gradients: list[dict[str, float]] = []
 
     @property
-    def clip(self) -> ClipSpec:
+    def clip_spec(self) -> ClipSpec:
         return ClipSpec(frames={"video": View("mouth", 4, 8)})
 
     @property
@@ -401,11 +401,11 @@ class Scalars(AdversarialModel):
     def generate(self, batch: ClipBatch, timing: Timing) -> Generated:
         return {"video": torch.zeros(1, 1, 3, 4, 8), "video_len": torch.ones(1, dtype=torch.long)}
 
-    def make_optimisers(self) -> dict[str, Optimizer]:
-        optimisers: dict[str, Optimizer] = {"generator": SGD(self.generator.parameters(), lr=0.1)}
+    def build_optimizers(self) -> dict[str, Optimizer]:
+        optimizers: dict[str, Optimizer] = {"generator": SGD(self.generator.parameters(), lr=0.1)}
         if self.discriminator is not None:
-            optimisers["discriminator"] = SGD(self.discriminator.parameters(), lr=0.1)
-        return optimisers
+            optimizers["discriminator"] = SGD(self.discriminator.parameters(), lr=0.1)
+        return optimizers
 
     def generator_losses(self, batch: Any) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         made = self.generator(torch.ones(1, 1))

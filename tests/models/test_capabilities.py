@@ -44,18 +44,18 @@ class Both(GenerativeModel, ReadingModel):
         return frozenset({"free"} if self.predicts else {"length", "free"})
 
     @property
-    def clip(self) -> ClipSpec:
+    def clip_spec(self) -> ClipSpec:
         return ClipSpec(frames={"video": MOUTH}, keys=frozenset({"tokens", "durations"}))
 
     @property
     def needs(self) -> frozenset[str]:
         return frozenset({"tokens"})
 
-    def make_optimisers(self) -> dict[str, Optimizer]:
+    def build_optimizers(self) -> dict[str, Optimizer]:
         return {"grey": SGD([self.grey], lr=0.1)}
 
-    def train_batch(self, batch: Any) -> None:
-        self.optimise("grey", {"l1": (batch["video"] - self.grey).abs().mean()})
+    def compute_step(self, batch: Any) -> None:
+        self.step_optimizer("grey", {"l1": (batch["video"] - self.grey).abs().mean()})
 
     def generate(self, batch: ClipBatch, timing: Timing) -> Generated:
         count = len(batch["tokens"])
@@ -94,7 +94,7 @@ def test_timings_are_those_of_the_instance() -> None:
     free = Both(predicts=True)
     assert free.timing == "free"
     with pytest.raises(ValueError, match="has no timing 'length'"):
-        free.drive(make_batch(free.clip, 0), "length")
+        free.run_generate(make_batch(free.clip_spec, 0), "length")
     model = Both()
     model.timing = "free"
     assert model.timing == "free"
@@ -127,13 +127,13 @@ class TwoStreams(BenchModule):
     def streams(self) -> dict[str, ClipSpec]:
         return {"pairs": ClipSpec(frames={"video": MOUTH}), "others": ClipSpec(frames={"video": View("mouth", 8, 8)})}
 
-    def make_optimisers(self) -> dict[str, Optimizer]:
+    def build_optimizers(self) -> dict[str, Optimizer]:
         return {"one": SGD([self.one], lr=1.0)}
 
-    def train_batch(self, batch: dict[str, ClipBatch]) -> None:
+    def compute_step(self, batch: dict[str, ClipBatch]) -> None:
         sizes = [stream["video"].shape[-2:] for stream in batch.values()]
         assert sizes == [(4, 8), (8, 8)]
-        self.optimise("one", {name: self.one.sum() for name in batch})
+        self.step_optimizer("one", {name: self.one.sum() for name in batch})
 
 
 class Joined(FakeData):
@@ -147,13 +147,13 @@ class Joined(FakeData):
 
 def test_a_training_batch_may_be_a_dict_of_batches(trainer_for: Callable[..., pl.Trainer]) -> None:
     model = TwoStreams()
-    assert model.clip is not None
-    assert model.clip == model.streams["pairs"]
+    assert model.clip_spec is not None
+    assert model.clip_spec == model.streams["pairs"]
     trainer = trainer_for(max_epochs=1, limit_val_batches=0)
     trainer.fit(model, Joined())
     assert (model.batches, model.one.item()) == (3, -6)
     assert trainer.callback_metrics["throughput/clips_per_second"] > 0
-    assert clips({"pairs": make_batch(model.clip, 0), "others": make_batch(model.clip, 1)}) == 8
+    assert clips({"pairs": make_batch(model.clip_spec, 0), "others": make_batch(model.clip_spec, 1)}) == 8
 
     class Neither(TwoStreams):
         @property
@@ -161,7 +161,7 @@ def test_a_training_batch_may_be_a_dict_of_batches(trainer_for: Callable[..., pl
             return {}
 
     with pytest.raises(NotImplementedError, match="Neither must define `clip` or `streams`"):
-        _ = Neither().clip
+        _ = Neither().clip_spec
 
 
 def test_pictures_and_audio_are_written(tmp_path: Path, trainer_for: Callable[..., pl.Trainer]) -> None:

@@ -37,7 +37,7 @@ def test_published_size_and_settings() -> None:
     assert model.discriminator is not None
     assert sum(p.numel() for p in model.discriminator.parameters()) == 14_382_742
     assert sum(p.numel() for p in model.parameters()) - 14_382_742 == 71_331_987
-    assert model.clip.frames == {"video": View("face", 96, 96)}
+    assert model.clip_spec.frames == {"video": View("face", 96, 96)}
     assert (model.lr, model.discriminator_lr, model.betas) == (1e-4, 1e-4, (0.9, 0.999))
     assert (model.loss_weights, model.lip_weight) == ({"sync": 0.01, "quality": 0.0}, 1.0)
 
@@ -76,14 +76,14 @@ def test_checkpoints_of_other_networks_are_refused(
 def test_training_and_inference_hear_and_make_the_same(front_end: str, batch_for: Callable[..., ClipBatch]) -> None:
     """In eval mode, the training path on scattered frames equals those frames of the whole clip generated."""
     model = small(front_end=front_end, identity="first").eval()
-    batch = batch_for(model.clip, 0, training=True)
-    whole = batch_for(model.clip, 0)
+    batch = batch_for(model.clip_spec, 0, training=True)
+    whole = batch_for(model.clip_spec, 0)
     whole |= {key: batch[key] for key in ("identity", "audio", "audio_len")}  # type: ignore[literal-required, typeddict-item]
     for row in range(4):  # the drawn frames' poses are those of the clip
         whole["video"][row, batch["frame"][row]] = batch["video"][row]
     with torch.no_grad():
         _, sample = model.generator_losses(batch)
-        made = model.drive(whole, "given")
+        made = model.run_generate(whole, "given")
     assert sample["made"].shape == sample["real"].shape == (4 * 5, 3, 12, 12)
     for row, drawn in enumerate(sample["made"].view(4, 5, 3, 12, 12)):
         torch.testing.assert_close(drawn, made["video"][row, batch["frame"][row]], rtol=0, atol=1e-5)
@@ -91,36 +91,36 @@ def test_training_and_inference_hear_and_make_the_same(front_end: str, batch_for
 
 def test_the_targets_lower_halves_change_nothing(batch_for: Callable[..., ClipBatch]) -> None:
     model = small().eval()
-    batch = batch_for(model.clip, 0)
+    batch = batch_for(model.clip_spec, 0)
     with torch.no_grad():
-        before = model.drive(batch, "given")["video"]
+        before = model.run_generate(batch, "given")["video"]
         batch["video"][:, :, :, 6:] = torch.rand(4, 9, 3, 6, 12)
-        assert torch.equal(model.drive(batch, "given")["video"], before)
+        assert torch.equal(model.run_generate(batch, "given")["video"], before)
         batch["video"][:, :, :, :6] = torch.rand(4, 9, 3, 6, 12)
-        assert not torch.equal(model.drive(batch, "given")["video"], before)
+        assert not torch.equal(model.run_generate(batch, "given")["video"], before)
 
 
 @pytest.mark.parametrize("key", ["audio", "identity"])
 def test_the_sound_and_the_identity_matter(key: str, batch_for: Callable[..., ClipBatch]) -> None:
     model = small().eval()
-    batch = batch_for(model.clip, 0)
+    batch = batch_for(model.clip_spec, 0)
     with torch.no_grad():
-        before = model.drive(batch, "given")["video"]
+        before = model.run_generate(batch, "given")["video"]
         batch[key] = batch[key].flip(0)  # type: ignore[literal-required]
-        assert (model.drive(batch, "given")["video"] - before).abs().max() > 1e-4
+        assert (model.run_generate(batch, "given")["video"] - before).abs().max() > 1e-4
 
 
 def test_sound_decides_the_length_and_poses_start_again(batch_for: Callable[..., ClipBatch]) -> None:
     model = small().eval()
-    batch: Any = batch_for(model.clip, 0)
+    batch: Any = batch_for(model.clip_spec, 0)
     batch |= {"audio": batch["audio"].repeat(1, 2), "audio_len": batch["audio_len"] + 640 * 3}
     six = torch.full((4,), 6)
 
     def free(**posed: Tensor) -> Any:
-        return model.drive(batch | posed, "free")
+        return model.run_generate(batch | posed, "free")
 
     with torch.no_grad():
-        plain, kept = free(), model.drive(batch, "given")
+        plain, kept = free(), model.run_generate(batch, "given")
         assert plain["video_len"].tolist() == [9, 12, 10, 11]
         assert kept["video_len"].tolist() == [6, 9, 7, 8]
         torch.testing.assert_close(plain["video"][0, :6], kept["video"][0, :6], rtol=0, atol=1e-6)
@@ -136,37 +136,37 @@ def test_sound_decides_the_length_and_poses_start_again(batch_for: Callable[...,
 
 def test_a_pose_in_the_batch_is_used_as_it_is(batch_for: Callable[..., ClipBatch]) -> None:
     model = small().eval()
-    batch: Any = batch_for(model.clip, 0)
+    batch: Any = batch_for(model.clip_spec, 0)
     pose = geometry.without_lower_half(batch["video"].flip(0))
     with torch.no_grad():
-        made = model.drive(batch | {"pose": pose, "pose_len": batch["video_len"].flip(0)}, "given")["video"]
-        other = model.drive(batch, "given")["video"]
+        made = model.run_generate(batch | {"pose": pose, "pose_len": batch["video_len"].flip(0)}, "given")["video"]
+        other = model.run_generate(batch, "given")["video"]
         assert not torch.equal(made, other)
         batch |= {"video": batch["video"].flip(0), "video_len": batch["video_len"].flip(0)}
-        assert torch.equal(made, model.drive(batch, "given")["video"])
+        assert torch.equal(made, model.run_generate(batch, "given")["video"])
 
 
 def test_lips_weigh_more() -> None:
-    weights = lipgan.around_the_lips(96, 5.0)
+    weights = lipgan.lip_weight_map(96, 5.0)
     assert weights.shape == (1, 96, 96)
     assert weights.mean().item() == pytest.approx(1, abs=1e-5)
     assert (weights[0, 67, 48] / weights[0, 10, 48]).item() == pytest.approx(5)  # mouth (128, 179) px of 256, brow
     top, left, bottom, right = geometry.BOXES["mouth_square"]
     share = (bottom - top) * (right - left) / 256**2
     assert weights.max().item() == pytest.approx(5 / (1 + 4 * share), rel=1e-3)
-    assert torch.equal(lipgan.around_the_lips(96, 1.0), torch.ones(1, 96, 96))
+    assert torch.equal(lipgan.lip_weight_map(96, 1.0), torch.ones(1, 96, 96))
 
 
 def test_reconstruction_follows_the_weights(batch_for: Callable[..., ClipBatch]) -> None:
     def l1(**options: Any) -> tuple[Tensor, dict[str, Tensor]]:
         model = small(identity="first", **options)
-        terms, sample = model.generator_losses(batch_for(model.clip, 0, training=True))
+        terms, sample = model.generator_losses(batch_for(model.clip_spec, 0, training=True))
         return terms["l1"], sample
 
     plain, sample = l1()
     error = (sample["made"] - sample["real"]).abs()
     torch.testing.assert_close(plain, error.mean())
-    torch.testing.assert_close(l1(lip_weight=3.0)[0], (error * lipgan.around_the_lips(12, 3.0)).mean())
+    torch.testing.assert_close(l1(lip_weight=3.0)[0], (error * lipgan.lip_weight_map(12, 3.0)).mean())
 
 
 def test_contrastive_loss() -> None:
@@ -212,7 +212,7 @@ def test_negatives(monkeypatch: pytest.MonkeyPatch, batch_for: Callable[..., Cli
     def negatives(**options: Any) -> set[str]:
         model = small(**options)
         assert model.discriminator is not None
-        batch = batch_for(model.clip, 0, lengths=(16, 19, 17, 18), training=True)
+        batch = batch_for(model.clip_spec, 0, lengths=(16, 19, 17, 18), training=True)
         _, sample = model.generator_losses(batch)
         assert sample["sound"].shape == sample["other"].shape == (20, 80, 27)
         if options.get("unsynced") == "rolled":
@@ -242,8 +242,8 @@ def test_negatives(monkeypatch: pytest.MonkeyPatch, batch_for: Callable[..., Cli
 def test_judges_follow_the_arguments(batch_for: Callable[..., ClipBatch]) -> None:
     def judged(**options: Any) -> tuple[set[str], set[str]]:
         model = small(**options)
-        assert set(model.make_optimisers()) == {"generator", *(["discriminator"] if model.discriminator else [])}
-        terms, sample = model.generator_losses(batch_for(model.clip, 0, training=True))
+        assert set(model.build_optimizers()) == {"generator", *(["discriminator"] if model.discriminator else [])}
+        terms, sample = model.generator_losses(batch_for(model.clip_spec, 0, training=True))
         assert set(terms) == {"l1"}
         assert model.loss_weights["sync"] == options.get("adversarial_weight", 0.01)
         assert model.loss_weights["quality"] == options.get("quality_weight", 0.0)
@@ -268,17 +268,17 @@ def test_without_a_discriminator_it_is_plain_training(
     assert "train/sync" not in trainer.callback_metrics
 
 
-def test_what_it_hears_is_centred_on_its_frame(batch_for: Callable[..., ClipBatch]) -> None:
+def test_what_it_hears_is_centerd_on_its_frame(batch_for: Callable[..., ClipBatch]) -> None:
     """An impulse in the middle of a frame lies in the middle of what the generator gets for that frame."""
     for front_end, silence, columns in (("mel", -4.0, 27), ("mfcc", 0.0, 35)):
         model = small(front_end=front_end).eval()
-        batch = batch_for(model.clip, 0)
+        batch = batch_for(model.clip_spec, 0)
         batch["audio"] = torch.zeros_like(batch["audio"])
         batch["audio"][:, 640 * 4 + 320] = 1
         heard: list[Tensor] = []
         model.generator.sound.register_forward_pre_hook(lambda _, given, heard=heard: heard.append(given[0]))
         with torch.no_grad():
-            model.drive(batch, "given")
+            model.run_generate(batch, "given")
         there = (heard[0][4, 0] != silence).any(dim=0).nonzero().double()  # frame 4 of the first clip
         assert abs(there.mean().item() - (columns - 1) / 2) <= 1
-        assert model.clip.audio_rate == features.RATE
+        assert model.clip_spec.audio_rate == features.RATE

@@ -132,7 +132,7 @@ def data_of(name: str, batches: int) -> FakeData:
 
 
 def batch_of(name: str, model: BenchModule, seed: int) -> ClipBatch:
-    return make_batch(model.clip, seed, CASES[name].lengths)
+    return make_batch(model.clip_spec, seed, CASES[name].lengths)
 
 
 def timings(model: GenerativeModel) -> Iterator[Timing]:
@@ -161,7 +161,7 @@ def test_says_what_it_is(name: str, tmp_path: Path) -> None:
     assert model.context is None or model.context >= 0
     assert model.paper
     assert "video" not in model.needs
-    assert ("video" in model.clip.frames) == ("video" in model.capabilities)
+    assert ("video" in model.clip_spec.frames) == ("video" in model.capabilities)
     doc = inspect.getmodule(type(model)).__doc__  # type: ignore[union-attr]
     assert doc
     assert doc.splitlines()[0].endswith(".")
@@ -195,13 +195,13 @@ def test_learns_one_batch(
 ) -> None:
     model, case = small(name, tmp_path), CASES[name]
     history = [0.0] * 40
-    original = model.optimise
+    original = model.step_optimizer
 
-    def watched(optimiser: str, terms: dict[str, torch.Tensor]) -> dict[str, float]:
+    def watched(optimizer: str, terms: dict[str, torch.Tensor]) -> dict[str, float]:
         history[model.batches] += terms[case.learns].item() if case.learns in terms else 0.0
-        return original(optimiser, terms)
+        return original(optimizer, terms)
 
-    monkeypatch.setattr(model, "optimise", watched)
+    monkeypatch.setattr(model, "optimize", watched)
     trainer_for(max_epochs=40, overfit_batches=1, limit_val_batches=0).fit(model, data_of(name, 1))
     assert sum(history[-5:]) < case.share * sum(history[:5])
     assert min(history[:5]) > 0
@@ -277,7 +277,7 @@ def test_reads_only_what_it_says_and_keeps_the_lengths(
         allowed = model.needs - hidden
         handed.clear()
         with torch.no_grad():
-            driven = model.drive(batch, timing)
+            driven = model.run_generate(batch, timing)
             assert set(handed) == allowed
             made = generate(Only({**batch, **handed}, allowed), timing)  # type: ignore[arg-type, typeddict-item]
         if "audio" in model.capabilities:
@@ -288,7 +288,7 @@ def test_reads_only_what_it_says_and_keeps_the_lengths(
         video, lengths = made["video"], made["video_len"]
         assert torch.equal(video, driven["video"])
         assert video.dtype == torch.float32
-        assert video.shape == (len(batch["index"]), int(lengths.max()), 3, *model.clip.frames["video"].size)
+        assert video.shape == (len(batch["index"]), int(lengths.max()), 3, *model.clip_spec.frames["video"].size)
         assert video.min() >= 0
         assert video.max() <= 1
         if timing != "free":
@@ -303,9 +303,9 @@ def test_reads_only_what_it_says_and_keeps_the_lengths(
 def test_refuses_unknown_timing_and_missing_keys(name: str, tmp_path: Path) -> None:
     model = small(name, tmp_path)
     with pytest.raises(ValueError, match="has no timing 'late'"):
-        model.drive(batch_of(name, model, 1), "late")  # type: ignore[arg-type]
+        model.run_generate(batch_of(name, model, 1), "late")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="needs"):
-        model.drive({}, next(timings(model)))
+        model.run_generate({}, next(timings(model)))
 
 
 def test_a_clip_is_the_same_alone_and_in_a_batch(name: str, tmp_path: Path) -> None:
@@ -313,13 +313,13 @@ def test_a_clip_is_the_same_alone_and_in_a_batch(name: str, tmp_path: Path) -> N
     batch = batch_of(name, model, 7)
     for timing in timings(model):
         with torch.no_grad():
-            together = model.drive(batch, timing)
+            together = model.run_generate(batch, timing)
             for row in range(len(batch["index"])):
                 one: dict[str, Any] = {k: v[row : row + 1] for k, v in batch.items()}
                 if "tokens" in one:  # alone there is no padding either
                     one["tokens"] = one["tokens"][:, : int(one["token_len"])]
                     one["durations"] = one["durations"][:, : int(one["token_len"])]
-                alone = model.drive(one, timing)  # type: ignore[arg-type]
+                alone = model.run_generate(one, timing)  # type: ignore[arg-type]
                 frames = int(together["video_len"][row])
                 assert int(alone["video_len"]) == frames
                 torch.testing.assert_close(alone["video"][0], together["video"][row, :frames], rtol=0, atol=1e-5)

@@ -29,19 +29,19 @@ class Halves(BenchModule):
         self.drawn_numbers: list[float] = []
 
     @property
-    def clip(self) -> ClipSpec:
+    def clip_spec(self) -> ClipSpec:
         return ClipSpec(frames={"video": View("mouth", 4, 8)})
 
-    def make_optimisers(self) -> dict[str, Optimizer]:
+    def build_optimizers(self) -> dict[str, Optimizer]:
         left = [*self.left.parameters(), *self.norm.parameters()]
         return {"left": SGD(left, lr=0.1, momentum=0.9), "right": SGD(self.right.parameters(), lr=0.1)}
 
-    def train_batch(self, batch: Any) -> None:
+    def compute_step(self, batch: Any) -> None:
         self.drawn_numbers.append(torch.rand(()).item())
         corners = batch["video"][:, 0, :, 0, 0]  # (B, 3)
         wanted = batch["video"][:, 0].mean((1, 2, 3))  # (B,)
-        self.optimise("left", {"left": (self.left(self.norm(corners))[:, 0] - wanted).square().mean()})
-        self.optimise("right", {"right": (self.right(corners)[:, 0] - wanted).square().mean()})
+        self.step_optimizer("left", {"left": (self.left(self.norm(corners))[:, 0] - wanted).square().mean()})
+        self.step_optimizer("right", {"right": (self.right(corners)[:, 0] - wanted).square().mean()})
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         self.log("val/l1", self.values[self.batches // 4 - 1], batch_size=1)  # validation follows every 4th batch
@@ -62,13 +62,13 @@ class Frozen(Forgets):
 
 
 class Twice(Halves):
-    def make_optimisers(self) -> dict[str, Optimizer]:
-        return super().make_optimisers() | {"third": SGD(self.left.parameters(), lr=0.1)}
+    def build_optimizers(self) -> dict[str, Optimizer]:
+        return super().build_optimizers() | {"third": SGD(self.left.parameters(), lr=0.1)}
 
 
 class Hidden(Halves):
-    def make_optimisers(self) -> dict[str, Optimizer]:
-        return super().make_optimisers() | {"hidden": SGD(nn.Linear(2, 2).parameters(), lr=0.1)}
+    def build_optimizers(self) -> dict[str, Optimizer]:
+        return super().build_optimizers() | {"hidden": SGD(nn.Linear(2, 2).parameters(), lr=0.1)}
 
 
 def test_optimizers_own_every_parameter(trainer_for: Callable[..., pl.Trainer]) -> None:
@@ -88,13 +88,13 @@ def test_optimizers_own_every_parameter(trainer_for: Callable[..., pl.Trainer]) 
 
 def test_groups_have_settings_of_their_own(trainer_for: Callable[..., pl.Trainer]) -> None:
     class Grouped(Halves):
-        def make_optimisers(self) -> dict[str, Optimizer]:
+        def build_optimizers(self) -> dict[str, Optimizer]:
             chosen = {"": {}, "left.": {"lr": 0.01, "betas": (0.5, 0.9)}, "left.bias": {"weight_decay": 0.0}}
             return {"both": AdamW(parameters.groups(self.named_parameters(), chosen), lr=0.1, weight_decay=0.3)}
 
-        def train_batch(self, batch: Any) -> None:
+        def compute_step(self, batch: Any) -> None:
             seen.append([group["lr"] for group in self.trainer.optimizers[0].param_groups])
-            self.optimise("both", {"sum": sum(p.sum() for p in self.parameters())})  # type: ignore[dict-item]
+            self.step_optimizer("both", {"sum": sum(p.sum() for p in self.parameters())})  # type: ignore[dict-item]
 
     seen: list[list[float]] = []
     model = Grouped(schedule="step", decay_every=2, decay_factor=0.1, warmup=1)
@@ -114,9 +114,9 @@ def test_groups_have_settings_of_their_own(trainer_for: Callable[..., pl.Trainer
 
 def test_every_optimizer_has_its_schedule(trainer_for: Callable[..., pl.Trainer]) -> None:
     class Watched(Halves):
-        def train_batch(self, batch: Any) -> None:
+        def compute_step(self, batch: Any) -> None:
             seen.append(tuple(optimizer.param_groups[0]["lr"] for optimizer in self.trainer.optimizers))
-            super().train_batch(batch)
+            super().compute_step(batch)
 
     seen: list[tuple[float, ...]] = []
     model = Watched(schedule="cosine", schedules={"right": "step"}, decay_every=3)
@@ -138,9 +138,9 @@ def test_every_optimizer_has_its_schedule(trainer_for: Callable[..., pl.Trainer]
 
 def test_a_plateau_lowers_the_rate_and_is_resumed(tmp_path: Path, trainer_for: Callable[..., pl.Trainer]) -> None:
     class Watched(Halves):
-        def train_batch(self, batch: Any) -> None:
+        def compute_step(self, batch: Any) -> None:
             seen.append(self.trainer.optimizers[0].param_groups[0]["lr"])
-            super().train_batch(batch)
+            super().compute_step(batch)
 
     def fit(steps: int, ckpt_path: Path | None = None) -> list[float]:
         seen.clear()
@@ -257,9 +257,9 @@ def test_what_is_left_of_an_epoch_is_a_smaller_batch(trainer_for: Callable[..., 
             norms.append(float(parameters.parameters_of(optimizer)[0].grad.norm()))  # type: ignore[union-attr]
 
     class Constant(Halves):
-        def train_batch(self, batch: Any) -> None:
+        def compute_step(self, batch: Any) -> None:
             for name, net in (("left", self.left), ("right", self.right)):
-                self.optimise(name, {name: net.weight.sum()})
+                self.step_optimizer(name, {name: net.weight.sum()})
 
     trainer = trainer_for(max_epochs=1, accumulate_grad_batches=2, callbacks=[Watch()], limit_val_batches=0)
     model = Constant()

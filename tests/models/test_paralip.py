@@ -31,7 +31,7 @@ def test_losses_follow_the_arguments(batch_for: Callable[..., ClipBatch]) -> Non
     def terms(**options: Any) -> dict[str, float]:
         torch.manual_seed(0)
         model = ParaLip(**SMALL, **options)
-        losses, sample = model.generator_losses(batch_for(model.clip, 0, training=True))
+        losses, sample = model.generator_losses(batch_for(model.clip_spec, 0, training=True))
         assert sample["made"].shape == sample["real"].shape == (4 * 5, 3, 12, 24)
         return {key: value.item() for key, value in losses.items()}
 
@@ -43,7 +43,7 @@ def test_losses_follow_the_arguments(batch_for: Callable[..., ClipBatch]) -> Non
 
 def test_duration_loss_does_not_reach_the_encoder(batch_for: Callable[..., ClipBatch]) -> None:
     model = ParaLip(**SMALL)
-    losses, _ = model.generator_losses(batch_for(model.clip, 0, training=True))
+    losses, _ = model.generator_losses(batch_for(model.clip_spec, 0, training=True))
     (losses["duration"] + losses["duration_sentence"]).backward()
     assert all(p.grad is None for p in model.text_encoder.parameters())
     assert all(p.grad is not None for p in model.duration_predictor.parameters())
@@ -52,7 +52,7 @@ def test_duration_loss_does_not_reach_the_encoder(batch_for: Callable[..., ClipB
 def test_frames_drawn_are_the_frames_of_the_clip(batch_for: Callable[..., ClipBatch]) -> None:
     """In eval mode, the training path on scattered frames equals those frames of the whole clip generated."""
     model = ParaLip(**SMALL).eval()
-    batch = batch_for(model.clip, 0, training=True)
+    batch = batch_for(model.clip_spec, 0, training=True)
     with torch.no_grad():
         _, sample = model.generator_losses(batch)
         made = model.generate(batch, "given")
@@ -65,7 +65,7 @@ def test_padding_is_kept_from_batch_norm(batch_for: Callable[..., ClipBatch]) ->
     def statistics(lengths: tuple[int, ...], window: int | None) -> list[torch.Tensor]:
         torch.manual_seed(0)
         model = ParaLip(**(SMALL | {"window": window, "dropout": 0.0}))
-        batch = batch_for(model.clip, 0, lengths=lengths, training=True)
+        batch = batch_for(model.clip_spec, 0, lengths=lengths, training=True)
         if window is None:  # more padding than the clips need
             for key in ("video", "frame"):
                 value = batch[key]
@@ -83,9 +83,9 @@ def test_timings_choose_the_durations(batch_for: Callable[..., ClipBatch]) -> No
     torch.manual_seed(0)
     model = ParaLip(**SMALL).eval()
     torch.nn.init.constant_(model.duration_predictor.out.bias, 1.0)
-    batch = batch_for(model.clip, 0)
+    batch = batch_for(model.clip_spec, 0)
     with torch.no_grad():
-        made = {timing: model.drive(batch, timing) for timing in ("given", "length", "free")}  # type: ignore[arg-type]
+        made = {timing: model.run_generate(batch, timing) for timing in ("given", "length", "free")}  # type: ignore[arg-type]
     assert torch.equal(made["given"]["durations"], batch["durations"])
     assert torch.equal(made["length"]["durations"].sum(dim=1), batch["n_frames"])
     assert not torch.equal(made["length"]["durations"], batch["durations"])
@@ -97,12 +97,12 @@ def test_timings_choose_the_durations(batch_for: Callable[..., ClipBatch]) -> No
 def test_the_identity_frame_matters(references: int, batch_for: Callable[..., ClipBatch]) -> None:
     torch.manual_seed(0)
     model = ParaLip(**SMALL).eval()
-    batch = batch_for(model.clip, 0)
+    batch = batch_for(model.clip_spec, 0)
     batch["identity"] = batch["identity"].repeat(1, references, 1, 1, 1)
     with torch.no_grad():
-        before = model.drive(batch, "given")["video"]
+        before = model.run_generate(batch, "given")["video"]
         batch["identity"] = 1 - batch["identity"]
-        after = model.drive(batch, "given")["video"]
+        after = model.run_generate(batch, "given")["video"]
     assert (before - after).abs().max() > 1e-3
 
 

@@ -11,7 +11,7 @@ from lipbench.media import text
 from lipbench.models.lipnet import LipNet
 from lipbench.models.lipresnet import LipResNet
 from lipbench.pretrained import weights
-from lipbench.training.ctc_reading import CTCReader, Piece, Word, spell, words_of
+from lipbench.training.ctc_reading import CTCReader, Piece, Word, spell, word_segments
 from lipbench.types import ClipBatch
 
 READERS: dict[str, tuple[type[CTCReader], dict[str, Any]]] = {
@@ -67,10 +67,10 @@ def test_published_sizes() -> None:
 
 
 def test_words_and_spelling() -> None:
-    words = words_of(ids("|at|a||b"), [4, 1, 2, 0, 3, 1, 1, 2])
+    words = word_segments(ids("|at|a||b"), [4, 1, 2, 0, 3, 1, 1, 2])
     assert words == [Word(4, 7, ids("at")), Word(7, 10, ids("a")), Word(12, 14, ids("b"))]
     assert spell(words) == ids("at|a|b")
-    assert words_of(ids("||"), [3, 3]) == []
+    assert word_segments(ids("||"), [3, 3]) == []
     assert spell([]) == []
 
 

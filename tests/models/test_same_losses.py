@@ -36,14 +36,14 @@ def test_losses_are_those_of_before(
     chosen = OPTIONS[options]
     model: BenchModule = small(name, tmp_path, **chosen) if name in CASES else observer(name, **chosen)
     steps: list[tuple[str, float]] = []
-    original = model.optimise
+    original = model.step_optimizer
 
     def watched(optimizer: str, terms: dict[str, torch.Tensor]) -> dict[str, float]:
         values = original(optimizer, terms)
         steps.append((optimizer, values["total"]))
         return values
 
-    monkeypatch.setattr(model, "optimise", watched)
+    monkeypatch.setattr(model, "optimize", watched)
     trainer_for(max_steps=6, limit_val_batches=0).fit(model, FakeData(4))
     assert [step[0] for step in steps] == [step[0] for step in STORED[name][options]]
     assert [step[1] for step in steps] == pytest.approx([step[1] for step in STORED[name][options]], rel=1e-3, abs=1e-6)

@@ -39,7 +39,7 @@ class Second(BenchModule):
         self.net = LipNet((16, 24), (4, 6, 8), 8)
 
     @property
-    def clip(self) -> ClipSpec:
+    def clip_spec(self) -> ClipSpec:
         keys = frozenset({"tokens", "durations", "identity"})
         return ClipSpec(frames={"video": View("mouth", 12, 24)}, keys=keys)
 
@@ -48,22 +48,22 @@ class Second(BenchModule):
         if stage == "fit" and self.reader is not None:
             self.start_part("reader", self.net, self.reader, "reader at {path}; train one")
         if stage == "fit" and self.generator is not None:
-            self.keep_frozen(
+            self.register_frozen(
                 "generator", *loading.load_frozen(self.generator, GenerativeModel, "generator at {path}; train one")
             )
 
-    def make_optimisers(self) -> dict[str, Optimizer]:
+    def build_optimizers(self) -> dict[str, Optimizer]:
         return {"reader": SGD(self.net.parameters(), lr=self.lr)}
 
-    def train_batch(self, batch: Any) -> None:
+    def compute_step(self, batch: Any) -> None:
         video: Tensor = batch["video"]
         if "generator" in self.frozen:
             generator = self.frozen["generator"]
             assert isinstance(generator, GenerativeModel)
             assert not generator.training
-            video = generator.drive(batch, "given")["video"]
+            video = generator.run_generate(batch, "given")["video"]
         wide = nn.functional.interpolate(video.flatten(0, 1), (16, 24)).unflatten(0, video.shape[:2])
-        self.optimise("reader", {"loss": self.net(wide, batch["video_len"]).mean()})
+        self.step_optimizer("reader", {"loss": self.net(wide, batch["video_len"]).mean()})
 
 
 def test_a_part_starts_from_a_stage_and_goes_on(tmp_path: Path, trainer_for: Callable[..., pl.Trainer]) -> None:

@@ -12,7 +12,7 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from torch.utils.data import DataLoader
 
 from lipbench.media import features
-from lipbench.models.syncnet import SyncNet, matching_loss, told_apart
+from lipbench.models.syncnet import SyncNet, matching_loss, sync_accuracy
 from lipbench.nets import syncnet
 from lipbench.pretrained.networks import load_syncnet
 from lipbench.types import ClipBatch, ClipSpec
@@ -62,7 +62,7 @@ class Talks(pl.LightningDataModule):
 
     def _loader(self, first: int, count: int, training: bool) -> DataLoader[Any]:
         module = self.trainer.lightning_module  # type: ignore[union-attr]
-        made = [talk(module.clip, first + k, training=training) for k in range(count)]
+        made = [talk(module.clip_spec, first + k, training=training) for k in range(count)]
         if self.silent:
             made = [{**batch, "speech": batch["speech"] * 0} for batch in made]
         return DataLoader(made, batch_size=None)  # type: ignore[arg-type]  # a list will do
@@ -80,18 +80,18 @@ def test_a_tiny_one_learns_to_tell_a_shift(trainer_for: Callable[..., pl.Trainer
     trainer = trainer_for(max_epochs=6)
     data = Talks(20)
     trainer.validate(model, data, verbose=False)
-    before = trainer.callback_metrics["val/told_apart"].item()
+    before = trainer.callback_metrics["val/sync_accuracy"].item()
     assert 0.3 < before < 0.7  # chance is 0.5
     trainer.fit(model, data)
     metrics = {key: value.item() for key, value in trainer.callback_metrics.items()}
-    assert metrics["val/told_apart"] > 0.9
+    assert metrics["val/sync_accuracy"] > 0.9
     assert metrics["val/offset_right"] == 1.0
     assert metrics["val/matching"] < math.log(16 * 36) - 1  # chance is the log of the candidates
 
     card = model.save_observer(tmp_path / "judge.safetensors", "made-up data, 120 batches, seed 0")
     judge, sha256 = load_syncnet(tmp_path / "judge.safetensors")
     assert sha256 == card.sha256
-    batch = talk(model.clip, 5000, clips=4, training=False)
+    batch = talk(model.clip_spec, 5000, clips=4, training=False)
     late = batch["audio"].roll(3 * 640, 1)  # the sound comes 3 frames after its pictures
     from lipbench.metrics.lse import lse  # a test may look across layers: the metric reads what the model has learned
 
@@ -107,19 +107,19 @@ def test_both_networks_can_be_trained() -> None:
     published, small = SyncNet(), SyncNet(network="small")
     assert sum(p.numel() for p in published.parameters()) == 13_631_616
     assert sum(p.numel() for p in small.parameters()) <= 2_000_000
-    assert str(published.clip.frames["video"]) == "syncnet 224x224"
-    assert str(small.clip.frames["video"]) == "mouth 40x80"
+    assert str(published.clip_spec.frames["video"]) == "syncnet 224x224"
+    assert str(small.clip_spec.frames["video"]) == "mouth 40x80"
     for model in (published, small):
-        assert model.clip.audio_rate == features.RATE
-        assert not model.clip.scattered
-        assert "audio" in model.clip.keys
+        assert model.clip_spec.audio_rate == features.RATE
+        assert model.clip_spec.sampling == "consecutive"
+        assert "audio" in model.clip_spec.keys
 
 
 def test_windows_of_a_batch_are_those_of_the_clip() -> None:
     """Drawn windows give the embeddings that the whole clip has there, and only whole, spoken ones are valid."""
     torch.manual_seed(0)
     model = SyncNet(**TINY).eval()
-    whole, drawn = (talk(model.clip, 3, training=training) for training in (False, True))
+    whole, drawn = (talk(model.clip_spec, 3, training=training) for training in (False, True))
     whole["video"].copy_(torch.rand(whole["video"].shape))
     drawn["video"] = torch.stack([v[f] for v, f in zip(whole["video"], drawn["frame"], strict=True)])
     drawn["audio"] = whole["audio"]
@@ -164,7 +164,7 @@ def test_told_apart_by_hand() -> None:
     valid = torch.ones(1, 30, dtype=torch.bool)
 
     def found(audio: torch.Tensor, where: torch.Tensor = valid) -> tuple[float, float]:
-        told, right = told_apart(video, audio, where, 3)
+        told, right = sync_accuracy(video, audio, where, 3)
         return told.item(), right.item()
 
     assert found(video) == (1, 1)
@@ -181,11 +181,11 @@ def test_wrong_arguments_and_clips_are_refused() -> None:
     with pytest.raises(ValueError, match="near is 3 and window 7"):
         SyncNet(**TINY | {"window": 7})
     model = SyncNet(**TINY)
-    batch = talk(model.clip, 0)
+    batch = talk(model.clip_spec, 0)
     batch["fps"][0] = 29.97
     with pytest.raises(ValueError, match="25 frames a second"):
         model.embed(batch)
-    batch = talk(model.clip, 0)
+    batch = talk(model.clip_spec, 0)
     batch["video"] = batch["video"][:, :4]
     with pytest.raises(ValueError, match="at least 5 frames, found 4"):
         model.embed(batch)
@@ -217,5 +217,5 @@ def test_a_checkpoint_comes_back(
 def test_gradients_reach_every_parameter() -> None:
     torch.manual_seed(0)
     model = SyncNet(**TINY)
-    matching_loss(*model.embed(talk(model.clip, 0)), model.near).backward()
+    matching_loss(*model.embed(talk(model.clip_spec, 0)), model.near).backward()
     assert [name for name, p in model.named_parameters() if p.grad is None or p.grad.abs().sum() == 0] == []

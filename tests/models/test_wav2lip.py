@@ -1,4 +1,4 @@
-"""Wav2Lip: its losses and their weights, the switch of the synchronisation, and the expert that stays as it is."""
+"""Wav2Lip: its losses and their weights, the switch of the synchronization, and the expert that stays as it is."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -67,12 +67,12 @@ def test_published_size_and_settings() -> None:
     assert model.discriminator is not None
     judge = sum(p.numel() for p in model.discriminator.parameters())
     assert (sum(p.numel() for p in model.parameters()) - judge, judge) == (36_298_035, 14_113_793)
-    assert model.clip.frames == {"video": View("face", 96, 96)}
-    assert (model.clip.window, model.clip.references, model.clip.identity) == (5, 5, "run")
-    assert not model.clip.scattered
+    assert model.clip_spec.frames == {"video": View("face", 96, 96)}
+    assert (model.clip_spec.window, model.clip_spec.references, model.clip_spec.identity) == (5, 5, "run")
+    assert model.clip_spec.sampling == "consecutive"
     assert (model.sync_weight, model.adversarial_weight, model.sync_below) == (0.03, 0.07, 0.75)
     assert (model.lr, model.discriminator_lr, model.betas) == (1e-4, 1e-4, (0.5, 0.999))
-    first = Wav2Lip(**SMALL, identity="first").clip
+    first = Wav2Lip(**SMALL, identity="first").clip_spec
     assert (first.identity, first.references) == ("first", 1)
 
 
@@ -82,20 +82,20 @@ def test_training_and_inference_hear_and_make_the_same(
 ) -> None:
     """In eval mode, the training path on five frames in a row equals those frames of the whole clip generated."""
     model = small(identity=identity)
-    batch = batch_for(model.clip, 0, training=True)
+    batch = batch_for(model.clip_spec, 0, training=True)
     fitted(model, batch)
     with torch.no_grad():
         _, sample = model.generator_losses(batch)
     assert sample["made"].shape == sample["real"].shape == (4 * 5, 3, 12, 12)
     assert torch.equal(sample["real"], batch["video"].flatten(0, 1))
     for place in range(batch["identity"].shape[1] if identity == "run" else 1):
-        whole = batch_for(model.clip, 0)
+        whole = batch_for(model.clip_spec, 0)
         whole |= {key: batch[key] for key in ("audio", "audio_len")}  # type: ignore[literal-required, typeddict-item]
         whole["identity"] = batch["identity"][:, place, None]
         for row in range(4):  # the drawn frames' poses are those of the clip
             whole["video"][row, batch["frame"][row]] = batch["video"][row]
         with torch.no_grad():
-            made = model.drive(whole, "given")["video"]
+            made = model.run_generate(whole, "given")["video"]
         for row, drawn in enumerate(sample["made"].view(4, 5, 3, 12, 12)):
             places = [place] if identity == "run" else list(range(5))
             torch.testing.assert_close(drawn[places], made[row, batch["frame"][row, places]], rtol=0, atol=1e-5)
@@ -105,12 +105,12 @@ def test_the_targets_lower_halves_change_nothing(
     small: Callable[..., Wav2Lip], batch_for: Callable[..., ClipBatch]
 ) -> None:
     model = small(identity="first")
-    fitted(model, batch_for(model.clip, 0, training=True))
+    fitted(model, batch_for(model.clip_spec, 0, training=True))
     for training in (False, True):
-        batch = batch_for(model.clip, 0, training=training)
+        batch = batch_for(model.clip_spec, 0, training=training)
 
         def made(given: ClipBatch, training: bool = training) -> Tensor:
-            return model.generator_losses(given)[1]["made"] if training else model.drive(given, "given")["video"]
+            return model.generator_losses(given)[1]["made"] if training else model.run_generate(given, "given")["video"]
 
         with torch.no_grad():
             before = made(batch)
@@ -125,15 +125,15 @@ def test_the_sound_and_the_identity_matter(
     key: str, small: Callable[..., Wav2Lip], batch_for: Callable[..., ClipBatch]
 ) -> None:
     model = small()
-    fitted(model, batch_for(model.clip, 0, training=True))
-    batch = batch_for(model.clip, 0)
+    fitted(model, batch_for(model.clip_spec, 0, training=True))
+    batch = batch_for(model.clip_spec, 0)
     with torch.no_grad():
-        before = model.drive(batch, "given")["video"]
+        before = model.run_generate(batch, "given")["video"]
         batch[key] = batch[key].flip(0)  # type: ignore[literal-required]
-        assert (model.drive(batch, "given")["video"] - before).abs().max() > 1e-4
+        assert (model.run_generate(batch, "given")["video"] - before).abs().max() > 1e-4
 
 
-def test_what_it_hears_is_centred_on_its_frame(
+def test_what_it_hears_is_centerd_on_its_frame(
     small: Callable[..., Wav2Lip], batch_for: Callable[..., ClipBatch]
 ) -> None:
     """An impulse in the middle of a frame lies in the middle of what is heard for that frame, here as there."""
@@ -141,7 +141,7 @@ def test_what_it_hears_is_centred_on_its_frame(
     heard: list[Tensor] = []
     model.generator.sound.register_forward_pre_hook(lambda _, given: heard.append(given[0]))
     for training in (True, False):
-        batch = batch_for(model.clip, 0, training=training)
+        batch = batch_for(model.clip_spec, 0, training=training)
         frame = int(batch["frame"][0, 1])
         batch["audio"] = torch.zeros_like(batch["audio"])
         batch["audio"][0, 640 * frame + 320] = 1
@@ -149,15 +149,15 @@ def test_what_it_hears_is_centred_on_its_frame(
             if training:
                 model.generator_losses(batch)
             else:
-                model.drive(batch, "given")
+                model.run_generate(batch, "given")
         window = heard[-1][1 if training else frame, 0]
         assert window.shape == (80, 16)
         there = (window != -4).any(dim=0).nonzero().double()
         assert abs(there.mean().item() - 7.5) <= 1
         # Five frames' middle, heard by the expert, is the same window.
-        assert torch.equal(model.hear(batch, torch.tensor([0]), torch.tensor([frame]))[0], window)
-    assert torch.equal(heard[0][1], heard[1][int(batch_for(model.clip, 0, training=True)["frame"][0, 1])])
-    assert model.clip.audio_rate == features.RATE
+        assert torch.equal(model.audio_windows(batch, torch.tensor([0]), torch.tensor([frame]))[0], window)
+    assert torch.equal(heard[0][1], heard[1][int(batch_for(model.clip_spec, 0, training=True)["frame"][0, 1])])
+    assert model.clip_spec.audio_rate == features.RATE
 
 
 def test_weights_of_the_losses_and_the_switch_by_batch(
@@ -184,7 +184,7 @@ def test_without_expert_or_discriminator(
 
 
 @pytest.mark.parametrize("below", [1e9, 0.0])
-def test_a_validation_switches_the_synchronisation_on(
+def test_a_validation_switches_the_synchronization_on(
     below: float,
     tmp_path: Path,
     small: Callable[..., Wav2Lip],
@@ -214,11 +214,11 @@ def test_val_sync_is_the_mean_over_windows(
     trainer = trainer_for(max_steps=1)
     trainer.fit(model, fake_data(1))
     model.eval()
-    batch = batch_for(model.clip, 0)
+    batch = batch_for(model.clip_spec, 0)
     with torch.no_grad():
-        made = model.drive(batch, "given")["video"][:, :5]  # of 6 to 9 frames, one window each
+        made = model.run_generate(batch, "given")["video"][:, :5]  # of 6 to 9 frames, one window each
         seen = model.frozen["expert"].embed_faces(geometry.lower_half(geometry.resize(made, (24, 24))))
-        heard = model.frozen["expert"].embed_sound(model.hear(batch, torch.arange(4), torch.full((4,), 2)))
+        heard = model.frozen["expert"].embed_sound(model.audio_windows(batch, torch.arange(4), torch.full((4,), 2)))
     expected = -(seen * heard).sum(1).log().mean()
     torch.testing.assert_close(trainer.callback_metrics["val/sync"], expected)
     cosine = F.cosine_similarity(seen, heard)
@@ -282,13 +282,13 @@ def test_the_expert_stays_as_it_is_and_outside(
     trainer_for().test(loaded, fake_data(1))
 
 
-def test_the_synchronisation_reaches_the_generator_alone(
+def test_the_synchronization_reaches_the_generator_alone(
     small: Callable[..., Wav2Lip], batch_for: Callable[..., ClipBatch], expert: str
 ) -> None:
     model = small(sync_from=0)
-    batch = batch_for(model.clip, 0, training=True)
-    model.keep_frozen("expert", *weights.load(expert, Expert))
-    fitted(model, batch_for(model.clip, 1, training=True))
+    batch = batch_for(model.clip_spec, 0, training=True)
+    model.register_frozen("expert", *weights.load(expert, Expert))
+    fitted(model, batch_for(model.clip_spec, 1, training=True))
     terms, _ = model.generator_losses(batch)
     terms["sync"].backward()
     assert model.generator.to_rgb[-1].weight.grad.abs().sum() > 0
@@ -302,14 +302,14 @@ def test_the_synchronisation_reaches_the_generator_alone(
     assert (seen[:5] == 0).all()  # row 5 takes part in row 12 of 24, by interpolation
 
 
-def test_clips_shorter_than_a_window_have_no_synchronisation(
+def test_clips_shorter_than_a_window_have_no_synchronization(
     small: Callable[..., Wav2Lip],
     batch_for: Callable[..., ClipBatch],
     monkeypatch: pytest.MonkeyPatch,
     expert: str,
 ) -> None:
     model = small(sync_from=0, identity="first")
-    model.keep_frozen("expert", *weights.load(expert, Expert))
+    model.register_frozen("expert", *weights.load(expert, Expert))
     asked: list[tuple[list[int], list[int]]] = []
     original = model.sync_loss
 
@@ -319,19 +319,19 @@ def test_clips_shorter_than_a_window_have_no_synchronisation(
         return original(batch, faces, clip, middle)
 
     monkeypatch.setattr(model, "sync_loss", watched)
-    some, _ = model.generator_losses(batch_for(model.clip, 0, lengths=(3, 9, 4, 5), training=True))
+    some, _ = model.generator_losses(batch_for(model.clip_spec, 0, lengths=(3, 9, 4, 5), training=True))
     assert asked == [([1, 3], [2, 2])]
     assert some["sync"].isfinite()
-    short = batch_for(model.clip, 0, lengths=(3, 4), training=True)
+    short = batch_for(model.clip_spec, 0, lengths=(3, 4), training=True)
     short["video"], short["frame"] = short["video"][:, :4], short["frame"][:, :4]  # as batches are padded
     assert set(model.generator_losses(short)[0]) == {"l1"}
     model._judged = torch.zeros(2)
     monkeypatch.setattr(model, "log", lambda *_, **__: None)
     model.eval()
     with torch.no_grad():
-        model.validation_step(batch_for(model.clip, 0, lengths=(3, 4)), 0)
+        model.validation_step(batch_for(model.clip_spec, 0, lengths=(3, 4)), 0)
         assert model._judged.tolist() == [0, 0]
-        model.validation_step(batch_for(model.clip, 0, lengths=(3, 11, 5)), 1)
+        model.validation_step(batch_for(model.clip_spec, 0, lengths=(3, 11, 5)), 1)
     assert model._judged[1] == 3
     assert asked[-1] == ([1, 1, 2], [2, 7, 2])
 

@@ -12,7 +12,7 @@ from test_syncnet_model import Talks, talk
 from torch.nn import functional as F
 
 from lipbench.media import features
-from lipbench.models.wav2lip_expert import Wav2LipExpert, disagreement, in_sync_loss
+from lipbench.models.wav2lip_expert import Wav2LipExpert, in_sync_loss, sync_bce
 from lipbench.nets.wav2lip import Expert
 from lipbench.pretrained import weights
 from lipbench.types import View
@@ -39,8 +39,8 @@ def test_published_size_and_settings() -> None:
     with torch.device("meta"):
         model = Wav2LipExpert()
     assert sum(p.numel() for p in model.parameters()) == 16_435_072
-    assert model.clip.frames == {"video": View("face", 96, 96)}
-    assert (model.clip.audio_rate, model.clip.scattered) == (features.RATE, False)
+    assert model.clip_spec.frames == {"video": View("face", 96, 96)}
+    assert (model.clip_spec.audio_rate, model.clip_spec.sampling) == (features.RATE, "consecutive")
     assert (model.lr, model.near, model.monitor) == (1e-4, 1, ("val/bce", "min"))
 
 
@@ -96,9 +96,9 @@ def test_loss_without_pairs_is_nothing_and_breaks_nothing() -> None:
 
 def test_cross_entropy_of_cosines(monkeypatch: pytest.MonkeyPatch) -> None:
     cosine = torch.tensor([0.25, 1 + 1e-6, 0.0], requires_grad=True)
-    assert disagreement(cosine, together=True).item() == pytest.approx((math.log(4) + 100) / 3)
-    assert disagreement(cosine, together=False).item() == pytest.approx((math.log(4 / 3) + 100) / 3)
-    assert disagreement(torch.full((3,), 0.5), together=True).item() == pytest.approx(math.log(2))
+    assert sync_bce(cosine, together=True).item() == pytest.approx((math.log(4) + 100) / 3)
+    assert sync_bce(cosine, together=False).item() == pytest.approx((math.log(4 / 3) + 100) / 3)
+    assert sync_bce(torch.full((3,), 0.5), together=True).item() == pytest.approx(math.log(2))
     original = F.binary_cross_entropy
 
     def checked(*given: Any) -> torch.Tensor:
@@ -117,7 +117,7 @@ def test_cross_entropy_of_cosines(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_windows_of_a_batch_are_those_of_the_clip() -> None:
     """Drawn windows give the embeddings that the whole clip has there, and only whole, spoken ones are valid."""
     model = tiny()
-    whole, drawn = (talk(model.clip, 3, training=training) for training in (False, True))
+    whole, drawn = (talk(model.clip_spec, 3, training=training) for training in (False, True))
     whole["video"].copy_(torch.rand(whole["video"].shape))
     drawn["video"] = torch.stack([v[f] for v, f in zip(whole["video"], drawn["frame"], strict=True)])
     drawn["audio"] = whole["audio"]
@@ -151,12 +151,12 @@ def test_windows_of_a_batch_are_those_of_the_clip() -> None:
     assert valid[1].sum() == 26
 
 
-def test_what_it_hears_is_centred_on_its_third_frame() -> None:
+def test_what_it_hears_is_centerd_on_its_third_frame() -> None:
     model = tiny()
     heard: list[torch.Tensor] = []
     model.net.sound.register_forward_pre_hook(lambda _, given: heard.append(given[0]))
     for training in (True, False):
-        batch = talk(model.clip, 0, clips=1, training=training)
+        batch = talk(model.clip_spec, 0, clips=1, training=training)
         start = int(batch["frame"][0, 0])
         batch["audio"] = torch.zeros_like(batch["audio"])
         batch["audio"][0, 640 * (start + 6) + 320] = 1
@@ -175,13 +175,13 @@ def test_silence_changes_nothing(trainer_for: Callable[..., pl.Trainer]) -> None
 def test_logs_what_tells_it_from_chance(trainer_for: Callable[..., pl.Trainer]) -> None:
     trainer = trainer_for(max_epochs=1)
     trainer.fit(tiny(), Talks(1))
-    assert {"val/bce", "val/told_apart", "val/offset_right", "train/bce"} <= set(trainer.callback_metrics)
+    assert {"val/bce", "val/sync_accuracy", "val/offset_right", "train/bce"} <= set(trainer.callback_metrics)
     assert 0.4 < trainer.callback_metrics["val/bce"] < 2
 
 
 def test_gradients_reach_every_parameter() -> None:
     model = tiny()
-    in_sync_loss(*model.embed(talk(model.clip, 0)), model.near).backward()
+    in_sync_loss(*model.embed(talk(model.clip_spec, 0)), model.near).backward()
     assert [name for name, p in model.named_parameters() if p.grad is None or p.grad.abs().sum() == 0] == []
 
 
@@ -190,11 +190,11 @@ def test_wrong_arguments_and_clips_are_refused() -> None:
         with pytest.raises(ValueError, match="expected 1 <= near <= window - 5"):
             tiny(**options)
     model = tiny()
-    batch = talk(model.clip, 0)
+    batch = talk(model.clip_spec, 0)
     batch["fps"][0] = 29.97
     with pytest.raises(ValueError, match="25 frames a second"):
         model.embed(batch)
-    batch = talk(model.clip, 0)
+    batch = talk(model.clip_spec, 0)
     batch["video"], batch["frame"] = batch["video"][:, :4], batch["frame"][:, :4]
     with pytest.raises(ValueError, match=r"5 frames or more .* found 4 frames"):
         model.embed(batch)

@@ -132,8 +132,8 @@ def test_the_face_lies_where_arcface_expects_it():
     assert found.shape == (5, 112, 112)
     grid = torch.arange(112, dtype=torch.float64)
     mass = found.sum((1, 2))
-    centre = torch.stack([(found.sum(1) * grid).sum(1) / mass, (found.sum(2) * grid).sum(1) / mass], 1)
-    away = centre.numpy() - np.array(arcface.POINTS)
+    center = torch.stack([(found.sum(1) * grid).sum(1) / mass, (found.sum(2) * grid).sum(1) / mass], 1)
+    away = center.numpy() - np.array(arcface.POINTS)
     assert np.linalg.norm(away, axis=1) == pytest.approx([0.54, 0.20, 2.02, 0.70, 0.80], abs=0.05)
     assert np.abs(away.mean(0)).max() < 0.2  # the rest is the shape of the template
 
@@ -143,7 +143,7 @@ def test_the_box_is_the_least_squares_fit():
     source, target = template(), np.array(arcface.POINTS)
     a, b = source - source.mean(0), target - target.mean(0)
     scale = (a * b).sum() / (a**2).sum()
-    left, top = source.mean(0) - (target.mean(0) + 0.5) / scale + 0.5  # pixel 0 begins half a pixel before its centre
+    left, top = source.mean(0) - (target.mean(0) + 0.5) / scale + 0.5  # pixel 0 begins half a pixel before its center
     expected = np.array([top, left, top + 112 / scale, left + 112 / scale])
     assert np.abs(expected - arcface.BOX).max() < 0.6
     assert arcface.BOX[2] - arcface.BOX[0] == arcface.BOX[3] - arcface.BOX[1]

@@ -62,7 +62,7 @@ def test_no_hash_without_its_source():
             assert f"-{known.sha256}." in known.file
 
 
-def test_three_licences_each():
+def test_three_licenses_each():
     for name, known in KNOWN.items():
         assert name == known.name
         assert all((known.what, known.origin, known.code, known.weights, known.data))

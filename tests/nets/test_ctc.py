@@ -22,8 +22,8 @@ def log_probs(*shape, seed=0, spread=1.5):
     return (spread * torch.randn(*shape, generator=generator, dtype=torch.float64)).log_softmax(-1)
 
 
-def labellings(table, blank=0):
-    """Probability of every labelling of one clip (T, C), by writing out all C ** T paths."""
+def labelings(table, blank=0):
+    """Probability of every labeling of one clip (T, C), by writing out all C ** T paths."""
     found = defaultdict(float)
     for path in itertools.product(range(table.shape[1]), repeat=len(table)):
         ids = tuple(c for c, _ in itertools.groupby(path) if c != blank)
@@ -37,17 +37,17 @@ def test_reference_values():
     (ids,) = greedy(table, length)
     assert "".join(REFERENCE["labels"][k] for k in ids) == REFERENCE["greedy"]
     (reading,) = beam_search(table, length)
-    assert "".join(REFERENCE["labels"][k] for k in reading.ids) == REFERENCE["best_labelling"]
-    assert math.exp(reading.log_prob) == pytest.approx(REFERENCE["p_best_labelling"], abs=1e-6)
-    assert labellings(table[0])[()] == pytest.approx(REFERENCE["p_empty"], abs=1e-6)
+    assert "".join(REFERENCE["labels"][k] for k in reading.ids) == REFERENCE["best_labeling"]
+    assert math.exp(reading.log_prob) == pytest.approx(REFERENCE["p_best_labeling"], abs=1e-6)
+    assert labelings(table[0])[()] == pytest.approx(REFERENCE["p_empty"], abs=1e-6)
 
 
 @pytest.mark.parametrize("blank", [0, 2])
 @pytest.mark.parametrize("seed", range(6))
-def test_a_wide_beam_finds_the_likeliest_labelling_and_its_whole_probability(seed, blank):
+def test_a_wide_beam_finds_the_likeliest_labeling_and_its_whole_probability(seed, blank):
     table = log_probs(1, 6, 3, seed=seed)
     (reading,) = beam_search(table, torch.tensor([6]), beam=500, blank=blank)
-    every = labellings(table[0], blank)
+    every = labelings(table[0], blank)
     best = max(every, key=every.get)
     assert tuple(reading.ids) == best
     assert math.exp(reading.log_prob) == pytest.approx(every[best], rel=1e-9)
@@ -65,7 +65,7 @@ def test_prefixes_that_leave_the_beam_and_come_back_are_counted_once():
     """A narrow beam holds less than the whole probability of what it finds, and never more."""
     for seed in range(30):
         table = log_probs(1, 7, 3, seed=seed, spread=0.7)
-        every = labellings(table[0])
+        every = labelings(table[0])
         for beam in (2, 3, 5, 8):
             (reading,) = beam_search(table, torch.tensor([7]), beam=beam)
             assert math.exp(reading.log_prob) <= every[tuple(reading.ids)] * (1 + 1e-9)
@@ -155,7 +155,7 @@ def test_beam_search_with_a_model_finds_the_best_of_all(seed):
         text = "".join(LETTERS[k] for k in ids)
         return math.log(probability) + weight * model.log_prob(text) + bonus * len(ids)
 
-    every = labellings(table[0])
+    every = labelings(table[0])
     best = max(every, key=lambda ids: worth(ids, every[ids]))
     (reading,) = beam_search(table, torch.tensor([5]), beam=2000, model=model, weight=weight, bonus=bonus)
     assert tuple(reading.ids) == best

@@ -35,8 +35,8 @@ def test_padding_changes_nothing() -> None:
             if "norm" in name and name.endswith("bias"):
                 torch.nn.init.normal_(p)
     tokens = torch.randint(1, 30, (1, 6))
-    valid = fastspeech.mask_of(torch.tensor([6]), 6)
-    longer, valid_longer = torch.nn.functional.pad(tokens, (0, 9)), fastspeech.mask_of(torch.tensor([6]), 15)
+    valid = fastspeech.length_mask(torch.tensor([6]), 6)
+    longer, valid_longer = torch.nn.functional.pad(tokens, (0, 9)), fastspeech.length_mask(torch.tensor([6]), 15)
     with torch.no_grad():
         alone, padded = encoder(tokens, valid), encoder(longer, valid_longer)
         torch.testing.assert_close(padded[:, :6], alone, rtol=0, atol=1e-5)
@@ -71,21 +71,21 @@ def test_whole_frames_rounds_and_never_ends_empty() -> None:
     valid = torch.tensor([[True, True, True, False], [True, True, False, False]])
     log_frames = torch.log1p(torch.tensor([[1.4, 2.6, 0.2, 9.0], [0.2, 0.3, 9.0, 9.0]]))
     frames = fastspeech.predicted_frames(log_frames)
-    assert fastspeech.whole_frames(frames, valid).tolist() == [[1, 3, 0, 0], [1, 1, 0, 0]]
+    assert fastspeech.round_durations(frames, valid).tolist() == [[1, 3, 0, 0], [1, 1, 0, 0]]
     assert fastspeech.predicted_frames(torch.tensor([-3.0])).item() == 0
 
 
 def test_fit_frames_by_largest_remainder() -> None:
     valid = torch.tensor([[True, True, True], [True, True, False], [True, True, True]])
     frames = torch.tensor([[1.0, 1.0, 1.0], [3.0, 1.0, 50.0], [0.0, 0.0, 0.0]])
-    fitted = fastspeech.fit_frames(frames, valid, torch.tensor([10, 6, 2]))
+    fitted = fastspeech.rescale_durations(frames, valid, torch.tensor([10, 6, 2]))
     assert fitted.tolist() == [[4, 3, 3], [5, 1, 0], [1, 1, 0]]  # 4.5 and 1.5 tie: the earlier token gets the frame
     draw = torch.Generator().manual_seed(0)
     many = torch.rand(200, 30, generator=draw) * 5
     lengths = torch.randint(1, 31, (200,), generator=draw)
     totals = torch.randint(1, 300, (200,), generator=draw)
-    some = fastspeech.mask_of(lengths, 30)
-    fitted = fastspeech.fit_frames(many, some, totals)
+    some = fastspeech.length_mask(lengths, 30)
+    fitted = fastspeech.rescale_durations(many, some, totals)
     assert torch.equal(fitted.sum(dim=1), totals)
     assert fitted.min() >= 0
     assert fitted[~some].abs().sum() == 0

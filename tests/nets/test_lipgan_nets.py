@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from lipbench.nets.lipgan import HEARING, Generator, SameConv2d, SameDoubling2d, SyncDiscriminator
+from lipbench.nets.lipgan import FRONT_ENDS, Generator, SameConv2d, SameDoubling2d, SyncDiscriminator
 
 SMALL = {
     "size": 12,
@@ -70,11 +70,11 @@ def test_generator_has_the_published_layers(front_end, total):
     assert count(network.sound) == sound
 
 
-@pytest.mark.parametrize("front_end", HEARING)
+@pytest.mark.parametrize("front_end", FRONT_ENDS)
 def test_every_map_has_the_published_size(front_end):
     with torch.device("meta"):
         network = Generator(front_end=front_end)
-        picture, sound = torch.zeros(2, 3, 96, 96), torch.zeros(2, *HEARING[front_end].shape)
+        picture, sound = torch.zeros(2, 3, 96, 96), torch.zeros(2, *FRONT_ENDS[front_end].shape)
         stages = [f"{part}.{k}" for part in ("face", "decoder") for k in range(6)]
         found, out = shapes(network, [*stages, "face_embedding", "sound"], picture, picture, sound)
     assert out.shape == (2, 3, 96, 96)
@@ -88,11 +88,11 @@ def test_every_map_has_the_published_size(front_end):
 
 @pytest.mark.parametrize(("front_end", "total"), [("mfcc", 14_382_742), ("mel", 8_240_022)])
 def test_discriminator_has_the_published_layers(front_end, total):
-    """14.38 M for MFCC: convolutions weigh 14,382,720, and each of 11 normalisations has one scale and one shift."""
+    """14.38 M for MFCC: convolutions weigh 14,382,720, and each of 11 normalizations has one scale and one shift."""
     with torch.device("meta"):
         network = SyncDiscriminator(front_end=front_end)
         found, out = shapes(
-            network, ["face", "sound"], torch.zeros(2, 3, 96, 96), torch.zeros(2, *HEARING[front_end].shape)
+            network, ["face", "sound"], torch.zeros(2, 3, 96, 96), torch.zeros(2, *FRONT_ENDS[front_end].shape)
         )
     assert count(network) == total
     assert found == {"face": (512,), "sound": (512,)}
@@ -199,11 +199,11 @@ def published_generator(network, identity, pose, sound, front_end):
     return torch.sigmoid(same(x, next(convolutions)))
 
 
-@pytest.mark.parametrize("front_end", HEARING)
+@pytest.mark.parametrize("front_end", FRONT_ENDS)
 def test_generator_equals_the_published_order_of_layers(front_end):
     torch.manual_seed(0)
     network = Generator(**SMALL, front_end=front_end).double()
-    given = [torch.rand(2, 3, 12, 12), torch.rand(2, 3, 12, 12), torch.randn(2, *HEARING[front_end].shape)]
+    given = [torch.rand(2, 3, 12, 12), torch.rand(2, 3, 12, 12), torch.randn(2, *FRONT_ENDS[front_end].shape)]
     given = [value.double() for value in given]
     for _ in range(20):  # so that BatchNorm has seen something
         network(*given)
@@ -244,7 +244,7 @@ def published_distance(network, face, sound, front_end):
     return (seen / seen.norm(dim=1, keepdim=True) - heard / heard.norm(dim=1, keepdim=True)).norm(dim=1)
 
 
-@pytest.mark.parametrize("front_end", HEARING)
+@pytest.mark.parametrize("front_end", FRONT_ENDS)
 def test_discriminator_equals_the_published_order_of_layers(front_end):
     torch.manual_seed(0)
     network = SyncDiscriminator(12, front_end, 4)
@@ -252,7 +252,7 @@ def test_discriminator_equals_the_published_order_of_layers(front_end):
         if part.ndim < 2:
             nn.init.normal_(part, 0.5, 0.2)
     # Little sound, whose deviation is not far above what is added to it.
-    face, sound = torch.rand(4, 3, 12, 12), 0.01 * torch.randn(4, *HEARING[front_end].shape)
+    face, sound = torch.rand(4, 3, 12, 12), 0.01 * torch.randn(4, *FRONT_ENDS[front_end].shape)
     with torch.no_grad():
         expected = published_distance(network, face, sound, front_end)
         torch.testing.assert_close(network(face, sound), expected, rtol=0, atol=1e-5)
@@ -264,11 +264,11 @@ def test_sound_without_any_variation_has_a_gradient():
     assert all(part.grad.isfinite().all() for part in network.parameters() if part.grad is not None)
 
 
-@pytest.mark.parametrize("front_end", HEARING)
+@pytest.mark.parametrize("front_end", FRONT_ENDS)
 def test_generator_uses_all_it_is_given(front_end):
     torch.manual_seed(0)
     network = Generator(**SMALL, front_end=front_end).eval()
-    given = [torch.rand(2, 3, 12, 12), torch.rand(2, 3, 12, 12), torch.randn(2, *HEARING[front_end].shape)]
+    given = [torch.rand(2, 3, 12, 12), torch.rand(2, 3, 12, 12), torch.randn(2, *FRONT_ENDS[front_end].shape)]
     with torch.no_grad():
         before = network(*given)
         assert before.min() > 0
@@ -289,11 +289,11 @@ def test_settings_of_the_published_layers():
     assert 0.9 < first.abs().max() / (6 / (49 * 6 + 49 * 4)) ** 0.5 <= 1
 
 
-@pytest.mark.parametrize("front_end", HEARING)
+@pytest.mark.parametrize("front_end", FRONT_ENDS)
 def test_distance_is_between_unit_vectors_and_of_each_pair_alone(front_end):
     torch.manual_seed(0)
     network = SyncDiscriminator(12, front_end, 4)
-    face, sound = torch.rand(6, 3, 12, 12), torch.randn(6, *HEARING[front_end].shape)
+    face, sound = torch.rand(6, 3, 12, 12), torch.randn(6, *FRONT_ENDS[front_end].shape)
     distance = network(face, sound)
     assert distance.shape == (6,)
     assert ((distance > 0) & (distance < 2)).all()

@@ -90,13 +90,15 @@ def _pictures(checkpoint: Path, target: Path, store: Path) -> None:
     from lipbench.training.generative import GenerativeModel
 
     model = loading.load(checkpoint, GenerativeModel)  # type: ignore[type-abstract]
-    view = model.clip.frames["video"]
+    view = model.clip_spec.frames["video"]
     prepared = stores.Store(store)
     clip = prepared[protocol.load("rendered/seen").split(prepared.clip_ids).test[0]]
     frames = range(clip.n_frames)
     real = clip.view(frames, view).float() / 255  # (T, 3, h, w)
     with torch.inference_mode():
-        made = model.drive(_batch(clip, real, model.clip.audio_rate), model.timing)["video"][0]  # (T, 3, h, w)
+        made = model.run_generate(_batch(clip, real, model.clip_spec.audio_rate), model.timing)["video"][
+            0
+        ]  # (T, 3, h, w)
     ids = torch.tensor(text.encode(clip.symbols))  # (L,)
     words = captions.spoken(ids, torch.tensor(clip.durations.copy()))
     picture = captions.strip(real, made, tracking.spread(*clip.speech, 10), words, fps=clip.fps)

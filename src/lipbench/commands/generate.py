@@ -134,7 +134,7 @@ def run(
             return talking.from_text(loaded, identity, ids, watch)
     else:
         samples, rate = sounds.read_audio(audio or given)
-        wanted = loaded.clip.audio_rate
+        wanted = loaded.clip_spec.audio_rate
         assert wanted is not None
         heard = sounds.resample(samples, rate, wanted)
         total = frames = round(len(heard) * talking.FPS / wanted)
@@ -161,7 +161,7 @@ def _words(text: str, ckpt_path: Path, model: str | None) -> list[str]:
     from lipbench.media import text as tokens
 
     plain, left_out = _without_punctuation(text)
-    words = tokens.normalise(plain).split()
+    words = tokens.normalize(plain).split()
     if left_out:
         print(f"left out of the text: {' '.join(left_out)}; spoken is {' '.join(words)!r}", file=sys.stderr)
     origin = config_origin.read(ckpt_path, model)
@@ -196,7 +196,7 @@ def _draw(path: Path, model: "GenerativeModel", batch: "ClipBatch") -> None:
     from lipbench.generation import activation_maps
 
     with torch.inference_mode():
-        count = int(model.drive(batch, "free")["video_len"][0])
+        count = int(model.run_generate(batch, "free")["video_len"][0])
     frames = sorted({round(place) for place in torch.linspace(0, count - 1, 8).tolist()[1:-1]})
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(activation_maps.heat(model, batch, "free", frames)).save(path)

@@ -1,6 +1,6 @@
-"""weights: what judges need: list, verify, fetch and convert weights files, with their licences.
+"""weights: what judges need: list, verify, fetch and convert weights files, with their licenses.
 
-lipbench weights                                 every known file: present or absent, where, under which licences
+lipbench weights                                 every known file: present or absent, where, under which licenses
 lipbench weights verify [NAME|FILE ...]          hash and structure; of all files that are present, or of these
 lipbench weights fetch NAME                      download to where it is looked for, or be told how to get it
 lipbench weights convert NAME FILE OUT.safetensors
@@ -80,9 +80,9 @@ def _list() -> None:
     print("Published files")
     for name, known in KNOWN.items():
         use = [f"use: {known.use}".replace(f"{known.observer} FILE", f"{known.observer} {name}")] if known.use else []
-        licences = f"licences: code {known.code}; weights {known.weights}; data {known.data}"
+        licenses = f"licenses: code {known.code}; weights {known.weights}; data {known.data}"
         used_by = "; ".join(filter(None, (known.what, weights_files.columns(known.observer))))
-        _entry(name, (used_by, _where(known, home), *use, licences))
+        _entry(name, (used_by, _where(known, home), *use, licenses))
     own = weights_files.own()
     if own:
         print("\nIn lipbench's format")
@@ -128,8 +128,8 @@ def _card_lines(path: Path) -> list[str]:
         f"present, {_size(path)}: {short(path)}",
     ]
     lines += [f"use: --evaluator.files.{observer} {shlex.quote(path.stem)}"] if observer else []
-    licence = "; code and weights: Apache-2.0" if path.parent == weights_files.SHIPPED else ""
-    return [*lines, f"trained on {card.trained_on}{licence}"]
+    license = "; code and weights: Apache-2.0" if path.parent == weights_files.SHIPPED else ""
+    return [*lines, f"trained on {card.trained_on}{license}"]
 
 
 def _size(path: Path) -> str:
@@ -206,7 +206,7 @@ def _fetch(name: str, url: str | None) -> None:
             raise UsageError(f"{place.name} is not called {known.file}, as {name} is published")
     print(
         f"{address}\n  -> {short(place)}\n"
-        f"  licences: code {known.code}; weights {known.weights}; data {known.data}. Using it is agreeing to them"
+        f"  licenses: code {known.code}; weights {known.weights}; data {known.data}. Using it is agreeing to them"
     )
     place.parent.mkdir(parents=True, exist_ok=True)
     fresh = place.with_name(f"{place.name}.fetched")  # under its own name only when its hash is right

@@ -59,7 +59,7 @@ def run(command: str, words: list[str]) -> None:
             ClipDataModule,
             subclass_mode_model=True,
             subclass_mode_data=False,
-            auto_configure_optimizers=False,  # models own their optimisers: GANs need two
+            auto_configure_optimizers=False,  # models own their optimizers: GANs need two
             seed_everything_default=0,  # True would draw one at random
             save_config_callback=_Config,
             save_config_kwargs={"overwrite": True},  # a resumed run goes on in its folder

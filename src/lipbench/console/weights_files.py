@@ -23,10 +23,10 @@ SUMS: Final = "SHA256SUMS"
 
 def columns(observer: str) -> str:
     """Metric columns that use an observation, without their variants in brackets."""
-    from lipbench.evaluation.bank import CATALOGUE, observed
+    from lipbench.evaluation.bank import METRICS, observed
 
     names = [
-        name.partition("[")[0] for name, entry in CATALOGUE.items() if observer in (observed(entry), entry.metric.name)
+        name.partition("[")[0] for name, entry in METRICS.items() if observer in (observed(entry), entry.metric.name)
     ]
     return ", ".join(dict.fromkeys(names))
 

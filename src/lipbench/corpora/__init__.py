@@ -1,1 +1,1 @@
-"""Corpora by name: how each lies on disk, its protocols and its licence."""
+"""Corpora by name: how each lies on disk, its protocols and its license."""

@@ -98,7 +98,7 @@ class ClipDataModule(LightningDataModule):
         self.seed = seed
         self.limit_test = limit_test
         self.paired, self.split_seed, self.disjoint = paired, split_seed, disjoint
-        self.clip: ClipSpec | None = None
+        self.clip_spec: ClipSpec | None = None
         self.streams: dict[str, ClipSpec] = {}
         self.test_ids: list[str] = []
         self.speakers: list[str] = []

@@ -57,7 +57,7 @@ def download(
             download into the same folder is going on.
     """
     if data != "grid":
-        raise ValueError(f"{data!r} cannot be downloaded, only grid can; other corpora are under licences to be signed")
+        raise ValueError(f"{data!r} cannot be downloaded, only grid can; other corpora are under licenses to be signed")
     chosen = tuple(speakers or _GRID_SPEAKERS)
     if unknown := [s for s in chosen if s not in _GRID_SPEAKERS]:
         raise ValueError(f"GRID has no videos of {', '.join(unknown)}; speakers are s1 to s34 without s21")

@@ -2,7 +2,7 @@
 
 MPEG decoders hide missing data: what refers to a lost picture is drawn on plain grey or on the last picture they had,
 block by block, and no error is raised. What such frames look like does not depend on who speaks: large parts are
-exactly mid-grey or one flat colour, squares stand out along the codec's 8-pixel grid, the picture freezes, or it
+exactly mid-grey or one flat color, squares stand out along the codec's 8-pixel grid, the picture freezes, or it
 jumps although the camera stands still.
 
 All thresholds are own choices. The values beside them are the extremes over 963 GRID clips of 13 speakers that count as
@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from lipbench.media import geometry
 
-_CELL: Final = 8  # px: the unit of every MPEG codec; colours are compared as means of such squares
+_CELL: Final = 8  # px: the unit of every MPEG codec; colors are compared as means of such squares
 _GREY: Final = 130  # a decoder's empty picture, Y = Cb = Cr = 128, as 8-bit RGB
 _GREY_NEAR: Final = 8
 _GREY_SHARE: Final = 0.08  # share of mid-grey cells beyond that of the least grey frame; up to 0.003
@@ -26,7 +26,7 @@ _FLAT: Final = 8.0  # standard deviation of the cells' values in a color channel
 _PLANE: Final = 2.0  # the same of a color difference (Cb, Cr); from 16 on
 _ALIKE: Final = 2.0  # mean difference of two color channels, 0 to 255; from 20 on
 _CONSTANT: Final = 0.25  # share of cells of one and the same color without any texture; up to 0.07
-_MOVED: Final = 24  # change of a cell's mean colour in any channel, 0 to 255, that shows another picture
+_MOVED: Final = 24  # change of a cell's mean color in any channel, 0 to 255, that shows another picture
 _JUMP_SHARE: Final = 0.08  # share of cells that change so from one frame to the next; up to 0.046
 _CUT: Final = 10.0  # change of all cells at once (root mean square) beyond twice those before and after; up to 5.3
 _BRIGHTER: Final = 6.0  # change of the mean of all cells from one frame to the next; up to 1.8
@@ -167,8 +167,8 @@ def _colors(cells: npt.NDArray[np.int16]) -> str | None:
     flat = spread < _FLAT  # (3, T)
     if (empty := flat.all(0)).any():
         level = float(cells[:, empty].mean())
-        colour = "black" if level < 24 else "white" if level > 232 else "one flat colour"
-        return f"picture is {colour} in {_spans(empty)}"
+        color = "black" if level < 24 else "white" if level > 232 else "one flat color"
+        return f"picture is {color} in {_spans(empty)}"
     for name, lacks in zip(("red", "green", "blue"), flat, strict=True):
         if lacks.any():
             return f"the {name} of the picture is missing in {_spans(lacks)}"
@@ -194,7 +194,7 @@ def _flat_areas(frames: Sequence[npt.NDArray[np.uint8]], cells: npt.NDArray[np.i
     constant = np.array([_constant(frames[k], cells[:, k]) for k in range(0, total, _LINE_STEP)])
     if constant.max() > _CONSTANT:
         where = _spans(np.repeat(constant > _CONSTANT, _LINE_STEP)[:total])
-        return f"{constant.max():.0%} of the picture is one flat colour in {where}"
+        return f"{constant.max():.0%} of the picture is one flat color in {where}"
     return None
 
 
@@ -266,7 +266,7 @@ def _places(frames: Sequence[npt.NDArray[np.uint8]]) -> str | None:
 
 
 def _cells(frame: npt.NDArray[np.uint8]) -> npt.NDArray[np.int16]:
-    """Mean colours of 8x8 squares; a rest at the right and lower border is left out."""
+    """Mean colors of 8x8 squares; a rest at the right and lower border is left out."""
     import cv2
 
     height, width = (side // _CELL * _CELL for side in frame.shape[:2])

@@ -47,7 +47,7 @@ def decode(data: bytes | memoryview, out: npt.NDArray[np.uint8], top: int = 0, b
     import simplejpeg
 
     height = len(out)
-    # A row more on each side: smooth upsampling of the colours looks at the neighbouring row.
+    # A row more on each side: smooth upsampling of the colors looks at the neighboring row.
     first = max(0, top - 1) // BLOCK
     last = -(-min(height, (height if bottom is None else bottom) + 1) // BLOCK)
     whole = first == 0 and last * BLOCK >= height

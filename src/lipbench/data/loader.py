@@ -18,7 +18,7 @@ from lipbench.data.store import Store, StoredClip
 from lipbench.media import geometry, text
 from lipbench.types import ClipBatch, ClipSpec
 
-SCORING: Final = frozenset({"face", "landmarks", "foreign", "sound"})
+SCORING: Final = frozenset({"face", "landmarks", "mismatched", "sound"})
 """Batch keys that `test` supplies whether the model asks for them or not."""
 
 _JUDGED_RATE: Final = 16_000  # samples a second of `sound`, which every SyncNet hears
@@ -42,7 +42,7 @@ class ClipDataset(Dataset[dict[str, Any]]):
         tokenizer: That of the corpus.
 
     Raises:
-        ValueError: `foreign` is among the keys and a clip has no partner with another sentence.
+        ValueError: `mismatched` is among the keys and a clip has no partner with another sentence.
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class ClipDataset(Dataset[dict[str, Any]]):
         self.training = training
         self.speakers = dict(speakers)
         self.tokenizer = tokenizer
-        self.partners = foreign_clips(store, self.clip_ids) if "foreign" in keys else []
+        self.partners = mismatched_clips(store, self.clip_ids) if "mismatched" in keys else []
 
     def __len__(self) -> int:
         """Clips."""
@@ -99,8 +99,8 @@ class ClipDataset(Dataset[dict[str, Any]]):
             item |= _tokens(clip.symbols, self.tokenizer)
         if "durations" in keys:
             item["durations"] = torch.from_numpy(clip.durations.copy())
-        if "foreign" in keys:
-            item["foreign"] = self._foreign(clip, self.store[self.partners[index]], item)
+        if "mismatched" in keys:
+            item["mismatched"] = self._mismatched(clip, self.store[self.partners[index]], item)
         return item
 
     def _seen(self, clip: StoredClip, frames: npt.NDArray[np.int64], rng: np.random.Generator) -> dict[str, Any]:
@@ -122,7 +122,7 @@ class ClipDataset(Dataset[dict[str, Any]]):
         window = self.spec.window
         if not self.training or window is None or window >= total:
             return np.arange(total)
-        if self.spec.scattered:
+        if self.spec.sampling == "random":
             return np.sort(rng.choice(total, window, replace=False))
         return rng.integers(total - window + 1) + np.arange(window)
 
@@ -137,12 +137,12 @@ class ClipDataset(Dataset[dict[str, Any]]):
         start += start >= frames[0]
         return np.arange(start, start + count).clip(max=total - 1)
 
-    def _foreign(self, clip: StoredClip, other: StoredClip, item: dict[str, Any]) -> dict[str, Any]:
+    def _mismatched(self, clip: StoredClip, other: StoredClip, item: dict[str, Any]) -> dict[str, Any]:
         """Words, where they are known, and sound of another clip, as long as this one."""
-        foreign: dict[str, Any] = {"clip_id": other.clip_id}
+        mismatched: dict[str, Any] = {"clip_id": other.clip_id}
         if other.text:
             ends = np.rint(np.cumsum(other.durations) * (clip.n_frames / other.n_frames)).astype(np.int64)
-            foreign |= {
+            mismatched |= {
                 "text": other.text,
                 **_tokens(other.symbols, self.tokenizer),
                 "durations": torch.from_numpy(np.diff(ends, prepend=0)),
@@ -153,8 +153,8 @@ class ClipDataset(Dataset[dict[str, Any]]):
                 sound = torch.zeros(item[f"{name}_len"])
                 heard = torch.from_numpy(other.audio(rate))[: len(sound)]
                 sound[: len(heard)] = heard
-                foreign |= {name: sound, f"{name}_len": len(sound)}
-        return foreign
+                mismatched |= {name: sound, f"{name}_len": len(sound)}
+        return mismatched
 
 
 class SentenceDataset(Dataset[dict[str, Any]]):
@@ -190,7 +190,7 @@ def _tokens(symbols: Sequence[str], tokenizer: text.Tokenizer) -> dict[str, Any]
     return {"tokens": torch.tensor(tokenizer.encode(symbols)), "token_len": len(symbols)}
 
 
-def foreign_clips(store: Store, clip_ids: Sequence[str]) -> list[str]:
+def mismatched_clips(store: Store, clip_ids: Sequence[str]) -> list[str]:
     """For each clip the next one of the same speaker in the list that says something else.
 
     After the last comes the first. Where the list has none, one of the same speaker elsewhere in the store is taken,
@@ -256,7 +256,7 @@ def to_float(batch: ClipBatch) -> ClipBatch:
     """Pictures but `face` from uint8 to float in [0, 1], in place. Done on the device: bytes travel, not floats.
 
     Args:
-        batch: One batch, or several streams by name; batches inside it (`foreign`) are converted too.
+        batch: One batch, or several streams by name; batches inside it (`mismatched`) are converted too.
     """
     return _in_float(batch)  # type: ignore[no-any-return]
 

@@ -64,7 +64,7 @@ def make_row(corpus: type[Corpus], clip: RawClip, settings: dict[str, Any]) -> d
     row: dict[str, Any] = {
         "clip_id": clip.clip_id,
         "speaker": clip.speaker,
-        "text": corpus.tokenizer.normalise(" ".join(said)) if said else "",
+        "text": corpus.tokenizer.normalize(" ".join(said)) if said else "",
         "words": [w._asdict() for w in words],
         "symbols": symbols,
         "durations": corpus.durations.durations(words, symbols, len(frames), fps, corpus.tokenizer),

@@ -25,7 +25,7 @@ from lipbench.scoring.base import (
 )
 from lipbench.scoring.observers import MAKE, Observer
 from lipbench.scoring.sets import SetMetric
-from lipbench.scoring.views import Scene, Take
+from lipbench.scoring.views import ReferenceBatch, VideoViews
 from lipbench.types import ClipBatch, View
 
 Metric = ClipMetric | SetMetric
@@ -46,7 +46,7 @@ DEFAULT: Final = "default"
 
 
 @dataclass(frozen=True)
-class Entry:
+class MetricSpec:
     """A column of the bank: what a metric declares, and its class."""
 
     column: Column
@@ -74,13 +74,13 @@ class Entry:
         return self.metric(**options)
 
 
-def entries(metric: type[Metric]) -> list[Entry]:
+def entries(metric: type[Metric]) -> list[MetricSpec]:
     """The columns that a metric's class declares itself.
 
     Raises:
         UsageError: It declares none, or a column that does not suit its kind.
     """
-    found = [Entry(column, metric) for column in vars(metric).get("columns", ())]
+    found = [MetricSpec(column, metric) for column in vars(metric).get("columns", ())]
     if not found:
         raise UsageError(
             f"{metric.__module__}.{metric.__qualname__} declares no column; expected, for example, "
@@ -111,19 +111,19 @@ def _classes() -> Iterator[type[Metric]]:
                 yield cast("type[Metric]", found)
 
 
-def _ordered(found: Sequence[Entry]) -> dict[str, Entry]:
+def _ordered(found: Sequence[MetricSpec]) -> dict[str, MetricSpec]:
     """Entries by name in the order of tables.
 
     Raises:
         UsageError: Two metrics declare one column.
     """
 
-    def place(entry: Entry) -> tuple[int, str, float, str]:
+    def place(entry: MetricSpec) -> tuple[int, str, float, str]:
         known = entry.group in _GROUPS
         order = _GROUPS.index(entry.group) if known else len(_GROUPS)
         return order, entry.group, entry.column.place, entry.name
 
-    named: dict[str, Entry] = {}
+    named: dict[str, MetricSpec] = {}
     for entry in sorted(found, key=place):
         other = named.setdefault(entry.name, entry)
         if other.metric is not entry.metric:
@@ -132,11 +132,11 @@ def _ordered(found: Sequence[Entry]) -> dict[str, Entry]:
     return named
 
 
-CATALOGUE: Final[dict[str, Entry]] = _ordered([entry for metric in _classes() for entry in entries(metric)])
+METRICS: Final[dict[str, MetricSpec]] = _ordered([entry for metric in _classes() for entry in entries(metric)])
 """Column name -> entry: of every file in `lipbench.metrics`, and of what other packages bring as entry points."""
 
 
-def select(names: Sequence[str] | None, scores: Output = "video") -> list[Entry]:
+def select(names: Sequence[str] | None, scores: Output = "video") -> list[MetricSpec]:
     """Entries by name, group or class path, in the catalogue's order; None gives the default ones.
 
     Args:
@@ -149,7 +149,7 @@ def select(names: Sequence[str] | None, scores: Output = "video") -> list[Entry]
     """
     chosen = [DEFAULT] if names is None else list(names)
     outside = [entry for name in chosen if _is_class_path(name) for entry in entries(discovery.load("metric", name))]
-    there = _ordered([*CATALOGUE.values(), *outside])
+    there = _ordered([*METRICS.values(), *outside])
     groups = {entry.group for entry in there.values()}
     known = [*sorted(groups), DEFAULT, *there]
     for name in chosen:
@@ -230,22 +230,22 @@ class Bank:
             if judges:
                 self.judges[entry.name] = " + ".join(judges)
 
-    def scene(self, batch: ClipBatch, view: View) -> Scene:
+    def scene(self, batch: ClipBatch, view: View) -> ReferenceBatch:
         """The clips of one batch."""
-        return Scene(batch, view, self.observers)
+        return ReferenceBatch(batch, view, self.observers)
 
-    def row(self, device: torch.device | str = "cpu") -> "Row":
+    def row(self, device: torch.device | str = "cpu") -> "ScoreRow":
         """Empty accumulators for one row of a table."""
         made = {e.name: e.make(self._files).to(device) for e in self.entries if e.name not in self.reasons}
-        return Row(self.entries, made, dict(self.reasons), self.observers)
+        return ScoreRow(self.entries, made, dict(self.reasons), self.observers)
 
 
-def observed(entry: Entry) -> str | None:
+def observed(entry: MetricSpec) -> str | None:
     """The observation that a column takes of videos; None if it takes frames, or a model's own text."""
     return entry.metric.observes if entry.column.scores == "video" else None
 
 
-def wants(entry: Entry, observers: Mapping[str, Observer]) -> set[str]:
+def required_keys(entry: MetricSpec, observers: Mapping[str, Observer]) -> set[str]:
     """Batch keys without which a column stays empty.
 
     Args:
@@ -259,7 +259,7 @@ def wants(entry: Entry, observers: Mapping[str, Observer]) -> set[str]:
     return keys | ({"text"} if issubclass(entry.metric, TranscriptMetric) else set())
 
 
-class Row:
+class ScoreRow:
     """The scores of one row of a table: a model, a control or a calibration.
 
     Args:
@@ -271,7 +271,7 @@ class Row:
 
     def __init__(
         self,
-        entries: Sequence[Entry],
+        entries: Sequence[MetricSpec],
         metrics: Mapping[str, Metric],
         reasons: dict[str, str],
         observers: Mapping[str, Observer],
@@ -282,7 +282,7 @@ class Row:
         self.reasons = reasons
         self.observers = observers
 
-    def update(self, pred: Take, scene: Scene) -> None:
+    def update(self, pred: VideoViews, scene: ReferenceBatch) -> None:
         """Score a video of a batch in every column whose input is there."""
         batch, target = scene.batch, scene.reference
         same = pred.length == target.length
@@ -325,12 +325,12 @@ class Row:
             if isinstance(metric, TranscriptMetric) and self._has_input(entry, batch, None):
                 metric.update(texts, batch["text"], batch["index"], batch["video_len"])
 
-    def _has_input(self, entry: Entry, batch: ClipBatch, view: View | None) -> bool:
+    def _has_input(self, entry: MetricSpec, batch: ClipBatch, view: View | None) -> bool:
         """Whether a column can be scored from a batch; if not, the reason is kept."""
         metric = self.metrics.get(entry.name)
         if metric is None and entry.name not in self.sets:
             return False
-        missing = sorted(wants(entry, self.observers) - batch.keys())
+        missing = sorted(required_keys(entry, self.observers) - batch.keys())
         if missing:
             self.reasons[entry.name] = f"the batch has no {' and no '.join(missing)}" + (
                 " (a packed store keeps the model's view only)" if "face" in missing else ""
@@ -346,13 +346,13 @@ class Row:
             return False
         return not missing
 
-    def local(self) -> dict[str, PerClip]:
+    def local_scores(self) -> dict[str, PerClip]:
         """Scores by column of the clips that this process holds."""
-        return {name: metric.local() for name, metric in self.metrics.items()}
+        return {name: metric.local_scores() for name, metric in self.metrics.items()}
 
-    def whole(self) -> dict[str, tuple[float, int]]:
+    def compute_set(self) -> dict[str, tuple[float, int]]:
         """Columns with one number for all clips: the number, and how many clips it is over.
 
         A collective call: every process must make it, for the same rows in the same order.
         """
-        return {name: metric.whole() for name, metric in self.sets.items()}
+        return {name: metric.compute_set() for name, metric in self.sets.items()}

@@ -20,9 +20,9 @@ from typing import Any, Final, cast
 import torch
 from torch import Tensor
 
-from lipbench.evaluation.bank import Bank, Row, wants
+from lipbench.evaluation.bank import Bank, ScoreRow, required_keys
 from lipbench.media import geometry, video
-from lipbench.scoring.views import Scene, Take
+from lipbench.scoring.views import ReferenceBatch, VideoViews
 from lipbench.types import ClipBatch
 
 CRF: Final = 23
@@ -64,9 +64,9 @@ def _foreign(batch: ClipBatch) -> dict[str, Any]:
     Raises:
         ValueError: The batch has none.
     """
-    if "foreign" not in batch:
+    if "mismatched" not in batch:
         raise ValueError("the batch holds no other clip's words for the control rows; add --evaluator.controls false")
-    return cast("dict[str, Any]", batch["foreign"])
+    return cast("dict[str, Any]", batch["mismatched"])
 
 
 def _silence(batch: ClipBatch) -> dict[str, Any]:
@@ -118,7 +118,7 @@ def looking_at(bank: Bank, key: str, packed: bool) -> set[str]:
     found = set()
     for entry in bank.entries:
         if entry.name not in bank.reasons:
-            keys = wants(entry, bank.observers)
+            keys = required_keys(entry, bank.observers)
             if key in keys and not (packed and "face" in keys):
                 found.add(entry.name)
     return found
@@ -126,7 +126,7 @@ def looking_at(bank: Bank, key: str, packed: bool) -> set[str]:
 
 def rows(
     bank: Bank, device: torch.device | str, packed: bool, driven: Collection[Control], names: Collection[str]
-) -> dict[str, Row]:
+) -> dict[str, ScoreRow]:
     """Empty accumulators for control and calibration rows.
 
     Args:
@@ -142,18 +142,18 @@ def rows(
         found[control.name] = bank.row(device)
         if control.beside is not None and heard:
             why = f"as in {control.name}: only the sound beside the video differs"
-            found[control.beside] = only(bank, device, heard, why)
+            found[control.beside] = restricted_row(bank, device, heard, why)
     for name in names:
         key = _SWAPPED.get(name)
         if key is None:
             found[name] = bank.row(device)
         else:
             why = f"as in ground-truth: only the {key} is another clip's"
-            found[name] = only(bank, device, looking_at(bank, key, packed), why)
+            found[name] = restricted_row(bank, device, looking_at(bank, key, packed), why)
     return found
 
 
-def only(bank: Bank, device: torch.device | str, columns: Collection[str], why: str) -> Row:
+def restricted_row(bank: Bank, device: torch.device | str, columns: Collection[str], why: str) -> ScoreRow:
     """Empty accumulators for a row that leaves all but some columns empty.
 
     Args:
@@ -165,25 +165,27 @@ def only(bank: Bank, device: torch.device | str, columns: Collection[str], why: 
     whole = bank.row(device)
     metrics = {name: metric for name, metric in (whole.metrics | whole.sets).items() if name in columns}
     reasons = {entry.name: why for entry in bank.entries if entry.name not in columns}
-    return Row(whole.entries, metrics, reasons | whole.reasons, whole.observers)
+    return ScoreRow(whole.entries, metrics, reasons | whole.reasons, whole.observers)
 
 
-def beside(bank: Bank, scene: Scene, key: str) -> Scene:
+def with_swapped(bank: Bank, scene: ReferenceBatch, key: str) -> ReferenceBatch:
     """The same clips with the "sound" or "text" of other clips.
 
     Raises:
         ValueError: The batch has none.
     """
-    foreign = cast("dict[str, Any]", scene.batch.get("foreign", {}))
-    if key not in foreign:
+    mismatched = cast("dict[str, Any]", scene.batch.get("mismatched", {}))
+    if key not in mismatched:
         raise ValueError(
             f"the batch holds no other clip's {key}; add --evaluator.calibration false --evaluator.controls false"
         )
-    swapped = {name: foreign[name] for name in (key, f"{key}_len") if name in foreign}
+    swapped = {name: mismatched[name] for name in (key, f"{key}_len") if name in mismatched}
     return bank.scene(cast(ClipBatch, {**scene.batch, **swapped}), scene.view)
 
 
-def takes(bank: Bank, scene: Scene, mean: Tensor, names: Collection[str]) -> Iterator[tuple[str, Take, Scene]]:
+def iter_calibration_rows(
+    bank: Bank, scene: ReferenceBatch, mean: Tensor, names: Collection[str]
+) -> Iterator[tuple[str, VideoViews, ReferenceBatch]]:
     """The calibration rows for one batch, one after the other so that only one is held in memory.
 
     Args:
@@ -201,18 +203,18 @@ def takes(bank: Bank, scene: Scene, mean: Tensor, names: Collection[str]) -> Ite
         coded = _reencoded(bank, scene)
         yield "reencoded-truth", coded.reference, scene
         del coded  # its pictures
-    yield "resized-truth", scene.take(truth, recurs=True), scene
-    yield "frozen-frame", scene.take(truth[:, :1].expand_as(truth), recurs=True), scene
-    yield "mean-mouth", scene.take(mean.to(truth).expand_as(truth), recurs=True), scene
+    yield "resized-truth", scene.take(truth, cacheable=True), scene
+    yield "frozen-frame", scene.take(truth[:, :1].expand_as(truth), cacheable=True), scene
+    yield "mean-mouth", scene.take(mean.to(truth).expand_as(truth), cacheable=True), scene
     for name, key in _SWAPPED.items():
         if name in names:
-            other = beside(bank, scene, key)
+            other = with_swapped(bank, scene, key)
             # What is heard is the video's own affair, and its offset is measured from the true one's; a text is what
             # the video is compared with.
             yield name, other.reference, scene if key == "sound" else other
 
 
-def _reencoded(bank: Bank, scene: Scene) -> Scene:
+def _reencoded(bank: Bank, scene: ReferenceBatch) -> ReferenceBatch:
     """The same clips as somebody sees them who saves their canonical pictures as .mp4 and reads them back."""
     batch = scene.batch
     face = batch["face"].clone()  # (B, T, 3, 352, 320)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from lipbench.evaluation import calibration
-from lipbench.evaluation.bank import Bank, Row, wants
+from lipbench.evaluation.bank import Bank, ScoreRow, required_keys
 from lipbench.evaluation.calibration import Control
 from lipbench.evaluation.kept import KeptScores, RowScores
 from lipbench.evaluation.record import Record
@@ -29,7 +29,7 @@ Videos = dict[str, tuple[Tensor, Tensor | None]]
 """Row -> what was made for it, (B, N, 3, h, w) float in [0, 1], and (B,) valid frames; None means the reference's."""
 Arrays = tuple[npt.NDArray[np.generic], ...]
 
-_READ: Final = frozenset({"index", "video", "video_len", "fps", "face", "landmarks", "foreign"})
+_READ: Final = frozenset({"index", "video", "video_len", "fps", "face", "landmarks", "mismatched"})
 """Batch keys that scoring reads whatever the columns are."""
 
 
@@ -66,21 +66,21 @@ class _Kept:
         self.given.append(tuple(value.detach().cpu().numpy() for value in (pred, target, index, length, pred_len)))
 
 
-def keeping(rows: Mapping[str, Row]) -> None:
+def keeping(rows: Mapping[str, ScoreRow]) -> None:
     """Make rows keep what metrics of sets are given, for `taken`."""
     for row in rows.values():
         kept = {name: _Kept(metric.observes) for name, metric in row.sets.items()}
         row.sets = cast("dict[str, SetMetric]", kept)  # until `taken`, only `update` is called
 
 
-def _kept(row: Row) -> dict[str, _Kept]:
+def _kept(row: ScoreRow) -> dict[str, _Kept]:
     return cast(dict[str, _Kept], row.sets)
 
 
-def taken(rows: Mapping[str, Row]) -> Scores:
+def taken(rows: Mapping[str, ScoreRow]) -> Scores:
     """What rows made by `keeping` found since the last call; they are empty afterwards."""
     scores = Scores(
-        {name: row.local() for name, row in rows.items()},
+        {name: row.local_scores() for name, row in rows.items()},
         {name: {column: kept.given for column, kept in _kept(row).items()} for name, row in rows.items()},
         {name: dict(row.reasons) for name, row in rows.items()},
     )
@@ -92,7 +92,7 @@ def taken(rows: Mapping[str, Row]) -> Scores:
     return scores
 
 
-def given(rows: Mapping[str, Row], scores: Scores) -> None:
+def given(rows: Mapping[str, ScoreRow], scores: Scores) -> None:
     """Add what was found of some clips to rows."""
     for name, row in rows.items():
         for column, clips in scores.clips[name].items():
@@ -135,7 +135,7 @@ class Plan:
     checks: tuple[str, ...]
     mean: npt.NDArray[np.float32] | None
 
-    def rows(self, bank: Bank) -> dict[str, Row]:
+    def rows(self, bank: Bank) -> dict[str, ScoreRow]:
         """Empty accumulators, the model's first; the same in every process."""
         others = calibration.rows(bank, self.device, self.packed, self.driven, self.checks)
         return {MODEL: bank.row(self.device), **others}
@@ -172,12 +172,14 @@ class Scorer:
         for control in self._plan.driven:
             self._rows[control.name].update(scene.take(*made[control.name]), scene)
             if control.beside in self._rows:
-                other = calibration.beside(self._bank, scene, "sound")
+                other = calibration.with_swapped(self._bank, scene, "sound")
                 self._rows[control.beside].update(other.take(*made[control.name]), scene)
         path = self._kept.path(clip[0]) if self._kept else None
         kept = self._kept.read(path) if self._kept and path else None
         if kept is None and self._plan.checks:
-            for name, take, target in calibration.takes(self._bank, scene, self._mean, self._plan.checks):
+            for name, take, target in calibration.iter_calibration_rows(
+                self._bank, scene, self._mean, self._plan.checks
+            ):
                 self._rows[name].update(take, target)
         scores = taken(self._rows)
         if kept is not None:
@@ -198,7 +200,9 @@ def _single(scores: Scores, row: str) -> RowScores:
 
 def read(bank: Bank) -> frozenset[str]:
     """Batch keys that scoring looks at; what is left out need not travel to another process."""
-    return _READ.union(*(wants(entry, bank.observers) for entry in bank.entries if entry.name not in bank.reasons))
+    return _READ.union(
+        *(required_keys(entry, bank.observers) for entry in bank.entries if entry.name not in bank.reasons)
+    )
 
 
 def clip(batch: Any, place: int, keys: frozenset[str]) -> Any:  # noqa: ANN401 - a batch, and the batches in it

@@ -13,7 +13,7 @@ from pytorch_lightning.trainer.states import TrainerFn
 
 from lipbench.errors import on_one_line, visible
 from lipbench.evaluation import calibration, clip_scores, formatting, output_folder, readings, record, workers, writing
-from lipbench.evaluation.bank import CATALOGUE, Bank, Row
+from lipbench.evaluation.bank import METRICS, Bank, ScoreRow
 from lipbench.evaluation.clip_scores import Plan, Scorer, Videos
 from lipbench.evaluation.readings import ReadingRows
 from lipbench.evaluation.record import Record
@@ -144,7 +144,7 @@ class Evaluator(Callback):
 
     def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Empty accumulators, the same rows on every process, and what fills them."""
-        self._rows: dict[str, Row] = {}
+        self._rows: dict[str, ScoreRow] = {}
         self._readings: ReadingRows | None = None
         self._clips = {}
         if "text" in self._outputs:
@@ -156,7 +156,7 @@ class Evaluator(Callback):
         """Rows of generated videos, and the processes that score them."""
         data = trainer.datamodule  # type: ignore[attr-defined]
         packed = data.store_info["packed"] is not None
-        self._view = model.clip.frames["video"]
+        self._view = model.clip_spec.frames["video"]
         self._driven = calibration.controls(model.needs) if self.controls else ()
         checks: list[str] = []
         mean = None
@@ -195,7 +195,7 @@ class Evaluator(Callback):
             with torch.inference_mode(), trainer.precision_plugin.test_step_context():
                 written = (outputs or {}).get("text")
                 texts = model.read(batch) if written is None else written
-                self._readings.update(batch, texts, model, list(model.clip.frames))
+                self._readings.update(batch, texts, model, list(model.clip_spec.frames))
         if self._pool is not None and outputs is not None:
             self._score_videos(trainer, cast(GenerativeModel, pl_module), outputs, batch)
 
@@ -206,7 +206,7 @@ class Evaluator(Callback):
         with torch.inference_mode():
             for control in self._driven:
                 with trainer.precision_plugin.test_step_context():
-                    other = model.drive(cast(ClipBatch, {**batch, **control.drive(batch)}), model.timing)
+                    other = model.run_generate(cast(ClipBatch, {**batch, **control.drive(batch)}), model.timing)
                 made[control.name] = other["video"], other.get("video_len")
         for k, clip_id in enumerate(batch["clip_id"]):
             own = {
@@ -276,7 +276,7 @@ class Evaluator(Callback):
         """
         judges = self._bank.judges
         found = {
-            name: ScoredRow(row.entries, row.local(), row.whole(), row.reasons, judges)
+            name: ScoredRow(row.entries, row.local_scores(), row.compute_set(), row.reasons, judges)
             for name, row in self._rows.items()
         }
         if self._readings is None:
@@ -288,7 +288,7 @@ class Evaluator(Callback):
 
     def _records(self, trainer: pl.Trainer, model: BenchModule, board: Scoreboard) -> list[Record]:
         """One record a row; the model's first."""
-        data, views = trainer.datamodule, model.clip.frames  # type: ignore[attr-defined]
+        data, views = trainer.datamodule, model.clip_spec.frames  # type: ignore[attr-defined]
         created = record.now()
         short = type(model).__module__.split(".")
         subject = Subject(
@@ -393,8 +393,8 @@ def check_outputs(names: Sequence[str] | None, outputs: frozenset[str], who: str
         ValueError: A column was named that is of no use; the message says which would be.
     """
     for name in names or ():
-        entry = CATALOGUE.get(name)
+        entry = METRICS.get(name)
         if entry is not None and entry.column.scores not in outputs:
-            have = ", ".join(other.name for other in CATALOGUE.values() if other.column.scores in outputs)
+            have = ", ".join(other.name for other in METRICS.values() if other.column.scores in outputs)
             what = {"video": "generated video", "text": "what a model reads itself"}[entry.column.scores]
             raise ValueError(f"{name} scores {what}, which {who} does not return. It has {have}")

@@ -17,7 +17,7 @@ from lipbench.data import protocol as protocols
 from lipbench.data.manifest import MANIFEST
 from lipbench.data.store import Store
 from lipbench.evaluation import clip_scores, external_videos, output_folder, pairing, record, writing
-from lipbench.evaluation.bank import Bank, Entry, wants
+from lipbench.evaluation.bank import Bank, MetricSpec, required_keys
 from lipbench.evaluation.calibration import AGAINST, ROWS
 from lipbench.evaluation.external_clips import GIVES, Given, Outcome, Plan, Scorer
 from lipbench.evaluation.pairing import Job, Key, named
@@ -109,12 +109,12 @@ def evaluate(
     _check(name, fps, timing)
     reference, store = _reference(reference, protocol)
     made = pairing.find(generated)
-    jobs, about = pairing.stored(store, protocol, made) if store else pairing.filmed(reference, made)
+    jobs, about = pairing.match_store(store, protocol, made) if store else pairing.match_videos(reference, made)
     jobs = pairing.expected(jobs, made, protocol, partial)
     if audio is not None:
-        jobs = pairing.attached(jobs, "sound", pairing.find_sounds(Path(audio)))
+        jobs = pairing.with_audio(jobs, "sound", pairing.find_sounds(Path(audio)))
     if text is not None:
-        jobs = pairing.attached(jobs, "said", pairing.find_texts(text))
+        jobs = pairing.with_audio(jobs, "said", pairing.find_texts(text))
     if store is None and fps is None and any(Path(job.reference).is_dir() for job in jobs):
         raise ValueError("references that are folders of pictures have no frame rate; add it, such as --fps 25")
     crop = None if view is None else _crop(view, jobs, fps)
@@ -141,7 +141,7 @@ def evaluate(
             for task in enumerate(jobs):
                 pool.submit(task[1].clip_id, task)
             pool.finish()
-    table = run.table(pairing.orphans(made, jobs) if protocol is None else [])
+    table = run.table(pairing.unmatched(made, jobs) if protocol is None else [])
     if not run.scored:
         first = run.facts[0]
         raise ValueError(f"none of the {len(run.facts)} clips could be scored; {first['clip_id']}: {first['reason']}")
@@ -295,7 +295,7 @@ class _Run:
         frame = pd.DataFrame(lines, index=[*self.facts, *range(-len(orphans), 0)], columns=list(_COLUMNS))
         frame = frame.astype({name: "Int64" for name in _COLUMNS if name.endswith("_frames")})
         frame = frame.astype({"sound_seconds": "float64", "generated_fps": "float64"})
-        for name, clips in self.rows[MODEL].local().items():
+        for name, clips in self.rows[MODEL].local_scores().items():
             frame[name] = pd.Series(clips.value, index=clips.index, dtype="float64")
         return frame.sort_values("clip_id", ignore_index=True)
 
@@ -304,7 +304,7 @@ class _Run:
         clips = {k: (self.facts[k]["clip_id"], speaker) for k, speaker in self.speakers.items()}
         rows = {}
         for name, row in self.rows.items():
-            columns, sets = row.local(), row.whole()
+            columns, sets = row.local_scores(), row.compute_set()
             defined = {column: int(np.isfinite(found.value).sum()) for column, found in columns.items()}
             defined |= {column: count for column, (_, count) in sets.items()}
             entries = self.bank.entries
@@ -313,7 +313,7 @@ class _Run:
             rows[name] = ScoredRow(entries, columns, sets, reasons, self.bank.judges)
         return Scoreboard(clips, rows, ROWS)
 
-    def _reason(self, entry: Entry, row: str, defined: int) -> str | None:
+    def _reason(self, entry: MetricSpec, row: str, defined: int) -> str | None:
         """Why a column is empty or not complete.
 
         Args:
@@ -324,7 +324,7 @@ class _Run:
         if entry.name in self.bank.reasons:
             return str(record.portable(self.bank.reasons[entry.name]))
         lacking, total = self._lacking[row], len(self.speakers)
-        needed = wants(entry, self.bank.observers)
+        needed = required_keys(entry, self.bank.observers)
         parts = {f"{lacking['video']} of {total} videos are not there or cannot be used": lacking["video"]}
         parts |= {
             f"{lacking[key]} of {total} clips have no {key} ({how})": lacking[key]

@@ -13,13 +13,13 @@ from torch import Tensor
 
 from lipbench.data.store import Store
 from lipbench.evaluation import clip_scores, external_videos, record
-from lipbench.evaluation.bank import Bank, Row, wants
+from lipbench.evaluation.bank import Bank, ScoreRow, required_keys
 from lipbench.evaluation.clip_scores import Scores
 from lipbench.evaluation.external_videos import Truth
 from lipbench.evaluation.pairing import Job
 from lipbench.evaluation.scoreboard import MODEL
 from lipbench.media import geometry
-from lipbench.scoring.views import Scene, Take
+from lipbench.scoring.views import ReferenceBatch, VideoViews
 from lipbench.types import ClipBatch, View
 
 CHECKS: Final = ("ground-truth", "frozen-frame")
@@ -76,7 +76,7 @@ class Plan:
     view: View
     calibrate: bool
 
-    def rows(self, bank: Bank) -> dict[str, Row]:
+    def rows(self, bank: Bank) -> dict[str, ScoreRow]:
         """Empty accumulators, that of the videos first; the same in every process."""
         return {name: bank.row(self.device) for name in (MODEL, *(CHECKS if self.calibrate else ()))}
 
@@ -225,7 +225,9 @@ class Scorer:
         self._scored = False
         self._lacking: dict[str, Counter[str]] = {}
         self._hears = any(
-            "sound" in wants(e, self.bank.observers) for e in self.bank.entries if e.name not in self.bank.reasons
+            "sound" in required_keys(e, self.bank.observers)
+            for e in self.bank.entries
+            if e.name not in self.bank.reasons
         )
 
     def __call__(self, task: tuple[int, Job]) -> Outcome:
@@ -246,7 +248,7 @@ class Scorer:
             real = whole.reference.native
             for name in CHECKS:
                 still = name == "frozen-frame"
-                take = whole.take(real[:, :1].expand_as(real), recurs=True) if still else whole.reference
+                take = whole.take(real[:, :1].expand_as(real), cacheable=True) if still else whole.reference
                 self._update(name, item, take, whole)
         lacking = self._lacking[MODEL]
         if item.made is None:
@@ -278,7 +280,7 @@ class Scorer:
         self._update(MODEL, item, heard.take(made, torch.tensor([made.shape[1]])), scene)
         self._scored = True
 
-    def _update(self, row: str, item: _Item, take: Take, scene: Scene) -> None:
+    def _update(self, row: str, item: _Item, take: VideoViews, scene: ReferenceBatch) -> None:
         """Score a video, beside its own scene's sound, against a scene's reference, beside that scene's."""
         batch = take.scene.batch
         for key in GIVES:

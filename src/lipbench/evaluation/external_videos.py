@@ -224,11 +224,11 @@ def read_text(source: str | Path | None) -> tuple[str, list[alignment.Word]]:
     if source is None:
         raise ValueError("no text of this name")
     if isinstance(source, str):
-        return text.normalise(source.translate(_PUNCTUATION)), []
+        return text.normalize(source.translate(_PUNCTUATION)), []
     if source.suffix.lower() == ".align":
         words = alignment.read_align(source)
-        return text.normalise(" ".join(word.word for word in alignment.spoken(words))), words
-    return text.normalise(read_words(source).translate(_PUNCTUATION)), []
+        return text.normalize(" ".join(word.word for word in alignment.spoken(words))), words
+    return text.normalize(read_words(source).translate(_PUNCTUATION)), []
 
 
 # ------------------------------------------------------------------------------------------- the canonical picture
@@ -395,7 +395,7 @@ def _scaled(
     """Transforms (T, 2, 3) of frames of `size` for the same frames at another (height, width)."""
     factor = np.array([size[1] / other[1], size[0] / other[0]])
     scaled = transforms.copy()
-    scaled[..., 2] += transforms[..., :2] @ (0.5 * factor - 0.5)  # pixel centres lie at whole numbers
+    scaled[..., 2] += transforms[..., :2] @ (0.5 * factor - 0.5)  # pixel centers lie at whole numbers
     scaled[..., :2] *= factor
     return scaled
 

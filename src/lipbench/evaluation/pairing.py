@@ -225,7 +225,7 @@ class Job:
     said: str | Path | None = None
 
 
-def stored(store: Store, protocol: str | None, made: Mapping[Key, Path]) -> tuple[list[Job], dict[str, Any]]:
+def match_store(store: Store, protocol: str | None, made: Mapping[Key, Path]) -> tuple[list[Job], dict[str, Any]]:
     """Clips of a store, or the test clips of a protocol in it; and what the record says of them.
 
     Raises:
@@ -246,7 +246,7 @@ def stored(store: Store, protocol: str | None, made: Mapping[Key, Path]) -> tupl
     return jobs, {"protocol": about, "data": data}
 
 
-def filmed(reference: Path, made: Mapping[Key, Path]) -> tuple[list[Job], dict[str, Any]]:
+def match_videos(reference: Path, made: Mapping[Key, Path]) -> tuple[list[Job], dict[str, Any]]:
     """Clips of a folder of videos; and what the record says of them."""
     true = find(reference)
     found = match(made, true, "generated video")
@@ -281,7 +281,7 @@ def _few(names: Sequence[str]) -> str:
     return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
 
 
-def attached(jobs: Sequence[Job], what: Literal["sound", "said"], have: Mapping[Key, str | Path]) -> list[Job]:
+def with_audio(jobs: Sequence[Job], what: Literal["sound", "said"], have: Mapping[Key, str | Path]) -> list[Job]:
     """Give every clip its sound or text.
 
     Raises:
@@ -301,7 +301,7 @@ def attached(jobs: Sequence[Job], what: Literal["sound", "said"], have: Mapping[
     ]
 
 
-def orphans(made: Mapping[Key, Path], jobs: Sequence[Job]) -> list[Key]:
+def unmatched(made: Mapping[Key, Path], jobs: Sequence[Job]) -> list[Key]:
     """Generated videos that belong to no clip."""
     used = {job.generated for job in jobs}
     return [key for key, path in made.items() if path not in used]

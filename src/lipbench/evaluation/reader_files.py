@@ -9,7 +9,7 @@ import pandas as pd
 import torch
 
 from lipbench.data import protocol as protocols
-from lipbench.data.loader import foreign_clips
+from lipbench.data.loader import mismatched_clips
 from lipbench.data.store import Store
 from lipbench.evaluation import clip_scores, output_folder, readings, record, writing
 from lipbench.evaluation.bank import Bank
@@ -88,7 +88,7 @@ def evaluate_reader(
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     rows = ReadingRows(bank, controls, calibration)
     whole = _Whole(reader, device)
-    others = foreign_clips(opened, clip_ids) if controls or calibration else []
+    others = mismatched_clips(opened, clip_ids) if controls or calibration else []
     texts: list[str | None] = []
     clips = {}
     for index, clip_id in enumerate(clip_ids):
@@ -101,7 +101,7 @@ def evaluate_reader(
             "text": [clip.text],
         }
         if others:
-            batch["foreign"] = {"text": [opened[others[index]].text]}
+            batch["mismatched"] = {"text": [opened[others[index]].text]}
         texts += whole.read(cast(ClipBatch, batch))
         rows.update(cast(ClipBatch, batch), texts[-1:], whole, ["video"])
     board = Scoreboard(clips, rows.scored(), readings.ROWS)

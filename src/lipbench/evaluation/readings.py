@@ -12,7 +12,7 @@ from typing import Any, Final, Protocol, cast
 
 import torch
 
-from lipbench.evaluation.bank import Bank, Row
+from lipbench.evaluation.bank import Bank, ScoreRow
 from lipbench.evaluation.scoreboard import MODEL, ScoredRow
 from lipbench.types import ClipBatch
 
@@ -47,13 +47,13 @@ class ReadingRows:
     def __init__(self, bank: Bank, controls: bool, calibration: bool) -> None:
         self.bank = bank
         names = [MODEL, *(CONTROLS if controls else ()), *(ROWS if calibration else ())]
-        self.rows: dict[str, Row] = {name: bank.row() for name in names}
+        self.rows: dict[str, ScoreRow] = {name: bank.row() for name in names}
 
     def update(self, batch: ClipBatch, texts: Sequence[str | None], reader: Reads, frames: Sequence[str]) -> None:
         """Score a batch in every row.
 
         Args:
-            batch: With `foreign`, another clip's words, unless neither controls nor calibration rows are scored.
+            batch: With `mismatched`, another clip's words, unless neither controls nor calibration rows are scored.
             texts: What the reader wrote.
             reader: Reads the clips again where the first frame stands still.
             frames: Batch keys of what it looks at.
@@ -67,25 +67,26 @@ class ReadingRows:
             for row in self.rows.values():
                 row.reasons = dict(self.rows[MODEL].reasons)
             return
-        if len(self.rows) > 1 and "text" not in batch.get("foreign", {}):
+        if len(self.rows) > 1 and "text" not in batch.get("mismatched", {}):
             raise ValueError(
                 "the batch holds no other clip's words; add --evaluator.controls false --evaluator.calibration false"
             )
         for name, row in self.rows.items():
             if name == "wrong-video":
-                row.update_text(texts, cast(ClipBatch, {**here, "text": batch["foreign"]["text"]}))
+                row.update_text(texts, cast(ClipBatch, {**here, "text": batch["mismatched"]["text"]}))
             elif name == "still-video":
                 row.update_text(reader.read(_still(batch, frames)), here)
             elif name == "ground-truth":
                 row.update_text(batch["text"], here)
             elif name == "shuffled-text":
-                row.update_text(batch["foreign"]["text"], here)
+                row.update_text(batch["mismatched"]["text"], here)
 
     def scored(self) -> dict[str, ScoredRow]:
         """Row -> what this process found."""
         judges = self.bank.judges
         return {
-            name: ScoredRow(self.bank.entries, row.local(), {}, row.reasons, judges) for name, row in self.rows.items()
+            name: ScoredRow(self.bank.entries, row.local_scores(), {}, row.reasons, judges)
+            for name, row in self.rows.items()
         }
 
 

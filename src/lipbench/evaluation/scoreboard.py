@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from lipbench.evaluation import record, statistics
-from lipbench.evaluation.bank import Entry
+from lipbench.evaluation.bank import MetricSpec
 from lipbench.evaluation.record import Paired, Record, Score
 from lipbench.scoring.base import PerClip, mean
 
@@ -33,7 +33,7 @@ class ScoredRow:
         judges: Column -> version or weights of whoever judges beyond a formula.
     """
 
-    entries: Sequence[Entry]
+    entries: Sequence[MetricSpec]
     clips: Mapping[str, PerClip]
     sets: Mapping[str, tuple[float, int]] = field(default_factory=dict)
     reasons: Mapping[str, str] = field(default_factory=dict)
@@ -168,9 +168,9 @@ def summary(row: ScoredRow, speakers: Mapping[int, str]) -> dict[str, Score]:
 
 
 def score(
-    entry: Entry, clips: PerClip | None, speakers: Mapping[int, str], judge: str | None, reason: str | None
+    entry: MetricSpec, clips: PerClip | None, speakers: Mapping[int, str], judge: str | None, reason: str | None
 ) -> Score:
-    """Summarise a column.
+    """Summarize a column.
 
     Args:
         entry: The column.
@@ -188,8 +188,8 @@ def score(
     return _score(entry, value, ci95, defined, len(speakers), judge, reason)
 
 
-def set_score(entry: Entry, value: float, n: int, clips: int, judge: str | None, reason: str | None) -> Score:
-    """Summarise a column with one number for all clips; it has no interval.
+def set_score(entry: MetricSpec, value: float, n: int, clips: int, judge: str | None, reason: str | None) -> Score:
+    """Summarize a column with one number for all clips; it has no interval.
 
     Args:
         entry: The column.
@@ -205,7 +205,7 @@ def set_score(entry: Entry, value: float, n: int, clips: int, judge: str | None,
 
 
 def _score(
-    entry: Entry,
+    entry: MetricSpec,
     value: float,
     ci95: tuple[float, float] | None,
     n: int,
@@ -226,7 +226,7 @@ def _score(
     )
 
 
-def pair(entry: Entry, own: PerClip, other: PerClip, against: str, speakers: Mapping[int, str]) -> Paired | None:
+def pair(entry: MetricSpec, own: PerClip, other: PerClip, against: str, speakers: Mapping[int, str]) -> Paired | None:
     """Compare two rows on the clips that both have; None if there is none."""
     better, perfect = entry.metric.higher_is_better, entry.metric.perfect
     shared, i, j = np.intersect1d(own.index, other.index, return_indices=True)

@@ -17,13 +17,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lipbench.evaluation import calibration
-from lipbench.evaluation.bank import CATALOGUE, Bank, Row
+from lipbench.evaluation.bank import METRICS, Bank, ScoreRow
 from lipbench.media import alignment, audio, geometry
 from lipbench.metrics.lse import lse
 from lipbench.metrics.wer import CER, WER
 from lipbench.scoring.base import TranscriptMetric, mean
-from lipbench.scoring.views import MOUTH, Scene, Take
-from lipbench.synthetic.corpus import FPS, SAMPLE_RATE, render, sentence_ids, words_of
+from lipbench.scoring.views import MOUTH, ReferenceBatch, VideoViews
+from lipbench.synthetic.corpus import FPS, SAMPLE_RATE, render, sentence_ids, word_segments
 from lipbench.types import ClipBatch
 
 State = Literal["ok", "FAILED", "skipped"]
@@ -186,7 +186,7 @@ def clips(seed: int = 0) -> ClipBatch:
         points = made.truth.landmarks.astype(np.float64)
         transforms = geometry.similarity(points)
         words = [alignment.Word(*word) for word in made.truth.words]
-        texts.append(" ".join(words_of(name)))
+        texts.append(" ".join(word_segments(name)))
         items.append(
             {
                 "face": torch.from_numpy(geometry.warp(list(made.frames), transforms)).permute(0, 3, 1, 2),
@@ -222,7 +222,7 @@ def cut(batch: ClipBatch, first: int, last: int) -> ClipBatch:
         "text": batch["text"],
         "sound": sound,
         "sound_len": heard,
-        "foreign": {"text": batch["text"][::-1], "sound": sound.flip(0), "sound_len": heard},
+        "mismatched": {"text": batch["text"][::-1], "sound": sound.flip(0), "sound_len": heard},
     }
 
 
@@ -237,12 +237,12 @@ def run(batch: ClipBatch, files: Mapping[str, str] | None = None, cache: Path | 
     Raises:
         ValueError: A ladder names a column that the catalogue does not have.
     """
-    bank = Bank(sorted({entry.group for entry in CATALOGUE.values()}), files, cache)
+    bank = Bank(sorted({entry.group for entry in METRICS.values()}), files, cache)
     scene = bank.scene(batch, MOUTH)
     found = [_identity(bank, scene)]
-    scored: dict[Callable[[Tensor], Tensor], Row] = {}
+    scored: dict[Callable[[Tensor], Tensor], ScoreRow] = {}
     for ladder in _LADDERS:
-        unknown = set(ladder.columns) - CATALOGUE.keys()
+        unknown = set(ladder.columns) - METRICS.keys()
         if unknown:
             raise ValueError(f"the catalogue has no column {', '.join(sorted(unknown))}")
         here = [name for name in ladder.columns if name not in bank.reasons]
@@ -257,17 +257,17 @@ def run(batch: ClipBatch, files: Mapping[str, str] | None = None, cache: Path | 
     return [*found, _made_up_offset(), _shifted(bank, scene), _foreign_sound(bank, scene), *_words(bank, scene)]
 
 
-def _scored(bank: Bank, take: Take, scene: Scene, columns: Iterable[str]) -> Row:
-    row = calibration.only(bank, "cpu", set(columns), "not asked for")
+def _scored(bank: Bank, take: VideoViews, scene: ReferenceBatch, columns: Iterable[str]) -> ScoreRow:
+    row = calibration.restricted_row(bank, "cpu", set(columns), "not asked for")
     with torch.inference_mode():
         row.update(take, scene)
     return row
 
 
-def _values(row: Row) -> dict[str, float]:
+def _values(row: ScoreRow) -> dict[str, float]:
     """Column -> mean over clips, or the one number of a set."""
-    return {name: mean(clip.value, clip.weight) for name, clip in row.local().items()} | {
-        name: value for name, (value, _) in row.whole().items()
+    return {name: mean(clip.value, clip.weight) for name, clip in row.local_scores().items()} | {
+        name: value for name, (value, _) in row.compute_set().items()
     }
 
 
@@ -280,7 +280,7 @@ def _check(name: str, wrong: Sequence[str], detail: str) -> Check:
     return Check(name, "FAILED", "; ".join(wrong)) if wrong else Check(name, "ok", detail)
 
 
-def _identity(bank: Bank, scene: Scene) -> Check:
+def _identity(bank: Bank, scene: ReferenceBatch) -> Check:
     """A copy must score perfectly in every column that compares with the reference; texts are left to `_words`.
 
     KID is an estimate, which lies about 0 for a copy.
@@ -302,7 +302,7 @@ def _identity(bank: Bank, scene: Scene) -> Check:
     return _check("a copy is perfect", wrong, ", ".join(perfect))
 
 
-def _ordered(ladder: _Ladder, columns: Sequence[str], rows: Sequence[Row]) -> Check:
+def _ordered(ladder: _Ladder, columns: Sequence[str], rows: Sequence[ScoreRow]) -> Check:
     tables = [_values(row) for row in rows]
     wrong, right = [], []
     for name in columns:
@@ -336,17 +336,17 @@ def _offsets() -> str:
     return ", ".join(f"sound {shift:+d} frames early reads as {shift:+d}" for shift in _SHIFTS)
 
 
-def _shifted(bank: Bank, scene: Scene) -> Check:
+def _shifted(bank: Bank, scene: ReferenceBatch) -> Check:
     """A shift of the sound by k frames must move the offset by k: positive where the sound comes too early."""
     name, column = "a shift of the sound is the AV offset", "av_offset[signed]"
     if column in bank.reasons:
         return _skipped(bank, name, [column])
-    own = _scored(bank, scene.reference, scene, [column]).local()[column].value
+    own = _scored(bank, scene.reference, scene, [column]).local_scores()[column].value
     wrong = []
     for shift in _SHIFTS:
         moved = _moved(scene.batch["sound"], shift * _SAMPLES)
         other = bank.scene(cast(ClipBatch, {**scene.batch, "sound": moved}), MOUTH)
-        read = _scored(bank, other.reference, scene, [column]).local()[column].value - own
+        read = _scored(bank, other.reference, scene, [column]).local_scores()[column].value - own
         if not (read == shift).all():
             wrong.append(f"sound {shift:+d} frames early reads as {', '.join(f'{value:+g}' for value in read)}")
     return _check(name, wrong, _offsets())
@@ -362,19 +362,19 @@ def _moved(sound: Tensor, samples: int) -> Tensor:
     return moved
 
 
-def _foreign_sound(bank: Bank, scene: Scene) -> Check:
+def _foreign_sound(bank: Bank, scene: ReferenceBatch) -> Check:
     """Another clip's sound must fit worse."""
     name, columns = "another clip's sound lowers LSE-C and raises LSE-D", ("lse_c", "lse_d")
     if any(column in bank.reasons for column in columns):
         return _skipped(bank, name, columns)
-    other = calibration.beside(bank, scene, "sound")
+    other = calibration.with_swapped(bank, scene, "sound")
     own, foreign = (_values(_scored(bank, video, scene, columns)) for video in (scene.reference, other.reference))
     shown = [f"lse_c {own['lse_c']:.4g} > {foreign['lse_c']:.4g}", f"lse_d {own['lse_d']:.4g} < {foreign['lse_d']:.4g}"]
     right = [own["lse_c"] > foreign["lse_c"], own["lse_d"] < foreign["lse_d"]]
     return _check(name, [f"not {text}" for text, good in zip(shown, right, strict=True) if not good], "; ".join(shown))
 
 
-def _words(bank: Bank, scene: Scene) -> list[Check]:
+def _words(bank: Bank, scene: ReferenceBatch) -> list[Check]:
     """A wrong word is an error and a wrong sentence are more; first on texts alone, then as a reader sees the clips."""
     said, other = scene.batch["text"][0], scene.batch["text"][1]
     first, _, rest = said.partition(" ")
@@ -395,7 +395,7 @@ def _words(bank: Bank, scene: Scene) -> list[Check]:
     name, columns = "another clip's sentence raises a reader's WER and CER", ("wer", "cer")
     if any(column in bank.reasons for column in columns):
         return [*found, _skipped(bank, name, columns)]
-    swapped = calibration.beside(bank, scene, "text")
+    swapped = calibration.with_swapped(bank, scene, "text")
     own, foreign = (_values(_scored(bank, scene.reference, target, columns)) for target in (scene, swapped))
     shown_all = {column: f"{column} {own[column]:.4g} < {foreign[column]:.4g}" for column in columns}
     wrong = [f"not {text}" for column, text in shown_all.items() if not own[column] < foreign[column]]

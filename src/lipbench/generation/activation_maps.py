@@ -26,9 +26,9 @@ _CELL: Final = 160  # px: width of a picture in the table
 _GAP: Final = 4  # px between pictures
 _LINE: Final = 14  # px: height of a line of text
 _SIDE: Final = 72  # px: left of the pictures, for the frames' numbers
-_STRENGTH: Final = 0.6  # of the colours; the rest is the frame in grey
-_SPAN: Final = (0.05, 0.95)  # quantiles that get the first and the last colour
-_COLOURS: Final = np.array([(0, 0, 96), (0, 96, 255), (0, 224, 192), (255, 224, 0), (224, 0, 0)], np.float32)
+_STRENGTH: Final = 0.6  # of the colors; the rest is the frame in grey
+_SPAN: Final = (0.05, 0.95)  # quantiles that get the first and the last color
+_COLORS: Final = np.array([(0, 0, 96), (0, 96, 255), (0, 224, 192), (255, 224, 0), (224, 0, 0)], np.float32)
 """From no response to the strongest: dark blue, blue, green, yellow, red (RGB)."""
 
 
@@ -71,7 +71,7 @@ def heat(model: GenerativeModel, batch: ClipBatch, timing: Timing, frames: Seque
     ]
     try:
         with torch.inference_mode():
-            made = model.drive(batch, timing)
+            made = model.run_generate(batch, timing)
     finally:
         for hook in hooks:
             hook.remove()
@@ -135,15 +135,15 @@ def _table(
 
 
 def _over(pictures: Tensor, maps: Tensor) -> npt.NDArray[np.float32]:
-    """Colours of maps (F, h, w) over grey pictures (F, 3, H, W): (F, H, W, 3) in [0, 1]."""
+    """Colors of maps (F, h, w) over grey pictures (F, 3, H, W): (F, H, W, 3) in [0, 1]."""
     least, greatest = (maps.flatten(1).quantile(share, 1)[:, None, None] for share in _SPAN)  # (F, 1, 1)
     # Where all is alike, rounding is no response.
     share = ((maps - least) / (greatest - least).clamp(min=1e-5 * maps.max().item() + 1e-12)).clamp(0, 1)  # (F, h, w)
     share = geometry.resize(share[:, None], cast("tuple[int, int]", tuple(pictures.shape[2:])))[:, 0]  # (F, H, W)
-    steps = np.linspace(0, 1, len(_COLOURS))
-    colour = np.stack([np.interp(share.numpy(), steps, channel) for channel in _COLOURS.T / 255], -1)  # (F, H, W, 3)
+    steps = np.linspace(0, 1, len(_COLORS))
+    color = np.stack([np.interp(share.numpy(), steps, channel) for channel in _COLORS.T / 255], -1)  # (F, H, W, 3)
     grey = pictures.mean(1)[..., None].numpy()
-    return np.asarray(_STRENGTH * colour + (1 - _STRENGTH) * grey, np.float32)
+    return np.asarray(_STRENGTH * color + (1 - _STRENGTH) * grey, np.float32)
 
 
 def _fitted(draw: "ImageDraw", text: str) -> str:

@@ -32,7 +32,7 @@ class ArrayModel:
 
     def __init__(self, model: "GenerativeModel") -> None:
         self.model = model
-        self.view: View = model.clip.frames["video"]
+        self.view: View = model.clip_spec.frames["video"]
         """What it shows, and its size in pixels."""
         rest = model.needs - _FACE
         if "free" in model.timings and rest and rest <= {"tokens", "token_len"}:
@@ -116,7 +116,7 @@ class ArrayModel:
             }
         device = next(self.model.parameters()).device
         moved = {key: value.to(device) for key, value in batch.items() if isinstance(value, Tensor)}
-        made = self.model.drive(moved, "free")  # type: ignore[arg-type]  # a TypedDict put together key by key
+        made = self.model.run_generate(moved, "free")  # type: ignore[arg-type]  # a TypedDict put together key by key
         video = made["video"][0, : int(made["video_len"][0])].float().cpu()  # (N, 3, h, w)
         if isinstance(reference, Tensor):
             return video
@@ -161,7 +161,7 @@ class ArrayModel:
 
     def _samples(self, audio: Image | Tensor | None, rate: int | None) -> tuple[Tensor, int]:
         """Audio at the model's rate, and how many frames it lasts."""
-        wanted = self.model.clip.audio_rate
+        wanted = self.model.clip_spec.audio_rate
         assert wanted is not None
         samples = np.asarray(audio.cpu() if isinstance(audio, Tensor) else audio)
         if samples.ndim != 1 or samples.dtype.kind != "f" or not len(samples) or np.abs(samples).max() > 1:

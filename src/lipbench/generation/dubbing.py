@@ -35,8 +35,8 @@ _BYTES: Final = 128 << 20  # of decoded frames held at once
 _HOLD: Final = 12  # frames, half a second: by so much a video may be shorter without starting again
 _BORDER: Final = 32  # canonical pixels over which made pixels fade into the frame
 _JAW: Final = (26, 14)  # canonical pixels inside and outside of the jaw line over which they do so there
-_REACH: Final = 16.0  # canonical pixels: sigma over which colours are compared across the border
-_OTHER: Final = 12.0  # levels of 255 beside the usual difference that tell another thing from another colour
+_REACH: Final = 16.0  # canonical pixels: sigma over which colors are compared across the border
+_OTHER: Final = 12.0  # levels of 255 beside the usual difference that tell another thing from another color
 _OVERALL: Final = 0.02  # weight of the mean difference beside those nearby: it counts where there are none
 _SAME_RATE: Final = 5e-4  # 29.97 and 30 frames a second are two rates
 
@@ -202,7 +202,7 @@ class _Follower:
 
 
 def _apart(box: Box, other: npt.NDArray[np.float64]) -> float:
-    """Distance of the centres of two boxes in sides of the first."""
+    """Distance of the centers of two boxes in sides of the first."""
     left, top, right, bottom = box
     x, y = (other[0] + other[2] - left - right) / 2, (other[1] + other[3] - top - bottom) / 2
     return math.hypot(x, y) / max(right - left, 1.0)
@@ -263,7 +263,7 @@ class Dubbing:
         total: int | None,
         speak: Callable[[Tensor], Speech],
     ) -> None:
-        self._view = model.clip.frames["video"]
+        self._view = model.clip_spec.frames["video"]
         self._mask = lower_face() if "pose" in model.needs else geometry.feather(self._view, _BORDER)[0].numpy()
         self._target, self._landmarker, self._face, self._total, self._speak = target, landmarker, face, total, speak
         self.frames = self.lost = 0
@@ -360,7 +360,7 @@ def lower_face() -> npt.NDArray[np.float32]:
 def matched(
     around: npt.NDArray[np.uint8], pixels: Tensor, view: View, mask: npt.NDArray[np.float32]
 ) -> npt.NDArray[np.uint8]:
-    """Put made pixels into a canonical picture, their colours moved so that none step where the mask fades out.
+    """Put made pixels into a canonical picture, their colors moved so that none step where the mask fades out.
 
     Both pictures are known where they fade into each other. Their difference there, averaged by a Gaussian that reaches
     from the border to the middle, is what is added to the made ones. Where it is far from the median one, they show

@@ -73,7 +73,7 @@ def from_text(model: "GenerativeModel", identity: Tensor, ids: Tensor, watch: Ca
         "identity": identity[None, None],  # (1, 1, 3, h, w)
     }
     with torch.inference_mode():
-        made = model.drive(batch, "free")
+        made = model.run_generate(batch, "free")
     count = int(made["video_len"][0])
     if count == 0:
         raise ValueError("the model gives this text no time at all: it has hardly been trained. Train it longer")
@@ -116,7 +116,7 @@ def from_sound(
         if piece.first == 0:
             watch(batch)
         with torch.inference_mode():
-            return model.drive(batch, "free")["video"][0, len(piece.before) :][: len(piece.shown)]
+            return model.run_generate(batch, "free")["video"][0, len(piece.before) :][: len(piece.shown)]
 
     return Speech(total, make, model.context)
 

@@ -93,7 +93,7 @@ def durations(
     """Frames that each token lasts.
 
     A word's time is spread evenly over its tokens (own choice; GRID has no letter times). A frame belongs to the
-    token in whose time its centre falls; so a letter of a short word may get 0 frames, and the sum is `n_frames` for
+    token in whose time its center falls; so a letter of a short word may get 0 frames, and the sum is `n_frames` for
     any number of frames. Whatever lies between two words (`sp`, or a gap) belongs to the `|` between them, what lies
     before the first and after the last word to the outer two.
 
@@ -119,12 +119,12 @@ def durations(
     for word in said:
         ends.append(word.start)  # of the silence before the word
         ends += np.linspace(word.start, word.end, len(tokenizer.spell(word.word)) + 1)[1:].tolist()
-    edges = np.searchsorted(_centres(n_frames, fps), np.array(ends) - _EPSILON)
+    edges = np.searchsorted(_centers(n_frames, fps), np.array(ends) - _EPSILON)
     return np.diff(edges, prepend=0, append=n_frames).astype(np.int64)
 
 
 def speech_frames(words: Sequence[Word], n_frames: int, fps: float) -> tuple[int, int]:
-    """First frame of speech and the frame after its last, by frame centres, as in `durations`.
+    """First frame of speech and the frame after its last, by frame centers, as in `durations`.
 
     Returns:
         Two numbers in 0..n_frames; (0, n_frames) if no frame of the clip lies in a word.
@@ -133,12 +133,12 @@ def speech_frames(words: Sequence[Word], n_frames: int, fps: float) -> tuple[int
     if not said:
         return 0, n_frames
     span = np.array([said[0].start, said[-1].end])
-    first, last = np.searchsorted(_centres(n_frames, fps), span - _EPSILON).tolist()
+    first, last = np.searchsorted(_centers(n_frames, fps), span - _EPSILON).tolist()
     return (first, last) if first < last else (0, n_frames)
 
 
-_EPSILON: Final = 1e-6  # seconds: a frame centre on a word's edge belongs to what follows, whatever the rounding
+_EPSILON: Final = 1e-6  # seconds: a frame center on a word's edge belongs to what follows, whatever the rounding
 
 
-def _centres(n_frames: int, fps: float) -> npt.NDArray[np.float64]:
+def _centers(n_frames: int, fps: float) -> npt.NDArray[np.float64]:
     return np.asarray((np.arange(n_frames) + 0.5) / fps, np.float64)

@@ -218,7 +218,7 @@ def frame_to_sample(frame: int, rate: int, fps: float) -> int:
 def speech_span(samples: npt.NDArray[np.floating], rate: int) -> tuple[float, float] | None:
     """Where somebody speaks, from loudness, for clips without word times.
 
-    Loudness of the pre-emphasised sound in windows of 25 ms every 10 ms; a window speaks if it lies above 40 % of the
+    Loudness of the pre-emphasized sound in windows of 25 ms every 10 ms; a window speaks if it lies above 40 % of the
     way, in dB, from the quiet (5th percentile) to the loud (95th) windows. Stretches less than 0.15 s apart are one;
     stretches with less than a fifth of the strongest one's sound are clicks and breaths, left out at both ends. On 62
     GRID clips of 13 speakers the two ends lie 0.07 s (mean) from those of the alignment files; librosa's `trim` is off
@@ -235,8 +235,8 @@ def speech_span(samples: npt.NDArray[np.floating], rate: int) -> tuple[float, fl
     samples = np.asarray(samples, np.float64)
     if len(samples) <= window:
         return None
-    emphasised = np.append(samples[0], samples[1:] - 0.97 * samples[:-1])
-    energy = np.concatenate([[0.0], np.cumsum(emphasised**2)])
+    emphasized = np.append(samples[0], samples[1:] - 0.97 * samples[:-1])
+    energy = np.concatenate([[0.0], np.cumsum(emphasized**2)])
     starts = np.arange(0, len(samples) - window + 1, hop)
     loudness = 10 * np.log10((energy[starts + window] - energy[starts]).clip(0) / window + 1e-10)  # (W,) dB
     quiet, loud = np.percentile(loudness, [5, 95])

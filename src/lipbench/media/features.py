@@ -97,7 +97,7 @@ def mel_windows(samples: Tensor, length: Tensor, clip: Tensor, frame: Tensor, fp
     7,600 Hz (librosa's default, Slaney), decibels with a floor of -100, less 20, and -100 to 0 dB mapped to -4 to 4
     and cut there. Column c of the published spectrogram looks at samples 200 c - 400 to 200 c + 399.
 
-    Two things are lipbench's own. A window lies **centred on its frame**, where the published indices lead or lag by
+    Two things are lipbench's own. A window lies **centerd on its frame**, where the published indices lead or lag by
     frames, and otherwise in training than in inference. And outside the clip there is silence (-4), where librosa
     mirrors the first and last 400 samples. Everywhere else the columns are the published ones.
 
@@ -112,7 +112,7 @@ def mel_windows(samples: Tensor, length: Tensor, clip: Tensor, frame: Tensor, fp
     Returns:
         (M, 80, columns) float32 in [-4, 4].
     """
-    x = _emphasised(samples.double(), length)  # (B, S)
+    x = _emphasized(samples.double(), length)  # (B, S)
     begin = -(_MEL_WINDOW // 2)  # of what column 0 looks at; the Hann window's peak lies at sample 0
     x = _cut(x, clip, frame, fps, columns, _MEL_HOP, _MEL_WINDOW, begin, 0.0)  # (M, columns, 800)
     taper = torch.hann_window(_MEL_WINDOW, dtype=x.dtype, device=x.device)
@@ -131,7 +131,7 @@ def cepstrum_windows(samples: Tensor, length: Tensor, clip: Tensor, frame: Tenso
     scale from 300 to 3,700 Hz, log, DCT-II, 13 cepstra of which the first is dropped, lifter 22. Column c looks at
     samples 160 c to 160 c + 399.
 
-    As in `mel_windows`, windows are centred on their frames and there is silence outside the clip. Of exact silence,
+    As in `mel_windows`, windows are centerd on their frames and there is silence outside the clip. Of exact silence,
     whose logarithm the published code does not catch (it skips such windows), every cepstrum is 0: lipbench's choice.
 
     Args:
@@ -147,7 +147,7 @@ def cepstrum_windows(samples: Tensor, length: Tensor, clip: Tensor, frame: Tenso
     """
     x = (samples.double() * _INT16).round().clamp(-_INT16, _INT16 - 1)
     x = _cut(
-        _emphasised(x, length), clip, frame, fps, columns, _HOP, _WINDOW, 0, (_WINDOW - 1) / 2
+        _emphasized(x, length), clip, frame, fps, columns, _HOP, _WINDOW, 0, (_WINDOW - 1) / 2
     )  # (M, columns, 400)
     taper = torch.hamming_window(_WINDOW, periodic=False, dtype=x.dtype, device=x.device)
     magnitude = torch.fft.rfft(x * taper, _FFT).abs() @ _lipgan_filters().to(x.device)  # (M, columns, 40)
@@ -157,7 +157,7 @@ def cepstrum_windows(samples: Tensor, length: Tensor, clip: Tensor, frame: Tenso
     return cepstra[..., 1:].float().transpose(1, 2)
 
 
-def _emphasised(x: Tensor, length: Tensor) -> Tensor:
+def _emphasized(x: Tensor, length: Tensor) -> Tensor:
     """(B, S) -> (B, S) with pre-emphasis, 0 from `length` on, as if every row had been filtered alone."""
     x = torch.cat([x[:, :1], x[:, 1:] - _EMPHASIS * x[:, :-1]], dim=1)
     return x * (torch.arange(x.shape[1], device=x.device) < length[:, None])
@@ -193,8 +193,8 @@ def _cut(
     Returns:
         (M, columns, size).
     """
-    centre = (frame.double() + 0.5) * RATE / fps.double()[clip] - 0.5  # (M,) sample in the middle of each frame
-    first = ((centre - middle) / hop - (columns - 1) / 2).round().long()  # (M,) first column of each window
+    center = (frame.double() + 0.5) * RATE / fps.double()[clip] - 0.5  # (M,) sample in the middle of each frame
+    first = ((center - middle) / hop - (columns - 1) / 2).round().long()  # (M,) first column of each window
     there = (first * hop + begin)[:, None] + torch.arange((columns - 1) * hop + size, device=x.device)  # (M, samples)
     inside = (there >= 0) & (there < x.shape[1])
     return (x[clip[:, None], there.clamp(0, x.shape[1] - 1)] * inside).unfold(1, size, hop)

@@ -5,7 +5,7 @@ of 352x320 pixels (height x width). A 256x256 **face** in the manner of LipNet a
 so that the crops of published observers lie inside too (`BOXES`). Nobody else in the package resamples pixels.
 
 The template is lipbench's own: the Procrustes mean of dlib's 68 points on 34 GRID clips of 13 speakers (each speaker
-counted once), made symmetric, scaled so that the centres of the eyes are 78 px apart. At 84 px, as in some LipNet
+counted once), made symmetric, scaled so that the centers of the eyes are 78 px apart. At 84 px, as in some LipNet
 re-implementations, the chin falls outside the 256 face.
 """
 
@@ -80,7 +80,7 @@ def box(name: str) -> tuple[int, int, int, int]:
 
 
 def smooth(points: npt.NDArray[np.floating], radius: int = 4) -> npt.NDArray[np.float64]:
-    """Smooth tracks over time with a Gaussian window (sigma = radius / 2 frames), weights renormalised at the ends.
+    """Smooth tracks over time with a Gaussian window (sigma = radius / 2 frames), weights renormalized at the ends.
 
     Args:
         points: (T, ...) any unit.
@@ -112,13 +112,13 @@ def similarity(landmarks: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
     """
     source = smooth(landmarks[:, _STEADY])  # (T, 21, 2)
     target = TEMPLATE[_STEADY] + (_LEFT, _TOP)
-    centre_s, centre_t = source.mean(1), target.mean(0)
-    s = (source - centre_s[:, None]) @ (1, 1j)  # (T, 21) points as complex numbers: a similarity is one factor
-    t = (target - centre_t) @ (1, 1j)
+    center_s, center_t = source.mean(1), target.mean(0)
+    s = (source - center_s[:, None]) @ (1, 1j)  # (T, 21) points as complex numbers: a similarity is one factor
+    t = (target - center_t) @ (1, 1j)
     factor = (s.conj() @ t) / (np.abs(s) ** 2).sum(1)  # (T,)
     a, b = factor.real, factor.imag
     linear = np.stack([np.stack([a, -b], -1), np.stack([b, a], -1)], -2)  # (T, 2, 2)
-    shift = centre_t - np.einsum("tij,tj->ti", linear, centre_s)
+    shift = center_t - np.einsum("tij,tj->ti", linear, center_s)
     return np.concatenate([linear, shift[..., None]], -1)
 
 
@@ -157,7 +157,7 @@ def warp(frames: Sequence[npt.NDArray[np.uint8]], transforms: npt.NDArray[np.flo
             small = (max(1, round(w * scale)), max(1, round(h * scale)))
             frame = cv2.resize(frame, small, interpolation=cv2.INTER_AREA).astype(np.uint8, copy=False)
             factor = np.array([w / small[0], h / small[1]])
-            matrix[:, 2] += matrix[:, :2] @ (0.5 * factor - 0.5)  # pixel centres lie at integer coordinates
+            matrix[:, 2] += matrix[:, :2] @ (0.5 * factor - 0.5)  # pixel centers lie at integer coordinates
             matrix[:, :2] *= factor
         wide = cv2.cvtColor(frame, cv2.COLOR_RGB2RGBA)  # same pixels; OpenCV warps four channels much faster than three
         wide = cv2.warpAffine(wide, matrix, (WIDTH, HEIGHT), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)

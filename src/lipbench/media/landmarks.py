@@ -1,6 +1,6 @@
 """68 facial points (iBUG order): backends, and tracks through a clip.
 
-Boxes are (left, top, right, bottom) in pixels, points (x, y) in pixels of the frame; pixel centres lie at whole
+Boxes are (left, top, right, bottom) in pixels, points (x, y) in pixels of the frame; pixel centers lie at whole
 numbers. Every backend speaks of boxes as dlib's detector draws them (brows to below the mouth, about square), so that
 `box_of` serves all.
 """
@@ -80,9 +80,9 @@ def load(name: str) -> Backend:
 
 
 # Box from points, fitted by least squares on 484 detections (dlib's HOG detector, upsample 0, grey) in 44 GRID clips
-# of 13 speakers, each speaker with equal weight: centre = mean point + (0, _RISE * spread), side = _SIDE * spread,
+# of 13 speakers, each speaker with equal weight: center = mean point + (0, _RISE * spread), side = _SIDE * spread,
 # where spread is the root mean square distance of the points from their mean. Residuals (root mean square, boxes of
-# 103 to 149 px): side 9.4 px, centre 3.0 px across and 3.7 px down. The detector's own boxes come in steps of 6/5 in
+# 103 to 149 px): side 9.4 px, center 3.0 px across and 3.7 px down. The detector's own boxes come in steps of 6/5 in
 # size (a pyramid), which is nearly all of the 9.4 px; further features (extents, eyes, nose, mouth apart) did not
 # lower it for unseen speakers.
 _SIDE: Final = 2.860
@@ -91,7 +91,7 @@ _AROUND: Final = 0.3  # sides of the last box, on each side of it, in which the 
 _CELL: Final = 10  # px of a picture's cells whose means are looked at for structure
 _SPAN: Final = 8  # grey levels between the darkest and the brightest cell of a picture that shows anything
 _COARSE: Final = 0.15  # share of the variance that such a picture has between cells
-# Smallest box around the 68 points, relative to centre and side of that box: what 2D-FAN was trained to be given.
+# Smallest box around the 68 points, relative to center and side of that box: what 2D-FAN was trained to be given.
 _POINTS_BOX: Final = (-0.441, -0.400, 0.444, 0.540)
 
 
@@ -107,9 +107,9 @@ def box_of(points: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
     points = np.asarray(points, np.float64)
     mean = points.mean(-2)  # (..., 2)
     spread = np.sqrt(((points - mean[..., None, :]) ** 2).sum(-1).mean(-1))[..., None]  # (..., 1)
-    centre = mean + spread * (0.0, _RISE)
+    center = mean + spread * (0.0, _RISE)
     half = spread * (_SIDE / 2)
-    return np.concatenate([centre - half, centre + half], -1)
+    return np.concatenate([center - half, center + half], -1)
 
 
 def track(frames: Sequence[npt.NDArray[np.uint8]], landmarker: Landmarker, every: int = 15) -> Track:
@@ -228,9 +228,9 @@ def _disagree(points: Points, boxes: npt.NDArray[np.float64]) -> npt.NDArray[np.
 
 
 def _shift(a: npt.NDArray[np.float64], b: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Distance of the centres of boxes (..., 4) in sides of `b`."""
-    centres = (a[..., :2] + a[..., 2:] - b[..., :2] - b[..., 2:]) / 2
-    return np.asarray(np.linalg.norm(centres, axis=-1) / (b[..., 2] - b[..., 0]))
+    """Distance of the centers of boxes (..., 4) in sides of `b`."""
+    centers = (a[..., :2] + a[..., 2:] - b[..., :2] - b[..., 2:]) / 2
+    return np.asarray(np.linalg.norm(centers, axis=-1) / (b[..., 2] - b[..., 0]))
 
 
 def _stretch(a: npt.NDArray[np.float64], b: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
@@ -304,7 +304,7 @@ class _Dlib:
     def detect(self, frame: npt.NDArray[np.uint8]) -> Box | None:
         import cv2
 
-        grey = _grey(frame)  # faces are found at least as often as in colour, in less time
+        grey = _grey(frame)  # faces are found at least as often as in color, in less time
         longest = max(grey.shape)
         scale = min(1.0, self._LONGEST / longest)
         if scale < 1:
@@ -399,8 +399,8 @@ class _FaceAlignment:
 
     def points(self, frame: npt.NDArray[np.uint8], box: Box) -> Points:
         left, top, right, bottom = box
-        centre = np.array([left + right, top + bottom] * 2) / 2
-        return self._predict(frame, centre + np.array(_POINTS_BOX) * (right - left))
+        center = np.array([left + right, top + bottom] * 2) / 2
+        return self._predict(frame, center + np.array(_POINTS_BOX) * (right - left))
 
     def _predict(self, frame: npt.NDArray[np.uint8], box: npt.NDArray[np.float64]) -> Points:
         return np.asarray(self._net.get_landmarks_from_image(frame, detected_faces=[box])[0], np.float32)

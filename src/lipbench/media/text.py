@@ -21,7 +21,7 @@ _DROPPED: Final = frozenset("'\u2018\u2019\u02bc`\u00b4")  # apostrophes
 _SPACES: Final = frozenset('-\u2010\u2011\u2012\u2013\u2014/.,;:!?"\u201c\u201d\u00ab\u00bb()[]\u2026\u00a1\u00bf')
 
 
-def normalise(text: str) -> str:
+def normalize(text: str) -> str:
     """Bring text to lower-case letters a to z and single spaces.
 
     The rule: lower case; accents are taken off (`é` becomes `e`); apostrophes are left out (`don't` becomes `dont`);
@@ -58,7 +58,7 @@ class Tokenizer(ABC):
     vocabulary: ClassVar[tuple[str, ...]]
 
     @abstractmethod
-    def normalise(self, text: str) -> str:
+    def normalize(self, text: str) -> str:
         """The form in which text is stored and compared: words with single spaces between them.
 
         Raises:
@@ -121,13 +121,13 @@ class Characters(Tokenizer):
     name: ClassVar[str] = "characters"
     vocabulary: ClassVar[tuple[str, ...]] = SYMBOLS
 
-    def normalise(self, text: str) -> str:
-        """See `lipbench.media.text.normalise`."""
-        return normalise(text)
+    def normalize(self, text: str) -> str:
+        """See `lipbench.media.text.normalize`."""
+        return normalize(text)
 
     def spell(self, word: str) -> list[str]:
         """Letters; those of `well-known` have a `|` between them."""
-        return [SILENCE if c == " " else c for c in normalise(word)]
+        return [SILENCE if c == " " else c for c in normalize(word)]
 
     def decode(self, ids: Iterable[int]) -> str:
         """Words that ids spell: padding is left out, reading stops at the end symbol, silences become single spaces.

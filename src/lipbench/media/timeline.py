@@ -62,10 +62,10 @@ def repaired(items: Iterable[tuple[float | None, Item]], step: float, name: str)
         yield now, item
 
 
-def rate_of(clock: Clock, labelled: float) -> float:
+def rate_of(clock: Clock, labeled: float) -> float:
     """Frames a second that timestamps show.
 
-    The labelled rate stands where the mean or the median step between timestamps agrees with it within 2 % (timestamps
+    The labeled rate stands where the mean or the median step between timestamps agrees with it within 2 % (timestamps
     may be rounded to milliseconds, and frames may be lost), else the mean, as long as every frame lies within half a
     frame of its place in a constant row. Otherwise, and where the steps are multiples of a clearly shorter one, the
     rate is variable: that of the shorter steps (their lower quartile and what is within a fifth of it), so that few
@@ -73,20 +73,20 @@ def rate_of(clock: Clock, labelled: float) -> float:
 
     Args:
         clock: Seconds of the frames.
-        labelled: Frames a second as the file's head says, 0 if it does not.
+        labeled: Frames a second as the file's head says, 0 if it does not.
     """
     if len(clock) == 1:
-        return labelled or 25.0  # FFmpeg's own assumption
+        return labeled or 25.0  # FFmpeg's own assumption
     steps = np.diff(clock)
     mean, median = (len(clock) - 1) / float(clock[-1]), 1 / float(np.median(steps))
-    rate = labelled if min(abs(labelled / mean - 1), abs(labelled / median - 1)) < 0.02 else mean
+    rate = labeled if min(abs(labeled / mean - 1), abs(labeled / median - 1)) < 0.02 else mean
     quartile = float(np.quantile(steps, 0.25, method="lower"))
     fine = 1 / float(steps[np.abs(steps / quartile - 1) < 0.2].mean())
     multiples = np.abs(steps * fine - np.rint(steps * fine)) < 0.15
     if is_constant(clock, rate) and (fine < 1.3 * rate or multiples.mean() < 0.9):
         return rate
     fine = min(fine, _HIGHEST)
-    known = min((labelled, *_USUAL), key=lambda usual: abs(usual - fine))
+    known = min((labeled, *_USUAL), key=lambda usual: abs(usual - fine))
     return known if abs(known / fine - 1) < 0.03 else fine
 
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     import av.container
     from av.video.reformatter import VideoReformatter
 
-_MPEG1_QUANTISER: Final = 3
+_MPEG1_QUANTIZER: Final = 3
 _BT709, _BT601, _LIMITED = 1, 6, 1  # FFmpeg's AVCOL_SPC_BT709, AVCOL_SPC_SMPTE170M, AVCOL_RANGE_MPEG
 # MPEG-1 knows these rates only (ISO 11172-2, table of picture_rate).
 _MPEG1_RATES: Final = (
@@ -65,7 +65,7 @@ class _Codecs:
     muxer: dict[str, str]
 
 
-# .mpg is what GRID distributes: its files have 0.8 Mbit/s of picture; quantiser 3 gives about as much on rendered
+# .mpg is what GRID distributes: its files have 0.8 Mbit/s of picture; quantizer 3 gives about as much on rendered
 # faces. .avi is lossless (FFV1 and PCM), for intermediate files that are judged later. Own choices.
 _BY_SUFFIX: Final = {
     ".mp4": _Codecs("mp4", "libx264", "yuv420p", "aac", {"movflags": "+faststart"}),
@@ -77,7 +77,7 @@ _BY_SUFFIX: Final = {
 def read_video(path: str | Path, fps: float | None = None, times: timeline.Clock | None = None) -> Video:
     """Decode all frames of a file onto a constant time line.
 
-    Frame k of the result is the source frame whose timestamp is nearest to k / fps, so variable and mislabelled rates
+    Frame k of the result is the source frame whose timestamp is nearest to k / fps, so variable and mislabeled rates
     come out right. Without `fps` the rate is the one that the timestamps show (`timeline.rate_of`): where it is
     constant, these are the source's own frames, each once; where it is variable, or frames are lost, some are repeated.
 
@@ -107,14 +107,14 @@ def read_video(path: str | Path, fps: float | None = None, times: timeline.Clock
     path = Path(path)
     with opened(path) as container:
         stream = decoding.frame_stream(path, container)
-        labelled = _labelled_rate(stream)
-        timed = list(_timed(path, decoding.frames(path, container, stream), 1 / labelled))
+        labeled = _labeled_rate(stream)
+        timed = list(_timed(path, decoding.frames(path, container, stream), 1 / labeled))
     clock, frames = np.array([time for time, _ in timed]), [shown.frame for _, shown in timed]
-    source_fps = timeline.rate_of(clock, labelled)
+    source_fps = timeline.rate_of(clock, labeled)
     start = timed[0][1].time or 0.0
     if fps is None and timeline.is_constant(clock, source_fps):
         return Video(frames, source_fps, source_fps, start)
-    shortest = float(np.diff(clock).min()) if len(clock) > 1 else 1 / labelled
+    shortest = float(np.diff(clock).min()) if len(clock) > 1 else 1 / labeled
     tail = max(timed[-1][1].seconds, shortest)
     chosen = timeline.nearest(clock, tail, fps or source_fps, times)
     return Video([frames[k] for k in chosen], float(fps or source_fps), source_fps, start, clock[chosen])
@@ -129,7 +129,7 @@ def head(path: Path) -> tuple[float, float | None]:
     """
     with opened(path) as container:
         stream = decoding.frame_stream(path, container)
-        return _labelled_rate(stream), container.duration / 1e6 if container.duration else None
+        return _labeled_rate(stream), container.duration / 1e6 if container.duration else None
 
 
 def stream_video(path: Path, fps: float) -> Iterator[Frame]:
@@ -141,7 +141,7 @@ def stream_video(path: Path, fps: float) -> Iterator[Frame]:
     """
     with opened(path) as container:
         stream = decoding.frame_stream(path, container)
-        step = 1 / _labelled_rate(stream)
+        step = 1 / _labeled_rate(stream)
         timed = _timed(path, decoding.frames(path, container, stream), step)
         (time, shown), made, shortest = next(timed), 0, math.inf
         for later, following in timed:
@@ -173,7 +173,7 @@ def _timed(path: Path, frames: Iterable[Shown], step: float) -> Iterator[tuple[f
         raise ValueError(f"{path.name} has a picture stream but no frames in it")
 
 
-def _labelled_rate(stream: "av.VideoStream") -> float:
+def _labeled_rate(stream: "av.VideoStream") -> float:
     return float(stream.average_rate or stream.guessed_rate or 25)  # 25 is FFmpeg's own assumption for raw streams
 
 
@@ -260,7 +260,7 @@ def _encode(
     if encoder == "libx264":
         options |= _x264(crf)
     elif encoder == "mpeg1video":
-        options |= {"flags": "+qscale", "global_quality": str(_MPEG1_QUANTISER * 118)}  # 118 is FFmpeg's FF_QP2LAMBDA
+        options |= {"flags": "+qscale", "global_quality": str(_MPEG1_QUANTIZER * 118)}  # 118 is FFmpeg's FF_QP2LAMBDA
     try:
         muxer = {**codecs.muxer, "fflags": "+bitexact"}  # no dates or versions in the file
         converter = VideoReformatter()

@@ -19,7 +19,7 @@ _JNB: Final = (5, 3)  # just noticeable blur of low-contrast and other blocks, p
 _GATE: Final = 9  # Canny pixels that make an edge block: more than 0.002 * 64 * 64
 _LOW, _HIGH = 0.1, 0.2  # Canny thresholds of scikit-image for floating-point pictures; here in grey levels
 _RADIUS: Final = 4  # of the Gaussian before Canny, 4 sigma
-_MARGIN: Final = _RADIUS + 2  # rows that an exact Canny pixel sees on either side: blur, Sobel, neighbour
+_MARGIN: Final = _RADIUS + 2  # rows that an exact Canny pixel sees on either side: blur, Sobel, neighbor
 _BAND: Final = (28, 36)  # rows of a block that are looked at first
 _CHUNK: Final = 2**18  # pixels a pass: the planes of a pass stay in the cache
 _COLORS: Final = 3
@@ -176,7 +176,7 @@ def _measure(x: Tensor, variant: Variant, longest: int) -> _Edges:
     if variant == "port":
         along &= _turned(x, place, gx, gy)[place // (height * width)]
     place, falling = place[along], gx[along] < 0
-    # Which way the brightness steps from the left neighbour; 2 ends every walk at the edge of the picture.
+    # Which way the brightness steps from the left neighbor; 2 ends every walk at the edge of the picture.
     step = torch.full((frames, height, width), 2, dtype=torch.int8, device=x.device)
     step[..., 1:] = (x[..., 1:] - x[..., :-1]).sign()
     steps = step.flatten()
@@ -199,10 +199,10 @@ def _sobel_edges(x: Tensor, variant: Variant) -> Tensor:
     # The squared strength S is compared with 2 sqrt(mean S), unlike in Octave, where it is 4 mean S.
     mean = strength.to(torch.int32).square_().sum((1, 2), dtype=torch.int64).double() / (64 * x[0].numel())
     least = (64 * (2 * mean.sqrt())).floor().sqrt().floor().to(torch.int16)  # integers: strength**2 > 64 S
-    centre = strength[:, 1:-1, 1:-1]
-    ridge = (centre > strength[:, 1:-1, :-2]) & (centre > strength[:, 1:-1, 2:])
-    ridge |= (centre > strength[:, :-2, 1:-1]) & (centre > strength[:, 2:, 1:-1])
-    edges[:, 1:-1, 1:-1] = ridge & (centre > least[:, None, None])
+    center = strength[:, 1:-1, 1:-1]
+    ridge = (center > strength[:, 1:-1, :-2]) & (center > strength[:, 1:-1, 2:])
+    ridge |= (center > strength[:, :-2, 1:-1]) & (center > strength[:, 2:, 1:-1])
+    edges[:, 1:-1, 1:-1] = ridge & (center > least[:, None, None])
     return edges
 
 
@@ -290,7 +290,7 @@ def _canny(x: Tensor) -> Tensor:
 def _maxima(x: Tensor, margin: int) -> Tensor:
     """Gradient magnitude of blurred pictures where it is at least 0.1 and greatest along the gradient, 0 elsewhere.
 
-    Neighbours along the gradient are interpolated between the two nearest pixels, as scikit-image does.
+    Neighbors along the gradient are interpolated between the two nearest pixels, as scikit-image does.
 
     Args:
         x: (N, h, w) pictures.

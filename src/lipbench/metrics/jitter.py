@@ -14,7 +14,7 @@ def jitter(points: Tensor) -> Tensor:
     """Acceleration of the lips within the face: mean over points of |x[t + 1] - 2 x[t] + x[t - 1]|.
 
     Each frame's mean point is taken off first, as LMD does, so that the motion of the head and of the detector's box
-    does not count. The second difference passes smooth speech and shows frames that do not fit their neighbours, like
+    does not count. The second difference passes smooth speech and shows frames that do not fit their neighbors, like
     the acceleration error of human motion (Kanazawa et al. 2019, Kocabas et al. 2020); what it is taken of is our own
     choice.
 

@@ -21,7 +21,7 @@ LEAST: Final = 0.95
 def lmd(pred: Tensor, target: Tensor, aligned: bool = True) -> Tensor:
     """Mean distance between the lip points of two faces.
 
-    Chen et al. 2018 (ECCV) align the centres of the 20 lip points of both frames and take the mean over points of the
+    Chen et al. 2018 (ECCV) align the centers of the 20 lip points of both frames and take the mean over points of the
     Euclidean distance. Their later script (ATVGnet) takes the sum over the points instead, which is 20 times as much.
 
     Args:
@@ -47,7 +47,7 @@ def lmd(pred: Tensor, target: Tensor, aligned: bool = True) -> Tensor:
 
 
 def interocular(points: Tensor) -> Tensor:
-    """Distance between the outer corners of the eyes, by which the 300-W challenge normalises (Sagonas et al. 2013).
+    """Distance between the outer corners of the eyes, by which the 300-W challenge normalizes (Sagonas et al. 2013).
 
     Args:
         points: (..., 68, 2) landmarks (iBUG order), pixels.
@@ -120,7 +120,7 @@ class LMD(ObservationMetric):
         return _over_found(distance, spans.length)
 
 
-class NormalisedLMD(ObservationMetric):
+class NormalizedLMD(ObservationMetric):
     """LMD over the distance between the eyes of the reference's frame: free of the picture's size; 0 for a copy.
 
     On the canonical picture the eyes are always about as far apart, so that it ranks as LMD does; it is there for

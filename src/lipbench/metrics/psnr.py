@@ -13,7 +13,7 @@ CAP: Final = 100.0
 
 
 def psnr(pred: Tensor, target: Tensor) -> Tensor:
-    """PSNR of single frames over all pixels and colours: 10 log10(1 / mean squared error), at most `CAP`.
+    """PSNR of single frames over all pixels and colors: 10 log10(1 / mean squared error), at most `CAP`.
 
     Average it over frames, as all published code does; PSNR of the error pooled over frames is another number (in the
     test case of five frames 22.5 dB where the mean is 28.8).

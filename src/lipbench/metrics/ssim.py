@@ -64,7 +64,7 @@ def _blur(planes: Tensor) -> Tensor:
 
 
 def ssim(pred: Tensor, target: Tensor) -> Tensor:
-    """SSIM of single frames: Gaussian window of 11x11 px and sigma 1.5, population covariance, every colour alone.
+    """SSIM of single frames: Gaussian window of 11x11 px and sigma 1.5, population covariance, every color alone.
 
     Equal to `skimage.metrics.structural_similarity(gaussian_weights=True, sigma=1.5, use_sample_covariance=False,
     data_range=1, channel_axis=...)`, which leaves out a border of 5 px; torchmetrics pads instead and differs by 0.003
@@ -81,7 +81,7 @@ def ssim(pred: Tensor, target: Tensor) -> Tensor:
         ValueError: They are no pictures of one shape in [0, 1], or smaller than the window.
     """
     checks.pictures(pred, target, _SIDE)
-    # Variances do not change with a shift: centred pixels lose fewer digits in E[x^2] - E[x]^2.
+    # Variances do not change with a shift: centerd pixels lose fewer digits in E[x^2] - E[x]^2.
     x, y = pred - 0.5, target - 0.5
     # Only the sum of the two variances is needed: four maps, each (..., 3, h - 10, w - 10).
     mx, my, squares, product = (_blur(m) for m in (x, y, x * x + y * y, x * y))

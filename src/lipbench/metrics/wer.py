@@ -129,7 +129,7 @@ def teacher_forced(scores: Tensor, length: Tensor, symbols: Sequence[str]) -> li
 class _ErrorRate(TranscriptMetric):
     """Errors over the length of the truth, in [0, inf): insertions can lead above 1, and nothing is clipped.
 
-    Texts are compared as they are; bring both into one form first, such as `lipbench.media.text.normalise`.
+    Texts are compared as they are; bring both into one form first, such as `lipbench.media.text.normalize`.
 
     Args:
         count: Which errors; the three kinds add up to "errors".
@@ -246,7 +246,7 @@ class PER(_ErrorRate):
     Silences (`sil`, `sp`, `|`) are left out of both sides (own choice: a resting mouth is easy to read, and counting
     them flatters). Words have none between them. Phones of a reader's words (`lipbench.media.phonemes`) forgive what
     sounds nearly alike: "bin" for "been" is one error in three where WER counts a whole word. They are a dictionary's,
-    not those that the speaker said, so that papers' rates against hand-labelled phones (TCD-TIMIT) do not compare.
+    not those that the speaker said, so that papers' rates against hand-labeled phones (TCD-TIMIT) do not compare.
 
     Args:
         count: See `WER`.

@@ -9,9 +9,9 @@ a made face and its sound; contrastive loss with margin 1, one kind of negatives
 faces with their sound, or real faces with other sound); Adam 1e-4 for both; the identity frame at least 6 frames away;
 a video that is shorter than the sound starts again. From the report: the two improvements it proposes, without
 numbers, off by default: reconstruction weighted on the lips, and a second discriminator so that picture quality and
-synchronisation are judged apart.
+synchronization are judged apart.
 
-Own choices: windows of sound centred on their frames (the published indexing leads by frames); the face view of the
+Own choices: windows of sound centerd on their frames (the published indexing leads by frames); the face view of the
 canonical picture instead of a detector's box; several frames of a clip in a batch, whose other frames serve as identity
 frames; other sound taken from another time of the same clip (`unsynced`), where the code takes that of the batch's
 tenth next frame; one step of the discriminator on the sum of both losses, after the generator's, on what it made in
@@ -27,8 +27,8 @@ from torch import Tensor, nn
 from lipbench import losses
 from lipbench.media import features, geometry
 from lipbench.nets.discriminators import FrameDiscriminator
-from lipbench.nets.fastspeech import mask_of
-from lipbench.nets.lipgan import HEARING, FrontEnd, Generator, SyncDiscriminator
+from lipbench.nets.fastspeech import length_mask
+from lipbench.nets.lipgan import FRONT_ENDS, FrontEnd, Generator, SyncDiscriminator
 from lipbench.training.adversarial import Adversary, Sample, lower_halves
 from lipbench.training.speech_to_face import SpeechToFace
 from lipbench.types import ClipBatch, ClipSpec, View
@@ -38,7 +38,7 @@ _ROLLED: Final = 10  # places in the batch, as published
 
 
 class LipGAN(SpeechToFace):
-    """Face encoder, audio encoder and decoder with skips; a discriminator of synchronisation, and one of pictures.
+    """Face encoder, audio encoder and decoder with skips; a discriminator of synchronization, and one of pictures.
 
     Args:
         size: Pixels a side of the face view, 3 x 2^n; 96 as published.
@@ -61,7 +61,7 @@ class LipGAN(SpeechToFace):
             away, or "rolled", from the batch's tenth next frame, as published.
         judge_width: First width of the discriminator, 64 as published.
         quality_weight: Of the LSGAN loss of a second discriminator, Wav2Lip's, on the lower half of the face. With it
-            the first one learns from real faces alone, so that it judges nothing but synchronisation. 0 leaves it out.
+            the first one learns from real faces alone, so that it judges nothing but synchronization. 0 leaves it out.
         quality_width: First width of the second discriminator.
         options: Those of `AdversarialModel`. As published, `init_from` may be a checkpoint of training without
             discriminators.
@@ -104,16 +104,16 @@ class LipGAN(SpeechToFace):
             self.adversaries["quality"] = Adversary(pictures, lower_halves, term="quality")
         nets = {name: adversary.net for name, adversary in self.adversaries.items()}
         self.discriminator = nn.ModuleDict(nets) if nets else None
-        self.register_buffer("lip_weights", around_the_lips(size, lip_weight), persistent=False)
+        self.register_buffer("lip_weights", lip_weight_map(size, lip_weight), persistent=False)
         self.to(memory_format=torch.channels_last)
 
     @property
-    def clip(self) -> ClipSpec:
+    def clip_spec(self) -> ClipSpec:
         """Faces, one identity frame, the sound."""
         return ClipSpec(
             frames={"video": self.view},
             window=self.window,
-            scattered=self.window is not None,
+            sampling="consecutive" if self.window is None else "random",
             identity=self.identity,
             audio_rate=features.RATE,
             keys=frozenset({"identity", "audio"}),
@@ -121,28 +121,28 @@ class LipGAN(SpeechToFace):
 
     def generator_losses(self, batch: ClipBatch) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """L1 on the frames drawn; the sample is those frames, real and made, with their sound and, if wanted, other."""
-        drawn = mask_of(batch["video_len"], batch["video"].shape[1])  # (B, T)
+        drawn = length_mask(batch["video_len"], batch["video"].shape[1])  # (B, T)
         clip, place = drawn.nonzero(as_tuple=True)  # (M,) each
         real, frame = batch["video"][clip, place], batch["frame"][clip, place]  # (M, 3, size, size), (M,)
         if self.identity == "random":
             identity = distant(batch["video"], batch["frame"], drawn, batch["identity"][:, 0])[clip, place]
         else:
             identity = batch["identity"][clip, 0]
-        sound = self.hear(batch, clip, frame)  # (M, bands, columns)
+        sound = self.audio_windows(batch, clip, frame)  # (M, bands, columns)
         made = self.generator(identity, geometry.without_lower_half(real), sound)
         sample = {"real": real, "made": made, "sound": sound}
         if self.adversarial_weight and self.unsynced == "shifted":
-            sample["other"] = self.hear(batch, clip, elsewhere(frame, batch["n_frames"][clip]))
+            sample["other"] = self.audio_windows(batch, clip, elsewhere(frame, batch["n_frames"][clip]))
         elif self.adversarial_weight:
             sample["other"] = sound.roll(min(_ROLLED, len(sound) // 2), 0)
         if self.lip_weight == 1:
             return {"l1": losses.l1(made, real)}, sample
         return {"l1": ((made - real).abs() * cast("Tensor", self.lip_weights)).mean()}, sample
 
-    def hear(self, batch: ClipBatch, clip: Tensor, frame: Tensor) -> Tensor:
+    def audio_windows(self, batch: ClipBatch, clip: Tensor, frame: Tensor) -> Tensor:
         """Mel spectrogram (M, 80, 27) or MFCC (M, 12, 35)."""
         windows = features.mel_windows if self.front_end == "mel" else features.cepstrum_windows
-        columns = HEARING[self.front_end].shape[1]
+        columns = FRONT_ENDS[self.front_end].shape[1]
         return windows(batch["audio"], batch["audio_len"], clip, frame, batch["fps"], columns)
 
 
@@ -226,7 +226,7 @@ def elsewhere(frame: Tensor, n_frames: Tensor) -> Tensor:
     return (frame + step) % n_frames
 
 
-def around_the_lips(size: int, weight: float) -> Tensor:
+def lip_weight_map(size: int, weight: float) -> Tensor:
     """Weights of the pixels of a face view, 1 on average.
 
     Args:

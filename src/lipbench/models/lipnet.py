@@ -1,6 +1,6 @@
 """LipNet (2016): reads sentences from lips with three spatio-temporal convolutions and two bidirectional GRUs.
 
-Sizes from the published PyTorch code (see `lipbench.nets.lipnet`), optimiser from DualLip, which uses LipNet on GRID.
+Sizes from the published PyTorch code (see `lipbench.nets.lipnet`), optimizer from DualLip, which uses LipNet on GRID.
 Own choices: the curriculum, and BatchNorm where `norm` asks for it.
 """
 

@@ -21,10 +21,10 @@ from lipbench.nets.fastspeech import (
     MotionDecoder,
     TextEncoder,
     expand,
-    fit_frames,
-    mask_of,
+    length_mask,
     predicted_frames,
-    whole_frames,
+    rescale_durations,
+    round_durations,
 )
 from lipbench.nets.pictures import IdentityEncoder, PictureDecoder
 from lipbench.training.adversarial import AdversarialModel, Adversary
@@ -109,12 +109,12 @@ class ParaLip(AdversarialModel):
         self.to(memory_format=torch.channels_last)
 
     @property
-    def clip(self) -> ClipSpec:
+    def clip_spec(self) -> ClipSpec:
         """Mouths, one identity frame, tokens with durations."""
         return ClipSpec(
             frames={"video": View("mouth", *self.size)},
             window=self.window,
-            scattered=self.window is not None,
+            sampling="consecutive" if self.window is None else "random",
             identity=self.identity,
             keys=frozenset({"identity", "tokens", "durations"}),
         )
@@ -126,12 +126,12 @@ class ParaLip(AdversarialModel):
 
     def generator_losses(self, batch: ClipBatch) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """L1, duration and SSIM losses on the frames drawn; the sample is those frames, (M, 3, H, W) each."""
-        valid = mask_of(batch["token_len"], batch["tokens"].shape[1])  # (B, L)
+        valid = length_mask(batch["token_len"], batch["tokens"].shape[1])  # (B, L)
         text = self.text_encoder(batch["tokens"], valid)  # (B, L, H)
         log_frames = self.duration_predictor(text.detach(), valid)  # (B, L)
         identity, skips = self.identity_encoder(batch["identity"][:, 0])
         motion, _ = self._motion(text, batch["durations"], identity)  # (B, N, H)
-        drawn = mask_of(batch["video_len"], batch["video"].shape[1])  # (B, T)
+        drawn = length_mask(batch["video_len"], batch["video"].shape[1])  # (B, T)
         clip, place = drawn.nonzero(as_tuple=True)  # (M,) each
         real = batch["video"][clip, place]  # (M, 3, H, W)
         owner = None if bool(drawn.all()) else clip
@@ -147,14 +147,16 @@ class ParaLip(AdversarialModel):
 
     def generate(self, batch: ClipBatch, timing: Timing) -> Generated:
         """All frames in parallel from text, durations (given or predicted) and one identity frame."""
-        valid = mask_of(batch["token_len"], batch["tokens"].shape[1])  # (B, L)
+        valid = length_mask(batch["token_len"], batch["tokens"].shape[1])  # (B, L)
         text = self.text_encoder(batch["tokens"], valid)
         if timing == "given":
             durations = batch["durations"]
         else:
             frames = predicted_frames(self.duration_predictor(text, valid))  # (B, L)
             durations = (
-                whole_frames(frames, valid) if timing == "free" else fit_frames(frames, valid, batch["n_frames"])
+                round_durations(frames, valid)
+                if timing == "free"
+                else rescale_durations(frames, valid, batch["n_frames"])
             )
         identity, skips = self.identity_encoder(batch["identity"][:, 0])
         motion, there = self._motion(text, durations, identity)  # (B, N, H), (B, N)

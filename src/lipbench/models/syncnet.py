@@ -47,7 +47,7 @@ class SyncNet(BenchModule):
     """
 
     paper: ClassVar[str] = "Chung and Zisserman, Out of Time: Automated Lip Sync in the Wild, ACCV workshops 2016"
-    monitor: ClassVar[tuple[str, Literal["min", "max"]]] = ("val/told_apart", "max")
+    monitor: ClassVar[tuple[str, Literal["min", "max"]]] = ("val/sync_accuracy", "max")
 
     def __init__(
         self,
@@ -79,7 +79,7 @@ class SyncNet(BenchModule):
         )
 
     @property
-    def clip(self) -> ClipSpec:
+    def clip_spec(self) -> ClipSpec:
         """Frames in a row, and the sound."""
         return ClipSpec(
             frames={"video": self.net.view},
@@ -88,14 +88,14 @@ class SyncNet(BenchModule):
             keys=frozenset({"audio"}),
         )
 
-    def make_optimisers(self) -> dict[str, Optimizer]:
+    def build_optimizers(self) -> dict[str, Optimizer]:
         """AdamW over everything."""
         return {"syncnet": AdamW(self.parameters(), lr=self.lr, weight_decay=self.weight_decay, fused=True)}
 
-    def train_batch(self, batch: ClipBatch) -> None:
+    def compute_step(self, batch: ClipBatch) -> None:
         """Match pictures and sound of the windows drawn."""
         video, audio, valid = self.embed(batch)
-        self.optimise("syncnet", {"matching": matching_loss(video, audio, valid, self.near)})
+        self.step_optimizer("syncnet", {"matching": matching_loss(video, audio, valid, self.near)})
 
     def embed(self, batch: ClipBatch) -> tuple[Tensor, Tensor, Tensor]:
         """Embeddings of the windows that start at a batch's frames.
@@ -136,9 +136,9 @@ class SyncNet(BenchModule):
     def validation_step(self, batch: ClipBatch, batch_idx: int) -> None:
         """Log `val/matching`, and over windows of whole clips the share of shifts told from being in sync.
 
-        `val/told_apart` is the share of all pairs of a window with a shift of `near` to 15 frames in which the window's
-        own sound is nearer than the shifted one; chance is 0.5. `val/offset_right` is the share of clips whose mean
-        distance is smallest within a frame of no shift.
+        `val/sync_accuracy` is the share of all pairs of a window with a shift of `near` to 15 frames in which the
+        window's own sound is nearer than the shifted one; chance is 0.5. `val/offset_right` is the share of clips whose
+        mean distance is smallest within a frame of no shift.
         """
         self._score("val", batch)
 
@@ -148,7 +148,7 @@ class SyncNet(BenchModule):
 
     def _score(self, part: str, batch: ClipBatch) -> None:
         video, audio, valid = self.embed(batch)
-        log_told_apart(self, part, video, audio, valid, self.near)
+        log_sync_accuracy(self, part, video, audio, valid, self.near)
         loss = matching_loss(video, audio, valid, self.near)
         self.log(f"{part}/matching", loss, batch_size=len(video), sync_dist=True)
 
@@ -185,7 +185,7 @@ def matching_loss(video: Tensor, audio: Tensor, valid: Tensor, near: int) -> Ten
     return (F.cross_entropy(logits, own) + F.cross_entropy(logits.T, own)) / 2
 
 
-def told_apart(video: Tensor, audio: Tensor, valid: Tensor, near: int) -> tuple[Tensor, Tensor]:
+def sync_accuracy(video: Tensor, audio: Tensor, valid: Tensor, near: int) -> tuple[Tensor, Tensor]:
     """How well distances tell sound in sync from shifted sound.
 
     Args:
@@ -214,19 +214,19 @@ def told_apart(video: Tensor, audio: Tensor, valid: Tensor, near: int) -> tuple[
     return told, right.masked_fill(told.isnan(), torch.nan)
 
 
-def log_told_apart(module: BenchModule, part: str, video: Tensor, audio: Tensor, valid: Tensor, near: int) -> None:
-    """Log the means of `told_apart` over the clips that have a pair, as `<part>/told_apart` and `<part>/offset_right`.
+def log_sync_accuracy(module: BenchModule, part: str, video: Tensor, audio: Tensor, valid: Tensor, near: int) -> None:
+    """Log means over the clips that have a pair: `<part>/sync_accuracy` and `<part>/offset_right`.
 
     Args:
         module: Which logs.
         part: "val" or "test".
-        video: See `told_apart`; so are the others.
+        video: See `sync_accuracy`; so are the others.
         audio: See there.
         valid: See there.
         near: See there.
     """
-    told, right = told_apart(video, audio, valid, near)
-    for name, values in (("told_apart", told), ("offset_right", right)):
+    told, right = sync_accuracy(video, audio, valid, near)
+    for name, values in (("sync_accuracy", told), ("offset_right", right)):
         known = values[values.isfinite()]
         if len(known):
             module.log(f"{part}/{name}", known.mean(), batch_size=len(known), prog_bar=True, sync_dist=True)

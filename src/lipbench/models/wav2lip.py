@@ -4,12 +4,12 @@ Sources: Prajwal K R et al., "A Lip Sync Expert Is All You Need for Speech to Li
 published code (Rudrabha/Wav2Lip `wav2lip_train.py`, `hq_wav2lip_train.py`; `facts/systems.md` 7.5).
 
 From the code: the generator (`lipbench.nets.wav2lip`), five frames in a row with five others of the same clip as
-reference; (1 - s - g) x L1 + s x synchronisation + g x adversarial with s = 0.03 and g = 0.07, Adam 1e-4 with betas
-(0.5, 0.999), 16 clips a batch. Synchronisation is the cross-entropy of the frozen expert's cosine of the five lower
+reference; (1 - s - g) x L1 + s x synchronization + g x adversarial with s = 0.03 and g = 0.07, Adam 1e-4 with betas
+(0.5, 0.999), 16 clips a batch. Synchronization is the cross-entropy of the frozen expert's cosine of the five lower
 halves and their sound; it is switched on by a validation in which its mean is below 0.75. The visual discriminator
 judges lower halves one by one, with binary cross-entropy.
 
-Own choices: windows of sound centred on their frames (the published inference starts a window at its frame); the face
+Own choices: windows of sound centerd on their frames (the published inference starts a window at its frame); the face
 view of the canonical picture instead of a detector's box; the switch may also be a number of batches, since for some
 users the published condition is never met (their issue 253); "first" as identity for small models. In scoring the
 reference is the clip's first frame: the code takes every frame of the target itself, whose lips then show through.
@@ -22,9 +22,9 @@ from torch import Tensor
 
 from lipbench import losses
 from lipbench.media import features, geometry
-from lipbench.models.wav2lip_expert import disagreement
+from lipbench.models.wav2lip_expert import sync_bce
 from lipbench.nets.discriminators import FrameDiscriminator
-from lipbench.nets.fastspeech import mask_of
+from lipbench.nets.fastspeech import length_mask
 from lipbench.nets.wav2lip import COLUMNS, FRAMES, Expert, Generator
 from lipbench.pretrained import weights
 from lipbench.training.adversarial import CrossEntropy, lower_halves
@@ -32,7 +32,7 @@ from lipbench.training.speech_to_face import SpeechToFace
 from lipbench.types import ClipBatch, ClipSpec, Generated
 
 _NO_EXPERT: Final = (
-    "Wav2Lip learns synchronisation from an expert, and --model.expert names none. Train one, which writes "
+    "Wav2Lip learns synchronization from an expert, and --model.expert names none. Train one, which writes "
     "observer.safetensors, and give that file: lipbench fit --model wav2lip_expert --data NAME. Or train without: "
     "--model.sync_weight 0"
 )
@@ -42,7 +42,7 @@ _LOST_EXPERT: Final = (
 
 
 class Wav2Lip(SpeechToFace):
-    """Face encoder, audio encoder and decoder with skips; a frozen expert of synchronisation, a judge of pictures.
+    """Face encoder, audio encoder and decoder with skips; a frozen expert of synchronization, a judge of pictures.
 
     Args:
         size: Pixels a side of the face view, 3 x 2^n; 96 as published.
@@ -58,8 +58,8 @@ class Wav2Lip(SpeechToFace):
         expert: Weights file of a `wav2lip_expert`, needed to train with `sync_weight`. It stays as it is and is no
             part of the checkpoint, which keeps its hash.
         sync_weight: s above; 0.03 in the training with a discriminator, 0.01 in that without. 0 trains without expert.
-        sync_from: Batch from which on the synchronisation counts; None waits for a validation below `sync_below`.
-        sync_below: Mean synchronisation loss of a validation that switches it on.
+        sync_from: Batch from which on the synchronization counts; None waits for a validation below `sync_below`.
+        sync_below: Mean synchronization loss of a validation that switches it on.
         adversarial_weight: g above; 0 trains without a discriminator.
         judge_width: First width of the discriminator, 32 as published.
         betas: Of both optimizers (Adam).
@@ -105,12 +105,12 @@ class Wav2Lip(SpeechToFace):
         if self.discriminator is not None:
             self.adversaries["discriminator"] = CrossEntropy(self.discriminator, lower_halves)
         self.sync_on = False
-        """Whether a validation has switched the synchronisation on."""
+        """Whether a validation has switched the synchronization on."""
         self._judged = torch.zeros(2)  # sum over the windows of a validation of what the expert says, and their number
         self.to(memory_format=torch.channels_last)
 
     @property
-    def clip(self) -> ClipSpec:
+    def clip_spec(self) -> ClipSpec:
         """Five faces in a row, five others or the first one, the sound."""
         return ClipSpec(
             frames={"video": self.view},
@@ -134,15 +134,15 @@ class Wav2Lip(SpeechToFace):
                 raise ValueError(_NO_EXPERT)
             path, _ = weights.located(self.expert, _LOST_EXPERT)
             expert, card = weights.load(path, Expert)
-            self.keep_frozen("expert", expert, card.sha256)
+            self.register_frozen("expert", expert, card.sha256)
 
     def generator_losses(self, batch: ClipBatch) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """L1 on the frames drawn and, once it counts, their synchronisation; the sample is those frames."""
-        drawn = mask_of(batch["video_len"], batch["video"].shape[1])  # (B, 5)
+        """L1 on the frames drawn and, once it counts, their synchronization; the sample is those frames."""
+        drawn = length_mask(batch["video_len"], batch["video"].shape[1])  # (B, 5)
         clip, place = drawn.nonzero(as_tuple=True)  # (M,) each
         real = batch["video"][clip, place]  # (M, 3, size, size)
         identity = batch["identity"][clip, place if self.identity == "run" else 0]
-        sound = self.hear(batch, clip, batch["frame"][clip, place])  # (M, 80, 16)
+        sound = self.audio_windows(batch, clip, batch["frame"][clip, place])  # (M, 80, 16)
         made = self.generator(identity, geometry.without_lower_half(real), sound)
         terms = {"l1": losses.l1(made, real)}
         counts = self.sync_on if self.sync_from is None else self.batches >= self.sync_from
@@ -173,14 +173,14 @@ class Wav2Lip(SpeechToFace):
         expert = self.frozen["expert"]
         assert isinstance(expert, Expert)
         seen = expert.embed_faces(geometry.lower_half(geometry.change_view(faces, self.view, expert.view)))  # (W, E)
-        heard = expert.embed_sound(self.hear(batch, clip, middle))
-        return disagreement((seen * heard).sum(1), together=True)
+        heard = expert.embed_sound(self.audio_windows(batch, clip, middle))
+        return sync_bce((seen * heard).sum(1), together=True)
 
-    def hear(self, batch: ClipBatch, clip: Tensor, frame: Tensor) -> Tensor:
+    def audio_windows(self, batch: ClipBatch, clip: Tensor, frame: Tensor) -> Tensor:
         """Mel spectrogram (M, 80, 16)."""
         return features.mel_windows(batch["audio"], batch["audio_len"], clip, frame, batch["fps"], COLUMNS)
 
-    # The switch of the synchronisation
+    # The switch of the synchronization
 
     def on_validation_epoch_start(self) -> None:
         """Count anew."""
@@ -200,7 +200,7 @@ class Wav2Lip(SpeechToFace):
         return generated
 
     def on_validation_epoch_end(self) -> None:
-        """Switch the synchronisation on, if this validation says so; before a checkpoint is written."""
+        """Switch the synchronization on, if this validation says so; before a checkpoint is written."""
         if "expert" not in self.frozen:
             return
         # Every process takes part, also one whose clips are all shorter than a window.

@@ -5,7 +5,7 @@ and its published code (Rudrabha/Wav2Lip `color_syncnet_train.py`, `models/syncn
 (`facts/systems.md` 7.5): the loss stays at 0.69 for a long time before it falls, and should reach about 0.25.
 
 From the code: the network, binary cross-entropy of the cosine, mouths and sound of one start against sound of another
-start of the same clip, Adam 1e-4, 64 windows a batch. Own choices: sound is cut centred on the window's middle frame;
+start of the same clip, Adam 1e-4, 64 windows a batch. Own choices: sound is cut centerd on the window's middle frame;
 several windows in a row are drawn from a clip, so that every other one's sound serves as negative. The published coin
 decides for each window whether it is shown its own or other sound; here it is shown all, each kind with half of the
 weight: the same loss in the mean, with less chance in it. Windows that do not touch speech teach nothing and are left
@@ -21,7 +21,7 @@ from torch.nn import functional as F
 from torch.optim import Adam, Optimizer
 
 from lipbench.media import features, geometry
-from lipbench.models.syncnet import log_told_apart
+from lipbench.models.syncnet import log_sync_accuracy
 from lipbench.nets.wav2lip import COLUMNS, FRAMES, Expert
 from lipbench.pretrained import weights
 from lipbench.training.base import BenchModule
@@ -74,7 +74,7 @@ class Wav2LipExpert(BenchModule):
         self.net = Expert(size, widths, residuals, audio_widths, audio_residuals, hidden)
 
     @property
-    def clip(self) -> ClipSpec:
+    def clip_spec(self) -> ClipSpec:
         """Frames in a row, and the sound."""
         return ClipSpec(
             frames={"video": self.net.view},
@@ -83,13 +83,13 @@ class Wav2LipExpert(BenchModule):
             keys=frozenset({"audio"}),
         )
 
-    def make_optimisers(self) -> dict[str, Optimizer]:
+    def build_optimizers(self) -> dict[str, Optimizer]:
         """Adam over everything."""
         return {"expert": Adam(self.parameters(), lr=self.lr, fused=True)}
 
-    def train_batch(self, batch: ClipBatch) -> None:
+    def compute_step(self, batch: ClipBatch) -> None:
         """Tell the own sound of the windows drawn from that of the others."""
-        self.optimise("expert", {"bce": in_sync_loss(*self.embed(batch), self.near)})
+        self.step_optimizer("expert", {"bce": in_sync_loss(*self.embed(batch), self.near)})
 
     def embed(self, batch: ClipBatch) -> tuple[Tensor, Tensor, Tensor]:
         """Embeddings of the windows that start at a batch's frames.
@@ -126,7 +126,7 @@ class Wav2LipExpert(BenchModule):
         return faces, sound, whole & speaks
 
     def validation_step(self, batch: ClipBatch, batch_idx: int) -> None:
-        """Log `val/bce`, and as for SyncNet `val/told_apart` and `val/offset_right` (`lipbench.models.syncnet`)."""
+        """Log `val/bce`, and as for SyncNet `val/sync_accuracy` and `val/offset_right` (`lipbench.models.syncnet`)."""
         self._score("val", batch)
 
     def test_step(self, batch: ClipBatch, batch_idx: int) -> None:
@@ -135,7 +135,7 @@ class Wav2LipExpert(BenchModule):
 
     def _score(self, part: str, batch: ClipBatch) -> None:
         faces, sound, valid = self.embed(batch)
-        log_told_apart(self, part, faces, sound, valid, self.near)  # distances of unit vectors order as cosines do
+        log_sync_accuracy(self, part, faces, sound, valid, self.near)  # distances of unit vectors order as cosines do
         loss = in_sync_loss(faces, sound, valid, self.near)
         self.log(f"{part}/bce", loss, batch_size=len(faces), prog_bar=True, sync_dist=True)
 
@@ -170,10 +170,10 @@ def in_sync_loss(faces: Tensor, sound: Tensor, valid: Tensor, near: int) -> Tens
     own, other = cosine[both & (apart == 0)], cosine[both & (apart >= near)]
     if len(own) == 0 or len(other) == 0:
         return cosine.sum() * 0
-    return (disagreement(own, together=True) + disagreement(other, together=False)) / 2
+    return (sync_bce(own, together=True) + sync_bce(other, together=False)) / 2
 
 
-def disagreement(cosine: Tensor, together: bool) -> Tensor:
+def sync_bce(cosine: Tensor, together: bool) -> Tensor:
     """Binary cross-entropy of cosines that count as probabilities.
 
     Args:

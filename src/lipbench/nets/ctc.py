@@ -235,7 +235,7 @@ def beam_search(
     weight: float = 0.5,
     bonus: float = 0.0,
 ) -> list[Reading | None]:
-    """Likeliest labelling: prefix beam search over the paths that collapse to the same classes.
+    """Likeliest labeling: prefix beam search over the paths that collapse to the same classes.
 
     With a language model it looks for the largest log p_CTC + weight * log p_model + bonus * (classes written).
     All clips and prefixes take each step together, in double precision on the CPU.

@@ -12,7 +12,7 @@ _WIDTHS = (1, 2, 2, 4, 4, 8, 8, 16, 16, 16, 16, 16, 16)  # in units of the first
 
 
 class FrameDiscriminator(nn.Module):
-    """Wav2Lip's visual quality discriminator: 14 convolutions, LeakyReLU 0.01, no normalisation.
+    """Wav2Lip's visual quality discriminator: 14 convolutions, LeakyReLU 0.01, no normalization.
 
     14,113,793 parameters at width 32, which is ParaLip's count. Strides follow the size, so that the score map is 1x1
     at 48x96 (Wav2Lip's own strides), 80x160 (the first layer halves too: own choice, since ParaLip's table is lost) and

@@ -27,7 +27,7 @@ def positions(length: int, width: int, device: torch.device) -> Tensor:
     return torch.cat([angles.sin(), angles.cos()], dim=1)
 
 
-def mask_of(lengths: Tensor, size: int) -> Tensor:
+def length_mask(lengths: Tensor, size: int) -> Tensor:
     """(B,) lengths -> (B, size) bool, true before each length."""
     return torch.arange(size, device=lengths.device) < lengths[:, None]
 
@@ -163,7 +163,7 @@ def predicted_frames(log_frames: Tensor) -> Tensor:
     return torch.expm1(log_frames.float()).clamp(min=0)
 
 
-def whole_frames(frames: Tensor, valid: Tensor) -> Tensor:
+def round_durations(frames: Tensor, valid: Tensor) -> Tensor:
     """Round predicted durations to whole frames.
 
     Args:
@@ -178,7 +178,7 @@ def whole_frames(frames: Tensor, valid: Tensor) -> Tensor:
     return torch.where(empty, valid.long(), rounded)
 
 
-def fit_frames(frames: Tensor, valid: Tensor, total: Tensor) -> Tensor:
+def rescale_durations(frames: Tensor, valid: Tensor, total: Tensor) -> Tensor:
     """Rescale predicted durations to a known total and round them by the largest remainder.
 
     Args:

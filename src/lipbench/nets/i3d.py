@@ -69,7 +69,7 @@ class _Unit(nn.Module):
 
 
 class _Pool(nn.Module):
-    """Largest value of a neighbourhood.
+    """Largest value of a neighborhood.
 
     Args:
         kernel: Along time, height and width.

@@ -6,9 +6,9 @@ Layer for layer after the published Keras code: generator and discriminator of t
 (Keras' settings: epsilon 1e-3, momentum 0.8, weights drawn by Glorot's uniform rule, biases 0). Padding is
 TensorFlow's. One thing differs: pictures are RGB, the published ones BGR.
 
-The discriminator's normalisation is called instance normalisation, but as published (keras_contrib's layer without an
+The discriminator's normalization is called instance normalization, but as published (keras_contrib's layer without an
 axis, commit b20aa1a) it takes one mean and deviation over all values of a sample, with one scale and one shift. A true
-instance normalisation would turn the 1x1 maps of the mel tower into zeros.
+instance normalization would turn the 1x1 maps of the mel tower into zeros.
 
 Widths and numbers of blocks are arguments, and the size may be 3, 6, 12, 24, 48, 96, ... pixels a side: one halving
 less or more.
@@ -42,7 +42,7 @@ class Hearing:
         judge_widths: Channels of the discriminator's convolutions, in units of half its first width.
         judge_strides: Their strides.
         judge_bare: The discriminator's last convolution is the one without padding, bare; otherwise that one is
-            followed by normalisation, LeakyReLU and the same again of size 1x1.
+            followed by normalization, LeakyReLU and the same again of size 1x1.
     """
 
     shape: tuple[int, int]
@@ -55,7 +55,7 @@ class Hearing:
     judge_bare: bool
 
 
-HEARING: Final[dict[FrontEnd, Hearing]] = {
+FRONT_ENDS: Final[dict[FrontEnd, Hearing]] = {
     "mel": Hearing(
         shape=(80, 27),
         widths=(32, 64, 128, 256),
@@ -131,19 +131,19 @@ class SameDoubling2d(nn.ConvTranspose2d):
         return super().forward(x)[:, :, :-1, :-1]
 
 
-def _normalised(layer: nn.Module, channels: int) -> nn.Sequential:
+def _normalized(layer: nn.Module, channels: int) -> nn.Sequential:
     """A layer, BatchNorm and ReLU."""
     return nn.Sequential(layer, nn.BatchNorm2d(channels, eps=1e-3, momentum=0.2), nn.ReLU(inplace=True))
 
 
 def _conv(before: int, after: int, kernel: int = 3, stride: int | tuple[int, int] = 1) -> nn.Sequential:
     """Convolution, BatchNorm, ReLU; the size is divided by the stride and rounded up."""
-    return _normalised(SameConv2d(before, after, kernel, stride), after)
+    return _normalized(SameConv2d(before, after, kernel, stride), after)
 
 
 def _embed(before: int, after: int, kernel: int | tuple[int, int]) -> nn.Sequential:
     """Convolution without padding over all that is left of a map, then one of size 1, each with BatchNorm, ReLU."""
-    return nn.Sequential(_normalised(nn.Conv2d(before, after, kernel), after), _conv(after, after, 1))
+    return nn.Sequential(_normalized(nn.Conv2d(before, after, kernel), after), _conv(after, after, 1))
 
 
 class _Residual(nn.Module):
@@ -200,7 +200,7 @@ class Generator(nn.Module):
         hidden: int = 512,
     ) -> None:
         super().__init__()
-        times, hearing = halvings(size), HEARING[front_end]
+        times, hearing = halvings(size), FRONT_ENDS[front_end]
         audio_widths = hearing.widths if audio_widths is None else audio_widths
         audio_blocks = hearing.blocks if audio_blocks is None else audio_blocks
         for name, found, wanted in (
@@ -224,10 +224,10 @@ class Generator(nn.Module):
             sound += [_conv(before, after, 3, hearing.strides[place]), *_residuals(after, audio_blocks[place])]
         self.sound = nn.Sequential(*sound, *_embed(audio_widths[-1], hidden, hearing.kernel))
 
-        self.decoder = nn.ModuleList([_normalised(nn.ConvTranspose2d(2 * hidden, widths[-1], 3, 3), widths[-1])])
+        self.decoder = nn.ModuleList([_normalized(nn.ConvTranspose2d(2 * hidden, widths[-1], 3, 3), widths[-1])])
         for place, (before, after) in enumerate(pairwise(reversed(widths))):
             count = decoder_blocks if place < times - 1 else 0
-            doubled = _normalised(SameDoubling2d(2 * before, after), after)
+            doubled = _normalized(SameDoubling2d(2 * before, after), after)
             self.decoder.append(nn.Sequential(doubled, *_residuals(after, count)))
         last = max(widths[0] // 2, 1)
         self.to_rgb = nn.Sequential(_conv(2 * widths[0], last), _conv(last, last), nn.Conv2d(last, 3, 1))
@@ -256,7 +256,7 @@ class Generator(nn.Module):
 
 
 class _SampleNorm(nn.Module):
-    """Normalisation over all values of a sample, with one scale and one shift: keras_contrib's layer without an axis.
+    """Normalization over all values of a sample, with one scale and one shift: keras_contrib's layer without an axis.
 
     As published, 1e-3 is added to the deviation, not to the variance.
     """
@@ -275,7 +275,7 @@ class _SampleNorm(nn.Module):
 
 
 def _judging(layer: nn.Conv2d) -> list[nn.Module]:
-    """A convolution, normalisation over all values of a sample, LeakyReLU."""
+    """A convolution, normalization over all values of a sample, LeakyReLU."""
     return [layer, _SampleNorm(), nn.LeakyReLU(0.2)]
 
 
@@ -293,7 +293,7 @@ class SyncDiscriminator(nn.Module):
 
     def __init__(self, size: int = 96, front_end: FrontEnd = "mel", width: int = 64) -> None:
         super().__init__()
-        times, hearing = halvings(size), HEARING[front_end]
+        times, hearing = halvings(size), FRONT_ENDS[front_end]
         if times < 1 or width < 2 or width % 2:
             raise ValueError(
                 f"LipGAN's discriminator needs faces of 6 pixels or more and an even width, found {size} and {width}"

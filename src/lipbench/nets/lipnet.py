@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
 from lipbench.media import text
-from lipbench.nets.fastspeech import mask_of
+from lipbench.nets.fastspeech import length_mask
 
 _KERNELS: Final = ((3, 5, 5), (3, 5, 5), (3, 3, 3))
 _STRIDES: Final = (2, 1, 1)
@@ -28,7 +28,7 @@ _NEVER: Final = -1e4  # logit of a symbol that the published vocabulary lacks; f
 def convolve(conv: nn.Conv3d, frames: Tensor, valid: Tensor) -> Tensor:
     """Convolve clips over time and space, each as if it stood alone between black frames.
 
-    Computed as a convolution over space of every valid frame with its neighbours as further channels: the same sums
+    Computed as a convolution over space of every valid frame with its neighbors as further channels: the same sums
     and nothing for padding. Measured with torch 2.15 on one core, forward and backward at the published sizes: within
     5 % of `torch.nn.functional.conv3d` where four clips are of one length, and 1.2 to 1.4 times as fast where they have
     37, 50, 62 and 75 frames.
@@ -156,7 +156,7 @@ class LipNet(nn.Module):
         Returns:
             (B, T, V) float32 log-probabilities; what stands after a clip's length means nothing.
         """
-        valid = mask_of(lengths, video.shape[1])  # (B, T)
+        valid = length_mask(lengths, video.shape[1])  # (B, T)
         x = video[valid]  # (M, 3, height, width)
         for conv, norm in zip(self.convs, self.norms, strict=True):
             x = F.relu(norm(F.max_pool2d(convolve(cast("nn.Conv3d", conv), x, valid), 2)))  # (M, C, h, w)

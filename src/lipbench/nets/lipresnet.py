@@ -2,7 +2,7 @@
 
 The front end of Stafylakis and Tzimiropoulos 2017 (tstafylakis/Lipreading-ResNet; in PyTorch smeetrs/deep_avsr
 `video_only/models/visual_frontend.py`, commit 350a94e): grey pictures, kernel 5x7x7, maximum over 3x3; grey values
-normalised by 0.4161 and 0.1688. ResNet-18 and GRUs as DualLip uses them (section 4.3.1), since the original is a
+normalized by 0.4161 and 0.1688. ResNet-18 and GRUs as DualLip uses them (section 4.3.1), since the original is a
 pre-activation ResNet-34 with an LSTM. 13,563,614 parameters at 30 outputs.
 """
 
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lipbench.media import text
-from lipbench.nets.fastspeech import mask_of
+from lipbench.nets.fastspeech import length_mask
 from lipbench.nets.lipnet import BackEnd, convolve
 
 _LUMA: Final = (0.299, 0.587, 0.114)  # ITU-R BT.601, as OpenCV turns RGB to grey
@@ -97,7 +97,7 @@ class FrontEnd(nn.Module):
         nn.init.kaiming_normal_(self.conv.weight, mode="fan_out", nonlinearity="relu")
 
     def forward(self, frames: Tensor, valid: Tensor) -> Tensor:
-        """(M, 1, H, W) normalised grey frames where (B, T) is valid -> (M, width, H / 4, W / 4), rounded up."""
+        """(M, 1, H, W) normalized grey frames where (B, T) is valid -> (M, width, H / 4, W / 4), rounded up."""
         x = convolve(self.conv, frames, valid)  # (M, width, H / 2, W / 2)
         return F.max_pool2d(self.rectifier(self.norm(x)), 3, 2, 1)
 
@@ -147,7 +147,7 @@ class LipResNet(nn.Module):
         Returns:
             (B, T, V) float32 log-probabilities; what stands after a clip's length means nothing.
         """
-        valid = mask_of(lengths, video.shape[1])  # (B, T)
+        valid = length_mask(lengths, video.shape[1])  # (B, T)
         frames = video[valid]  # (M, 3, H, W)
         grey = torch.einsum("mchw,c->mhw", frames, frames.new_tensor(_LUMA))[:, None]  # (M, 1, H, W)
         x = self.trunk(self.front_end((grey - _MEAN) / _DEVIATION, valid))  # (M, widths[-1])

@@ -56,7 +56,7 @@ def convert(name: str, source: Path, out: Path) -> weights.Card:
         arguments=net.arguments,
         view=view,
         trained_on=(
-            f"published by {known.origin}; data: {known.data}. Licence of its code: {known.code}, of its weights: "
+            f"published by {known.origin}; data: {known.data}. License of its code: {known.code}, of its weights: "
             f"{known.weights}. Converted from {source.name}, sha256 {sha256(source)}"
         ),
         vocabulary=vocabulary,

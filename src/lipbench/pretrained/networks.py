@@ -57,7 +57,7 @@ def _published_syncnet(path: Path) -> SyncNetV2:
             raise ValueError(
                 f"{path.name} is not SyncNet v2: it has {key!r}, whose names begin with {', '.join(sorted(_PUBLISHED))}"
             )
-        if value.dim() == 5:  # (out, 3, time, h, w): time and colour side by side; BGR in 0..255 becomes RGB in 0..1
+        if value.dim() == 5:  # (out, 3, time, h, w): time and color side by side; BGR in 0..255 becomes RGB in 0..1
             if rest == "0.weight" and value.shape[1] == 3:
                 value = value.flip(1) * 255
             value = value.transpose(1, 2).flatten(1, 2)

@@ -1,6 +1,6 @@
 """Published weights files that metrics and observers use: what each is, where it belongs, what is known of it.
 
-A hash or an address stands here only where it was read somewhere, and that place is named beside it. Licences are
+A hash or an address stands here only where it was read somewhere, and that place is named beside it. Licenses are
 three: of the code that the file belongs to, of the weights themselves, and of the data they were trained on. None
 follows from another.
 """
@@ -31,9 +31,9 @@ class Known:
         folder: Where it is looked for: torch hub's checkpoints, the package that carries it, or `weights` in lipbench's
             home.
         origin: Who publishes it.
-        code: Licence of the code that it belongs to.
-        weights: Licence of the weights.
-        data: What it was trained on, and under which licence that is.
+        code: License of the code that it belongs to.
+        weights: License of the weights.
+        data: What it was trained on, and under which license that is.
         url: Its address, a function that asks the package that publishes it, or None if it has to be fetched by hand.
         sha256: As many leading digits of its SHA-256 as are known.
         sha256_source: Where those were read.

@@ -132,15 +132,15 @@ class ClipMetric(Metric, ABC):
 
     def compute(self) -> Tensor:
         """Weighted mean over clips, () float64; NaN if no clip is defined."""
-        clips = self.local()
+        clips = self.local_scores()
         return torch.tensor(mean(clips.value, clips.weight), dtype=torch.float64)
 
     def per_clip(self) -> PerClip:
         """Scores of single clips over all processes (a collective call: every process must make it)."""
         with self.sync_context(should_sync=not self._is_synced):
-            return self.local()
+            return self.local_scores()
 
-    def local(self) -> PerClip:
+    def local_scores(self) -> PerClip:
         """Scores of the clips that this process holds."""
         states = (self.index, self.value, self.weight)
         index, value, weight = (dim_zero_cat(s).cpu().numpy() if len(s) else np.zeros(0) for s in states)

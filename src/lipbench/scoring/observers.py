@@ -59,7 +59,7 @@ class Clip(Protocol):
         ...
 
     @property
-    def recurs(self) -> bool:
+    def cacheable(self) -> bool:
         """Worth keeping on disk: every test over the same corpus looks at it again."""
         ...
 
@@ -67,7 +67,7 @@ class Clip(Protocol):
         """(T, 3, view.height, view.width) float in [0, 1] out of the canonical pictures, on the video's device."""
         ...
 
-    def once(self, name: str, make: Callable[[], Tensor]) -> Tensor:
+    def cached(self, name: str, make: Callable[[], Tensor]) -> Tensor:
         """What `make` gives, made once for all videos of this clip."""
         ...
 
@@ -121,7 +121,7 @@ class Landmarks:
     def observe(self, clip: Clip) -> Tensor:
         """Points (T, 68, 2) float32 in canonical pixels."""
         pictures, boxes = clip.canonical, clip.boxes
-        points = self._kept(pictures, boxes) if self._cache and clip.recurs else self._points(pictures, boxes)
+        points = self._kept(pictures, boxes) if self._cache and clip.cacheable else self._points(pictures, boxes)
         if clip.shown is not None:
             points[~self._faces(pictures, boxes, clip.shown)] = np.nan
         return torch.from_numpy(points)
@@ -234,7 +234,7 @@ class Sync:
         shown = syncnet.frames_at_25(len(clip.broken), clip.fps)
         pictures = clip.pictures(self._net.view)[shown]  # (M, 3, h, w)
         network = self._net.to(pictures.device)
-        sound = clip.once("syncnet", lambda: syncnet.embed_sound(network, clip.sound.to(pictures.device)))
+        sound = clip.cached("syncnet", lambda: syncnet.embed_sound(network, clip.sound.to(pictures.device)))
         found = syncnet.embed_clip(network, pictures, sound, len(clip.sound))  # (N, 2, E)
         broken = torch.nn.functional.pad(clip.broken[shown].to(found.device), (0, syncnet.FRAMES))
         touched = broken.unfold(0, syncnet.FRAMES, 1)[: len(found)].any(1)  # (N,)

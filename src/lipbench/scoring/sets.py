@@ -88,7 +88,7 @@ class SetMetric(Metric, ABC):
     def add(self, pred: Tensor, target: Tensor, clip: int) -> None:
         """Take in one clip: features (N, D) and (T, D) float64."""
 
-    def whole(self) -> tuple[float, int]:
+    def compute_set(self) -> tuple[float, int]:
         """The distance over all processes, NaN if undefined, and how many clips it is over (a collective call)."""
         with self.sync_context(should_sync=not self._is_synced):
             return float(type(self).compute(self)), len(np.unique(whole_state(self.clips)))

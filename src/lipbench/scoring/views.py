@@ -23,7 +23,7 @@ MOUTH: Final = View("mouth", 80, 160)
 _SLACK: Final = 1e-3  # how far outside [0, 1] rounding may lead a model
 
 
-class Take:
+class VideoViews:
     """One video of a batch, seen in every way that metrics ask for, each made at most once and kept as long as this.
 
     A clip of 75 frames holds up to 140 MB here: let go of a take before the next one is scored.
@@ -32,14 +32,14 @@ class Take:
         scene: The clips it belongs to.
         native: (B, T, 3, h, w) float in [0, 1], in the scene's view.
         length: (B,) valid frames.
-        recurs: Every test over these clips sees it again, so that observations are worth keeping on disk.
+        cacheable: Every test over these clips sees it again, so that observations are worth keeping on disk.
     """
 
-    def __init__(self, scene: "Scene", native: Tensor, length: Tensor, recurs: bool = False) -> None:
+    def __init__(self, scene: "ReferenceBatch", native: Tensor, length: Tensor, cacheable: bool = False) -> None:
         self.scene = scene
         self.native = native
         self.length = length
-        self.recurs = recurs
+        self.cacheable = cacheable
         self._observed: dict[str, Any] = {}
         self._pasted: dict[int, Tensor] = {}
 
@@ -55,7 +55,7 @@ class Take:
     def observe(self, name: str) -> Any:  # noqa: ANN401 - points, embeddings or texts
         """What an observer found: (B, T, ...) float, NaN where nothing was found and on padding; or B texts."""
         if name not in self._observed:
-            rows = [self.scene.observers[name].observe(_Row(self, k)) for k in range(len(self.native))]
+            rows = [self.scene.observers[name].observe(ClipView(self, k)) for k in range(len(self.native))]
             self._observed[name] = self._stacked(rows) if isinstance(rows[0], Tensor) else rows
         return self._observed[name]
 
@@ -100,7 +100,7 @@ class Take:
         return _held(self.scene.face[row], self.native.shape[1])
 
 
-class _Reference(Take):
+class _Reference(VideoViews):
     """The true video: its pictures come from the canonical picture as they are."""
 
     @property
@@ -119,26 +119,35 @@ class _Reference(Take):
 
 
 @dataclass(frozen=True)
-class _Row:
-    """One clip of a take as an observer sees it."""
+class ClipView:
+    """One clip of a video as an observer sees it.
 
-    take: Take
+    Args:
+        take: The videos of a batch.
+        row: Which clip.
+    """
+
+    take: VideoViews
     row: int
 
     @property
-    def recurs(self) -> bool:
-        return self.take.recurs
+    def cacheable(self) -> bool:
+        """Whether other tests see this video again, so that observations of it are worth keeping on disk."""
+        return self.take.cacheable
 
     @property
     def shown(self) -> View | None:
+        """The view that was generated; None for the reference itself."""
         return self.take.shown
 
     @property
     def length(self) -> int:
+        """Valid frames."""
         return int(self.take.length[self.row])
 
     @property
     def boxes(self) -> npt.NDArray[np.float32]:
+        """(T, 4) boxes around the reference's landmarks, NaN in broken frames."""
         scene = self.take.scene
         points = scene.batch["landmarks"][self.row, : int(scene.reference.length[self.row])]
         boxes = np.array(landmarks.box_of(_held(points, self.length).cpu().numpy()), np.float32)  # (T, 4)
@@ -147,26 +156,32 @@ class _Row:
 
     @property
     def broken(self) -> Tensor:
+        """(T,) bool, frames with a value that is not finite."""
         return self.take.broken[self.row, : self.length]
 
     @property
     def canonical(self) -> npt.NDArray[np.uint8]:
+        """(T, 352, 320, 3) canonical frames."""
         pictures = self.take.canonical(self.row)[: self.length]
         return np.asarray(pictures.permute(0, 2, 3, 1).contiguous().cpu().numpy())
 
     def pictures(self, view: View) -> Tensor:
+        """(T, 3, view.height, view.width) float in [0, 1]."""
         return geometry.crop(self.take.canonical(self.row)[: self.length], view).float() / 255
 
     @property
     def sound(self) -> Tensor:
+        """(S,) audio at 16,000 samples a second."""
         batch = self.take.scene.batch
         return batch["sound"][self.row, : int(batch["sound_len"][self.row])]
 
     @property
     def fps(self) -> float:
+        """Frames a second."""
         return float(self.take.scene.batch["fps"][self.row])
 
-    def once(self, name: str, make: Callable[[], Tensor]) -> Tensor:
+    def cached(self, name: str, make: Callable[[], Tensor]) -> Tensor:
+        """What `make` returns, made once for all videos of a clip."""
         known = self.take.scene.known
         if (name, self.row) not in known:
             known[name, self.row] = make()
@@ -180,7 +195,7 @@ def _held(frames: Tensor, count: int) -> Tensor:
     return torch.cat([frames, frames[-1:].expand(count - len(frames), *frames.shape[1:])])
 
 
-class Scene:
+class ReferenceBatch:
     """The clips of one batch, against which videos are scored.
 
     Args:
@@ -199,21 +214,21 @@ class Scene:
         self.known: dict[tuple[str, int], Tensor] = {}
         """What observers made once for all videos of a clip: (name, row of the batch) -> tensor."""
         # Weak, for else the two hold each other, and 100 MB a clip wait for the collector of cycles.
-        own = cast(Scene, weakref.proxy(self))
-        self.reference: Take = _Reference(own, batch["video"].float(), batch["video_len"], recurs=True)
+        own = cast(ReferenceBatch, weakref.proxy(self))
+        self.reference: VideoViews = _Reference(own, batch["video"].float(), batch["video_len"], cacheable=True)
 
     @property
     def face(self) -> Tensor:
         """(B, T, 3, 352, 320) uint8 canonical pictures of the reference."""
         return self.batch["face"]
 
-    def take(self, video: Tensor, length: Tensor | None = None, recurs: bool = False) -> Take:
+    def take(self, video: Tensor, length: Tensor | None = None, cacheable: bool = False) -> VideoViews:
         """A video made for these clips.
 
         Args:
             video: (B, N, 3, h, w) float in [0, 1] in the scene's view; padded to the reference's T frames if shorter.
             length: (B,) valid frames; None means the reference's.
-            recurs: See `Take`.
+            cacheable: See `VideoViews`.
 
         Raises:
             ValueError: Size or range is not what the view says.
@@ -232,4 +247,4 @@ class Scene:
             video = video.clamp(0, 1)
         video = video.to(self.reference.native.device)
         own = self.reference.length if length is None else length.to(self.reference.length.device)
-        return Take(self, video, own, recurs)
+        return VideoViews(self, video, own, cacheable)

@@ -83,7 +83,7 @@ def sentence_ids(speaker: int, clips: int, seed: int) -> list[str]:
     return ["".join(c[int(k)] for c, k in zip(columns, np.unravel_index(pick, sizes), strict=True)) for pick in picks]
 
 
-def words_of(clip_id: str) -> list[str]:
+def word_segments(clip_id: str) -> list[str]:
     """The sentence that a GRID id spells: "bbaf2n" is bin blue at f two now.
 
     Raises:
@@ -154,7 +154,7 @@ def render(speaker: int, clip_id: str, seed: int) -> Clip:
     camera = _camera(speaker, seed)
     look = camera.face.look
     rng = np.random.default_rng([seed, speaker, 5, *clip_id.encode()])
-    words = words_of(clip_id)
+    words = word_segments(clip_id)
     speech = _speak(words, look, rng)
 
     length = len(speech.samples) / voice.RATE
@@ -299,7 +299,7 @@ def write_corpus(
             # Fresh processes: threads of torch or OpenCV in this one would not survive a fork.
             pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"))
             stack.enter_context(pool)
-            # Neighbours share a speaker, whose head is painted once in a worker.
+            # Neighbors share a speaker, whose head is painted once in a worker.
             chunk = max(1, min(20, len(tasks) // (2 * workers)))
             done = pool.map(_write_clip, tasks, chunksize=chunk)
         for _ in bar(done, description="rendering", total=len(tasks), disable=not progress):

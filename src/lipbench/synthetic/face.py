@@ -217,7 +217,7 @@ class _Eye:
         self.corners = (float(left[1]), float(right[1]))
         self.top, self.under = self._arch(points[1:3]), self._arch(points[4:6])
         self._seen: dict[tuple[float, float, float], Pixels] = {}
-        self.centre = (0.5 * (self.x0 + self.x1) + 0.4 * side, float(points[:, 1].mean()) - 0.9)
+        self.center = (0.5 * (self.x0 + self.x1) + 0.4 * side, float(points[:, 1].mean()) - 0.9)
         self.radius = 6.3 * (0.5 + 0.5 * look.eye_size)
 
         self.left, self.upto = int(self.x0) - 7, int(self.x1) + 9
@@ -266,22 +266,22 @@ class _Eye:
         under = np.exp(-(((y - lower - 3.6) / 1.5) ** 2)) * within * (0.08 + 0.12 * self.look.age)
         skin *= (1.0 - crease - under)[..., None]
 
-        dx = self.columns - np.float32(self.centre[0] + eyes.right)
-        dy = y - np.float32(self.centre[1] + eyes.down)
+        dx = self.columns - np.float32(self.center[0] + eyes.right)
+        dy = y - np.float32(self.center[1] + eyes.down)
         r = np.sqrt(dx**2 + dy**2)
         ball = np.repeat((1.0 - 0.30 * (2 * self.across - 1) ** 2)[None], len(y), 0)
         ball = ball * (0.50 + 0.50 * np.clip((y - upper) / 4.0, 0, 1))  # the lid's shadow
-        colour = self.white * ball[..., None]
+        color = self.white * ball[..., None]
         spokes = 1.0 + 0.18 * np.sin(11.0 * np.arctan2(dy, dx)) * np.clip(r / self.radius, 0, 1)
         tone = self.iris * (spokes * (1.35 - 0.75 * np.clip(r / self.radius, 0, 1) ** 3))[..., None]
         tone *= (0.55 + 0.45 * np.clip((y - upper) / 4.0, 0, 1))[..., None]
-        colour += (tone - colour) * np.clip(self.radius - r + 0.5, 0, 1)[..., None]
-        colour *= 1.0 - 0.93 * np.clip(0.42 * self.radius - r + 0.5, 0, 1)[..., None]
+        color += (tone - color) * np.clip(self.radius - r + 0.5, 0, 1)[..., None]
+        color *= 1.0 - 0.93 * np.clip(0.42 * self.radius - r + 0.5, 0, 1)[..., None]
         gx, gy = 2.2 * self.look.key / abs(self.look.key), -2.4
         glint = np.exp(-((dx - gx) ** 2 + (dy - gy) ** 2) / 1.5)
-        colour += (250.0 - colour) * (0.9 * glint)[..., None]
+        color += (250.0 - color) * (0.9 * glint)[..., None]
         cover = np.clip(y - upper + 0.5, 0, 1) * np.clip(lower - y + 0.5, 0, 1) * within
-        skin += (colour - skin) * cover[..., None]
+        skin += (color - skin) * cover[..., None]
 
         heavy = (1.15 if self.look.female else 0.85) * (0.8 + 0.5 * self.across)
         lash = np.exp(-(((y - upper + 0.2) / heavy) ** 2)) * within * 0.85

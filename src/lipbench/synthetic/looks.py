@@ -12,9 +12,9 @@ import numpy.typing as npt
 from lipbench.media import geometry
 from lipbench.synthetic.voice import Voice
 
-Colour = tuple[float, float, float]
+Color = tuple[float, float, float]
 
-_SKINS: Final[tuple[Colour, ...]] = (  # sRGB in [0, 1]
+_SKINS: Final[tuple[Color, ...]] = (  # sRGB in [0, 1]
     (0.91, 0.74, 0.65),
     (0.60, 0.42, 0.32),
     (0.86, 0.66, 0.53),
@@ -24,7 +24,7 @@ _SKINS: Final[tuple[Colour, ...]] = (  # sRGB in [0, 1]
     (0.88, 0.70, 0.60),
     (0.70, 0.50, 0.37),
 )
-_HAIRS: Final[tuple[Colour, ...]] = (
+_HAIRS: Final[tuple[Color, ...]] = (
     (0.22, 0.15, 0.10),
     (0.07, 0.05, 0.045),
     (0.12, 0.08, 0.06),
@@ -34,7 +34,7 @@ _HAIRS: Final[tuple[Colour, ...]] = (
     (0.46, 0.22, 0.11),
     (0.36, 0.33, 0.31),
 )
-_IRISES: Final[tuple[Colour, ...]] = (
+_IRISES: Final[tuple[Color, ...]] = (
     (0.30, 0.45, 0.60),
     (0.22, 0.13, 0.07),
     (0.30, 0.19, 0.10),
@@ -47,7 +47,7 @@ _IRISES: Final[tuple[Colour, ...]] = (
 _MALE: Final = ("short", "buzz", "side", "bald")
 _FEMALE: Final = ("long", "bun", "bob", "long")
 _BEARDS: Final = ("none", "full", "stubble", "moustache")
-_BACKDROPS: Final[tuple[Colour, ...]] = (
+_BACKDROPS: Final[tuple[Color, ...]] = (
     (0.18, 0.55, 0.75),
     (0.24, 0.50, 0.52),
     (0.52, 0.55, 0.58),
@@ -57,7 +57,7 @@ _BACKDROPS: Final[tuple[Colour, ...]] = (
     (0.36, 0.52, 0.40),
     (0.46, 0.40, 0.52),
 )
-_SHIRTS: Final[tuple[Colour, ...]] = (
+_SHIRTS: Final[tuple[Color, ...]] = (
     (0.16, 0.22, 0.34),
     (0.55, 0.14, 0.16),
     (0.80, 0.80, 0.78),
@@ -80,15 +80,15 @@ _VOICES: Final = (
 
 
 class Look(NamedTuple):
-    """A speaker. Lengths are pixels of the 256 face, factors are relative to the template, colours sRGB in [0, 1]."""
+    """A speaker. Lengths are pixels of the 256 face, factors are relative to the template, colors sRGB in [0, 1]."""
 
     female: bool
-    skin: Colour
-    hair: Colour
-    iris: Colour
-    lips: Colour
-    backdrop: Colour
-    shirt: Colour
+    skin: Color
+    hair: Color
+    iris: Color
+    lips: Color
+    backdrop: Color
+    shirt: Color
     style: str  # of hair
     beard: str
     width: float  # of the face
@@ -134,9 +134,9 @@ def make(speaker: int, seed: int) -> Look:
     def around(middle: float, spread: float) -> float:
         return float(middle + spread * np.clip(rng.normal(), -1.8, 1.8) / 1.8)
 
-    def tinted(colour: Colour, spread: float) -> Colour:
+    def tinted(color: Color, spread: float) -> Color:
         shade = around(1.0, spread)
-        return tuple(float(np.clip(c * shade * around(1.0, 0.4 * spread), 0.02, 0.97)) for c in colour)  # type: ignore[return-value]
+        return tuple(float(np.clip(c * shade * around(1.0, 0.4 * spread), 0.02, 0.97)) for c in color)  # type: ignore[return-value]
 
     skin = tinted(_SKINS[(coarse + 3 * rounds) % 8], 0.05)
     rosy = 0.22 if female else 0.14
@@ -200,9 +200,9 @@ def landmarks(look: Look) -> npt.NDArray[np.float64]:
     x[brows] += 0.8 * side[brows] * look.eye_shift
     y[brows] -= look.brow_shift + look.brow_arch * np.array([-0.5, 0.4, 1.0, 0.6, -0.3, -0.3, 0.6, 1.0, 0.4, -0.5])
     for eye in (slice(36, 42), slice(42, 48)):
-        centre_x, centre_y = x[eye].mean(), geometry.TEMPLATE[36:48, 1].mean()
-        x[eye] = centre_x + (x[eye] - centre_x) * (0.5 + 0.5 * look.eye_size) + look.eye_shift * np.sign(centre_x)
-        y[eye] = centre_y + (geometry.TEMPLATE[eye, 1] - centre_y) * look.eye_size
+        center_x, center_y = x[eye].mean(), geometry.TEMPLATE[36:48, 1].mean()
+        x[eye] = center_x + (x[eye] - center_x) * (0.5 + 0.5 * look.eye_size) + look.eye_shift * np.sign(center_x)
+        y[eye] = center_y + (geometry.TEMPLATE[eye, 1] - center_y) * look.eye_size
     y[eyes] -= look.eye_tilt * (np.abs(x[eyes]) - np.abs(x[eyes]).mean()) / 16.0
     y[nose] += look.nose_length * np.clip((y[nose] - 80.0) / 60.0, 0, 1)
     x[nose] *= look.nose_width

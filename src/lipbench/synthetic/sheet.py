@@ -59,7 +59,7 @@ def contact_sheet(root: Path, speakers: int = 8) -> npt.NDArray[np.uint8]:
 
 
 def main() -> None:
-    """Write the sheet as a PNG of 256 colours, which keeps it small enough for a repository."""
+    """Write the sheet as a PNG of 256 colors, which keeps it small enough for a repository."""
     from PIL import Image
 
     parser = argparse.ArgumentParser(description=__doc__)
@@ -67,7 +67,7 @@ def main() -> None:
     parser.add_argument("picture", type=Path, help="PNG to write")
     given = parser.parse_args()
     sheet = contact_sheet(given.corpus)
-    # Colours are chosen with weight on the mouths, whose reds are few pixels among so much wall.
+    # Colors are chosen with weight on the mouths, whose reds are few pixels among so much wall.
     tiles = sheet.reshape(-1, _TILE[0], sheet.shape[1] // _TILE[1], _TILE[1], 3).swapaxes(1, 2)
     mouths = np.tile(tiles[:, :, 100:120, 55:90].reshape(-1, 3), (4, 1))
     sample = np.concatenate([mouths, sheet[::2, ::2].reshape(-1, 3)])

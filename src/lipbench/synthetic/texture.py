@@ -10,7 +10,7 @@ from typing import Final, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from lipbench.synthetic.looks import Colour, Look
+from lipbench.synthetic.looks import Color, Look
 
 LEFT: Final = -72
 TOP: Final = -112
@@ -56,9 +56,9 @@ BODY_WIDTH: Final = 776
 BODY_HEIGHT: Final = 260
 
 
-def linear(colour: Colour) -> Plane:
-    """Linear light of an sRGB colour in [0, 1]."""
-    return np.asarray(np.asarray(colour, np.float32) ** 2.2)
+def linear(color: Color) -> Plane:
+    """Linear light of an sRGB color in [0, 1]."""
+    return np.asarray(np.asarray(color, np.float32) ** 2.2)
 
 
 def encode(light: Plane) -> npt.NDArray[np.uint8]:
@@ -200,45 +200,43 @@ class _Head:
         z -= 2.5 * self.bump(half + 6, mouth + 2, 5, 6)  # corners
         return np.asarray(_blur(z.astype(np.float32), 0.9), np.float32)
 
-    # ---- colour
+    # ---- color
 
     def skin(self) -> Plane:
-        """(HEIGHT, WIDTH, 3) linear colour of the bare skin with lips, brows and stubble."""
+        """(HEIGHT, WIDTH, 3) linear color of the bare skin with lips, brows and stubble."""
         look, points = self.look, self.points
         base = linear(look.skin)
         mottle = 1.0 + 0.03 * _noise(self.shape, 26, self.rng) + 0.022 * _noise(self.shape, 6, self.rng)
         mottle += (0.014 + 0.016 * look.age) * _noise(self.shape, 2, self.rng)
-        colour = base * mottle[..., None]
+        color = base * mottle[..., None]
 
         eye_x, eye_y = float(points[42:48, 0].mean() - _CX), float(points[36:48, 1].mean())
         red = 0.5 * self.bump(eye_x + 14, 136, 20, 16) + 0.45 * self.bump(0, points[30, 1], 14, 12, both=False)
         red += 0.3 * self.bump(0, self.chin - 14, 18, 10, both=False)
-        colour *= 1.0 - red[..., None] * np.array([0.02, 0.16, 0.13], np.float32)
+        color *= 1.0 - red[..., None] * np.array([0.02, 0.16, 0.13], np.float32)
         tired = (0.35 + 0.4 * look.age) * self.bump(eye_x - 3, eye_y + 9, 14, 5) + 0.4 * self.bump(
             eye_x - 12, eye_y, 6, 7
         )
-        colour *= 1.0 - tired[..., None] * np.array([0.20, 0.24, 0.20], np.float32)
+        color *= 1.0 - tired[..., None] * np.array([0.20, 0.24, 0.20], np.float32)
         if look.age > 0.25:
             for k in range(3):
                 row = 22.0 - 13.0 * k + 2.0 * np.cos(self.x / 23.0 + k)
-                colour *= (1.0 - 0.1 * look.age * np.exp(-0.5 * ((self.y - row) / 1.1) ** 2) * (self.ax < 48))[
-                    ..., None
-                ]
+                color *= (1.0 - 0.1 * look.age * np.exp(-0.5 * ((self.y - row) / 1.1) ** 2) * (self.ax < 48))[..., None]
 
-        colour = self._nostrils(colour)
-        colour = self._lips(colour)
-        colour = self._beard(colour)
-        return self._brows(colour)
+        color = self._nostrils(color)
+        color = self._lips(color)
+        color = self._beard(color)
+        return self._brows(color)
 
-    def _mix(self, colour: Plane, over: Plane, amount: Plane) -> Plane:
-        return np.asarray(colour + (over - colour) * amount[..., None], np.float32)
+    def _mix(self, color: Plane, over: Plane, amount: Plane) -> Plane:
+        return np.asarray(color + (over - color) * amount[..., None], np.float32)
 
-    def _nostrils(self, colour: Plane) -> Plane:
+    def _nostrils(self, color: Plane) -> Plane:
         look, base = self.look, float(self.points[33, 1])
         hole = np.exp(-((((self.ax - 8.2 * look.nose_width) / 4.2) ** 2 + ((self.y - base + 3.0) / 2.3) ** 2) ** 1.5))
         wing = np.exp(-0.5 * (((self.ax - 18.5 * look.nose_width) / 1.8) ** 2 + ((self.y - base + 6) / 6.0) ** 2))
-        colour = self._mix(colour, colour * np.array([0.55, 0.45, 0.42], np.float32), 0.6 * wing)
-        return self._mix(colour, linear((0.16, 0.07, 0.06)), 0.9 * hole)
+        color = self._mix(color, color * np.array([0.55, 0.45, 0.42], np.float32), 0.6 * wing)
+        return self._mix(color, linear((0.16, 0.07, 0.06)), 0.9 * hole)
 
     def lip_mask(self, soft: float) -> Plane:
         """Coverage of the closed lips, with edges `soft` px wide."""
@@ -250,21 +248,21 @@ class _Head:
             smoothstep(-soft, soft, self.y - mouth + upper), smoothstep(-soft, soft, mouth + lower - self.y)
         ) * (smoothstep(1.01, 0.97, self.ax / half))
 
-    def _lips(self, colour: Plane) -> Plane:
+    def _lips(self, color: Plane) -> Plane:
         look, mouth = self.look, self.look.mouth_y
         tone = linear(look.lips)
         creases = 1.0 + 0.06 * _noise(self.shape, 14, self.rng, across=2.2)
         lip = tone * creases[..., None] * np.where(self.y < mouth, 0.68, 0.9)[..., None]
-        colour = self._mix(colour, lip, 0.92 * self.lip_mask(1.1))
+        color = self._mix(color, lip, 0.92 * self.lip_mask(1.1))
         seam = np.exp(-0.5 * ((self.y - mouth) / 0.95) ** 2) * smoothstep(
             look.mouth_half + 2.5, look.mouth_half - 3, self.ax
         )
-        return self._mix(colour, tone * 0.16, 0.85 * seam)
+        return self._mix(color, tone * 0.16, 0.85 * seam)
 
-    def _beard(self, colour: Plane) -> Plane:
+    def _beard(self, color: Plane) -> Plane:
         look = self.look
         if look.female:
-            return colour
+            return color
         mouth, half = look.mouth_y, look.mouth_half
         base = float(self.points[33, 1])
         cheek = mouth + 4.0 - 0.0085 * np.maximum(self.ax - 20.0, 0.0) ** 2 - 60.0 * smoothstep(68.0, 86.0, self.ax)
@@ -279,18 +277,18 @@ class _Head:
         free = 1.0 - self.lip_mask(2.0)
         hair = linear(look.hair)
         strands = 0.7 * _noise(self.shape, 3.0, self.rng, across=1.6) + 0.5 * _noise(self.shape, 1.5, self.rng)
-        tone = 0.8 * hair * np.clip(1.0 + 0.25 * strands, 0.3, 2.5)[..., None] + 0.06 * colour
+        tone = 0.8 * hair * np.clip(1.0 + 0.25 * strands, 0.3, 2.5)[..., None] + 0.06 * color
         if look.beard == "full":
             region = np.maximum(region, 0.62 * moustache)
-            return self._mix(colour, tone, region * free * np.clip(0.66 + 0.10 * strands, 0.3, 0.95))
+            return self._mix(color, tone, region * free * np.clip(0.66 + 0.10 * strands, 0.3, 0.95))
         if look.beard == "moustache":
-            colour = self._mix(colour, tone, moustache * free * np.clip(0.58 + 0.12 * strands, 0.2, 0.9))
+            color = self._mix(color, tone, moustache * free * np.clip(0.58 + 0.12 * strands, 0.2, 0.9))
         region = np.maximum(region, 0.5 * moustache)
         shadow = {"stubble": 0.38, "moustache": 0.16}.get(look.beard, 0.11)
         grains = np.clip(0.85 + 0.25 * _noise(self.shape, 1.5, self.rng), 0.1, 1.6)
-        return self._mix(colour, 0.5 * hair + 0.12 * colour, region * free * np.clip(shadow * grains, 0, 0.8))
+        return self._mix(color, 0.5 * hair + 0.12 * color, region * free * np.clip(shadow * grains, 0, 0.8))
 
-    def _brows(self, colour: Plane) -> Plane:
+    def _brows(self, color: Plane) -> Plane:
         look = self.look
         hair = linear(look.hair) * (0.75 if max(look.hair) > 0.2 else 1.0)
         for side in (self.points[17:22], self.points[22:27][::-1]):
@@ -310,18 +308,18 @@ class _Head:
             amount = (
                 np.exp(-(np.abs((self.y - middle) / thick) ** 2.6)) * ends * np.clip(0.82 + 0.16 * strands, 0.3, 0.97)
             )
-            colour = self._mix(colour, hair, amount.astype(np.float32))
-        return colour
+            color = self._mix(color, hair, amount.astype(np.float32))
+        return color
 
     # ---- light
 
-    def shade(self, colour: Plane, z: Plane, shine: float | Plane = 0.1) -> Plane:
-        """Light a coloured height field."""
+    def shade(self, color: Plane, z: Plane, shine: float | Plane = 0.1) -> Plane:
+        """Light a colored height field."""
         look = self.look
         down, right = np.gradient(z)
         n = np.stack([-right, -down, np.ones_like(z)], -1)
         n /= np.linalg.norm(n, axis=-1, keepdims=True)
-        return shade(colour, n, z, look, shine)
+        return shade(color, n, z, look, shine)
 
 
 def _dot(normal: Plane, direction: Plane) -> Plane:
@@ -329,7 +327,7 @@ def _dot(normal: Plane, direction: Plane) -> Plane:
     return np.asarray(normal[..., 0] * direction[0] + normal[..., 1] * direction[1] + normal[..., 2] * direction[2])
 
 
-def shade(colour: Plane, normal: Plane, z: Plane, look: Look, shine: float | Plane) -> Plane:
+def shade(color: Plane, normal: Plane, z: Plane, look: Look, shine: float | Plane) -> Plane:
     """Diffuse light that wraps around edges (red farthest, as light does in skin), highlights, occlusion of hollows."""
     warm = np.array([1 + look.warmth, 1.0, 1 - 1.3 * look.warmth], np.float32)
     key = np.array([look.key, -0.62, 0.85], np.float32)
@@ -344,7 +342,7 @@ def shade(colour: Plane, normal: Plane, z: Plane, look: Look, shine: float | Pla
     hollow = np.clip(1.0 - 0.045 * (_blur(z, 9.0) - z), 0.45, 1.12) * np.clip(
         1.0 - 0.06 * (_blur(z, 3.0) - z), 0.6, 1.1
     )
-    lit = colour * light * hollow[..., None]
+    lit = color * light * hollow[..., None]
     half = key / np.linalg.norm(key) + (0, 0, 1)
     glint = np.maximum(_dot(normal, (half / np.linalg.norm(half)).astype(np.float32)), 0.0)
     wide = glint * glint
@@ -362,8 +360,8 @@ def _ears(head: _Head, skin: Plane) -> tuple[Plane, Plane]:
     z = 16.0 * np.sqrt(np.clip(1.0 - r, 0.0, 1.0)) ** 0.6
     rim = np.exp(-0.5 * ((np.sqrt(r) - 0.55) / 0.13) ** 2)
     z = z - 5.0 * rim + 3.0 * np.exp(-0.5 * ((np.sqrt(r) - 0.86) / 0.1) ** 2)
-    colour = skin * np.array([1.0, 0.80, 0.78], np.float32)
-    light = head.shade(colour, _blur(z.astype(np.float32), 1.0), 0.05) * (1.0 - 0.35 * rim)[..., None]
+    color = skin * np.array([1.0, 0.80, 0.78], np.float32)
+    light = head.shade(color, _blur(z.astype(np.float32), 1.0), 0.05) * (1.0 - 0.35 * rim)[..., None]
     return light, smoothstep(1.06, 0.94, r.astype(np.float32))
 
 
@@ -386,7 +384,7 @@ def _hair(head: _Head) -> tuple[tuple[Plane, Plane], tuple[Plane, Plane]]:
     """Light and coverage of the hair behind the face and of the hair in front of it."""
     look, x, y, ax = head.look, head.x, head.y, head.ax
     style = look.style
-    colour = linear(look.hair)
+    color = linear(look.hair)
     grow = {"short": 13.0, "side": 18.0, "buzz": 4.0, "bald": 0.0, "long": 17.0, "bun": 9.0, "bob": 19.0}[style]
     ragged = (1.1 if style in ("short", "side") else 0.5) * _noise(head.shape, 5.0, head.rng, across=5.0)
 
@@ -414,7 +412,7 @@ def _hair(head: _Head) -> tuple[tuple[Plane, Plane], tuple[Plane, Plane]]:
         60.0 * np.sqrt(np.clip(1 - (1 - np.clip(reach / 70.0, 0, 1)) ** 2, 0, 1))
         + 2.2 * strands * min(grow, 12.0) / 12.0
     )
-    tone = np.clip(1.0 + 0.34 * strands, 0.35, 2.2)[..., None] * colour
+    tone = np.clip(1.0 + 0.34 * strands, 0.35, 2.2)[..., None] * color
     light = head.shade(
         tone.astype(np.float32), _blur(bulk.astype(np.float32), 1.0), 0.05 + 0.03 * np.clip(strands, -1, 2)
     )
@@ -437,7 +435,7 @@ def _hair(head: _Head) -> tuple[tuple[Plane, Plane], tuple[Plane, Plane]]:
             _noise(head.shape, 90.0, head.rng, across=3.0) * 0.7 + _noise(head.shape, 60.0, head.rng, across=8.0) * 0.5
         )
         round_ = 40.0 * np.sqrt(np.clip(1 - ((ax - head.half + 6) / 26.0) ** 2, 0.05, 1))
-        tone = np.clip(0.85 + 0.3 * flow, 0.3, 2.0)[..., None] * colour
+        tone = np.clip(0.85 + 0.3 * flow, 0.3, 2.0)[..., None] * color
         falling = head.shade(tone.astype(np.float32), _blur((round_ + 1.5 * flow).astype(np.float32), 1.2), 0.04)
         mix = smoothstep(60.0, 110.0, y)[..., None]
         back_light = light * (1 - mix) + falling * mix
@@ -477,8 +475,8 @@ def build_head(
     for over, cover in ((ear_light, ears * (look.style not in ("long", "bob"))), (face, mask), (front_light, front)):
         light = light * (1 - cover[..., None]) + over * cover[..., None]
         alpha = alpha * (1 - cover) + cover
-    colour = encode(light / np.maximum(alpha, 1e-3)[..., None])
-    head_rgba = np.concatenate([colour * alpha[..., None], 255.0 * alpha[..., None]], -1)
+    color = encode(light / np.maximum(alpha, 1e-3)[..., None])
+    head_rgba = np.concatenate([color * alpha[..., None], 255.0 * alpha[..., None]], -1)
     return np.rint(head_rgba).astype(np.uint8), _blur(np.where(mask > 0.5, z, 0.0).astype(np.float32), 7.0)
 
 
@@ -533,5 +531,5 @@ def build_body(look: Look, points: npt.NDArray[np.float64], rng: np.random.Gener
     light = skin * neck_mask[..., None]
     light = light * (1 - cloth[..., None]) + shirt * cloth[..., None]
     alpha = np.maximum(neck_mask, cloth)
-    colour = encode(light / np.maximum(alpha, 1e-3)[..., None])
-    return np.asarray(np.rint(np.concatenate([colour * alpha[..., None], 255.0 * alpha[..., None]], -1)), np.uint8)
+    color = encode(light / np.maximum(alpha, 1e-3)[..., None])
+    return np.asarray(np.rint(np.concatenate([color * alpha[..., None], 255.0 * alpha[..., None]], -1)), np.uint8)

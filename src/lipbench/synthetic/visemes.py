@@ -2,7 +2,7 @@
 
 Every phone has a target for each of seven mouth parameters and pulls on the mouth while it lasts and, falling off
 exponentially, before and after (dominance functions after Cohen and Massaro, "Modeling coarticulation in
-synthetic visual speech", 1993; the numbers are our own choice). Bilabials then close the lips whatever the neighbours
+synthetic visual speech", 1993; the numbers are our own choice). Bilabials then close the lips whatever the neighbors
 ask for.
 """
 

@@ -12,7 +12,7 @@ from torch.optim import Adam, Optimizer
 
 from lipbench import losses
 from lipbench.media import geometry
-from lipbench.training.divergence import GENERATOR, Courses, failed
+from lipbench.training.divergence import GENERATOR, DivergenceMonitors, failed
 from lipbench.training.generative import GenerativeModel
 
 Sample = Mapping[str, Tensor]
@@ -123,7 +123,7 @@ class AdversarialModel(GenerativeModel):
     three times what it has been at its lowest, or that of a discriminator's loss is above 10 (`training.divergence`).
 
     Subclasses fill `adversaries`, name the generator's optimizer "generator" and those of the discriminators as the
-    adversaries say (`make_optimisers` has Adam for all), and weigh the adversarial terms in `loss_weights` by name.
+    adversaries say (`build_optimizers` has Adam for all), and weigh the adversarial terms in `loss_weights` by name.
 
     Args:
         adversarial_from: Training batches without adversarial loss and without steps of discriminators, before both
@@ -134,7 +134,7 @@ class AdversarialModel(GenerativeModel):
         options: Those of `BenchModule`.
     """
 
-    may_be_fresh: ClassVar[tuple[str, ...]] = ("discriminator.",)
+    optional_init_prefixes: ClassVar[tuple[str, ...]] = ("discriminator.",)
 
     def __init__(
         self,
@@ -152,14 +152,14 @@ class AdversarialModel(GenerativeModel):
         self.lr, self.discriminator_lr, self.betas = lr, discriminator_lr, betas
         self.adversaries: dict[str, Adversary] = {}
         """Name -> discriminator with its task; empty without adversarial loss."""
-        self._courses = Courses()
+        self._monitors = DivergenceMonitors()
 
     def generator_parameters(self) -> list[nn.Parameter]:
         """All parameters that belong to no discriminator."""
         judges = {id(p) for adversary in self.adversaries.values() for p in adversary.net.parameters()}
         return [parameter for parameter in self.parameters() if id(parameter) not in judges]
 
-    def make_optimisers(self) -> dict[str, Optimizer]:
+    def build_optimizers(self) -> dict[str, Optimizer]:
         """Adam for the generator, and one for every optimizer that the adversaries name."""
         groups: dict[str, list[nn.Parameter]] = {"generator": self.generator_parameters()}
         for adversary in self.adversaries.values():
@@ -173,10 +173,10 @@ class AdversarialModel(GenerativeModel):
         return all(adversary.optimizer != name for adversary in self.adversaries.values())
 
     @abstractmethod
-    def generator_losses(self, batch: Any) -> tuple[dict[str, Tensor], dict[str, Tensor]]:  # noqa: ANN401 - see train_batch
+    def generator_losses(self, batch: Any) -> tuple[dict[str, Tensor], dict[str, Tensor]]:  # noqa: ANN401 - see compute_step
         """The supervised losses, 0 or more, and the sample (real, made, conditions) that the discriminators judge."""
 
-    def train_batch(self, batch: Any) -> None:  # noqa: ANN401 - see BenchModule
+    def compute_step(self, batch: Any) -> None:  # noqa: ANN401 - see BenchModule
         """The generator's step, then those of the discriminators if there are any.
 
         Raises:
@@ -188,7 +188,7 @@ class AdversarialModel(GenerativeModel):
         for adversary in adversaries.values():
             with _out_of_the_graph(adversary.net):
                 fooling |= adversary.generator_losses(sample)
-        values = self.optimise("generator", supervised | fooling)
+        values = self.step_optimizer("generator", supervised | fooling)
         self._follow(GENERATOR, values, supervised)
         cut = {key: value.detach() for key, value in sample.items()}
         for optimizer in dict.fromkeys(adversary.optimizer for adversary in adversaries.values()):
@@ -197,7 +197,9 @@ class AdversarialModel(GenerativeModel):
                 if adversary.optimizer == optimizer:
                     judged[name], balance = adversary.losses(cut)
                     self.log_dict({f"train/{key}": value for key, value in balance.items()})
-            values = self.optimise(optimizer, {key: value for terms in judged.values() for key, value in terms.items()})
+            values = self.step_optimizer(
+                optimizer, {key: value for terms in judged.values() for key, value in terms.items()}
+            )
             for name, terms in judged.items():
                 self._follow(name, values, terms)
 
@@ -206,7 +208,7 @@ class AdversarialModel(GenerativeModel):
         if not values:  # gradients are being accumulated
             return
         total = sum(self.loss_weights.get(key, 1.0) * values[key] for key in terms)
-        what = self._courses.follow(name, total, terms, self.loss_weights)
+        what = self._monitors.follow(name, total, terms, self.loss_weights)
         if what is not None:
             raise failed(self.batches, what, self._way_back())
 
@@ -229,13 +231,13 @@ class AdversarialModel(GenerativeModel):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep which way the losses go."""
         super().on_save_checkpoint(checkpoint)
-        checkpoint["lipbench"]["courses"] = self._courses.state()
+        checkpoint["lipbench"]["courses"] = self._monitors.state()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Read it back."""
         super().on_load_checkpoint(checkpoint)
         courses = checkpoint["lipbench"].get("courses", {})  # absent before they were followed
-        self._courses.restore(courses, (GENERATOR, *self.adversaries))
+        self._monitors.restore(courses, (GENERATOR, *self.adversaries))
 
 
 @contextmanager

@@ -40,7 +40,7 @@ class BenchModule(OptimizedModule, ABC):
 
     networks: ClassVar[int] = 1
     """Version of the networks, kept in checkpoints: raised when the same weights come to mean something else."""
-    may_be_fresh: ClassVar[tuple[str, ...]] = ()
+    optional_init_prefixes: ClassVar[tuple[str, ...]] = ()
     """Names of submodules that `init_from` need not hold."""
     files: ClassVar[tuple[str, ...]] = ()
     """Arguments that name a file of a frozen network: on resuming it may lie elsewhere, but must be the same."""
@@ -65,7 +65,7 @@ class BenchModule(OptimizedModule, ABC):
     # What a subclass says
 
     @property
-    def clip(self) -> ClipSpec:
+    def clip_spec(self) -> ClipSpec:
         """What the datamodule shall put into a batch; with several streams, their first, which is validated and tested.
 
         Raises:
@@ -90,13 +90,13 @@ class BenchModule(OptimizedModule, ABC):
         """
         return frozenset()
 
-    def predict_step(self, batch: Any, batch_idx: int) -> Generated:  # noqa: ANN401 - see train_batch
+    def predict_step(self, batch: Any, batch_idx: int) -> Generated:  # noqa: ANN401 - see compute_step
         """Nothing, for models that neither generate nor read; those that do add what they return."""
         return {}
 
     # Counting
 
-    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:  # noqa: ANN401 - see train_batch
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:  # noqa: ANN401 - see compute_step
         """What this batch logs stands at its number. Lightning's own count differs by one after a resume."""
         self.trainer.fit_loop.epoch_loop._batches_that_stepped = self.batches
 
@@ -164,7 +164,7 @@ class BenchModule(OptimizedModule, ABC):
         # Lightning warns that checkpoints hold the weights after the step, which is what they should hold.
         warnings.filterwarnings("ignore", "Using ModelCheckpoint with manual optimization")
 
-    def keep_frozen(self, name: str, network: nn.Module, sha256: str) -> None:
+    def register_frozen(self, name: str, network: nn.Module, sha256: str) -> None:
         """Take a network of an earlier stage along.
 
         Args:
@@ -233,14 +233,14 @@ class BenchModule(OptimizedModule, ABC):
         Raises:
             ValueError: A checkpoint holds the state of other optimizers.
         """
-        self.check_optimisers()
+        self.check_optimizers()
         position.place_loaders(self.trainer)
         if self._validate_first:
             self._validate_first = False
             position.validate(self.trainer)
 
     def _take_weights(self, path: Path) -> None:
-        """Load what a checkpoint holds; everything outside `may_be_fresh` must be there with the right shape."""
+        """Load what a checkpoint holds; all but `optional_init_prefixes` must be there with the right shape."""
         if not path.is_file():
             raise FileNotFoundError(
                 f"--model.init_from: no checkpoint at {path}; give the .ckpt file of the earlier stage"
@@ -250,7 +250,7 @@ class BenchModule(OptimizedModule, ABC):
         stored = content["state_dict"]
         own = self.state_dict()
         fits = {key: stored[key] for key in own if key in stored and stored[key].shape == own[key].shape}
-        lacking = [key for key in own if key not in fits and not key.startswith(self.may_be_fresh or ("\0",))]
+        lacking = [key for key in own if key not in fits and not key.startswith(self.optional_init_prefixes or ("\0",))]
         if lacking:
             raise ValueError(
                 f"--model.init_from {path} does not fit this model: {len(lacking)} of {len(own)} tensors are absent or "

@@ -20,7 +20,7 @@ from lipbench.pretrained import weights
 from lipbench.training.reading import ReadingModel
 from lipbench.types import ClipBatch, ClipSpec, View
 
-_CONTEXT: Final = 3  # frames kept on both sides of a piece: neighbours shape the lips, and "at" lasts 1.5 frames
+_CONTEXT: Final = 3  # frames kept on both sides of a piece: neighbors shape the lips, and "at" lasts 1.5 frames
 _SILENCE: Final = text.SYMBOLS.index(text.SILENCE)
 
 
@@ -46,7 +46,7 @@ class Piece(NamedTuple):
     """Letters and, between words, silences: what CTC shall write."""
 
 
-def words_of(tokens: list[int], durations: list[int]) -> list[Word]:
+def word_segments(tokens: list[int], durations: list[int]) -> list[Word]:
     """The words among a clip's tokens: what stands between silences.
 
     Args:
@@ -112,21 +112,23 @@ class CTCReader(ReadingModel):
         self.lr, self.weight_decay = lr, weight_decay
 
     @property
-    def clip(self) -> ClipSpec:
+    def clip_spec(self) -> ClipSpec:
         """Whole clips of mouths, tokens with durations."""
         return ClipSpec(frames={"video": self.view}, keys=frozenset({"tokens", "durations"}))
 
-    def make_optimisers(self) -> dict[str, Optimizer]:
+    def build_optimizers(self) -> dict[str, Optimizer]:
         """AdamW over everything."""
         return {"reader": AdamW(self.parameters(), lr=self.lr, weight_decay=self.weight_decay, fused=True)}
 
     # Training
 
-    def train_batch(self, batch: ClipBatch) -> None:
+    def compute_step(self, batch: ClipBatch) -> None:
         """CTC loss on pieces of the clips: words at first, sentences in the end."""
         pieces = self.pieces(batch)
         video, lengths = self.cut(batch["video"], pieces)
-        self.optimise("reader", {"ctc": self.ctc_loss(self.net(video, lengths), lengths, [p.ids for p in pieces])})
+        self.step_optimizer(
+            "reader", {"ctc": self.ctc_loss(self.net(video, lengths), lengths, [p.ids for p in pieces])}
+        )
 
     def pieces(self, batch: ClipBatch) -> list[Piece]:
         """Cut the clips of a batch into pieces of as many words as the curriculum has come to.
@@ -139,7 +141,7 @@ class CTCReader(ReadingModel):
         found = []
         rows = zip(tokens, durations, batch["token_len"].tolist(), batch["video_len"].tolist(), strict=True)
         for clip, (ids, lasts, count, total) in enumerate(rows):
-            words = words_of(ids[:count], lasts[:count])
+            words = word_segments(ids[:count], lasts[:count])
             most = max(1, round(share * len(words)))
             if len(words) <= most:
                 start = _draw(0, max(0, words[0].start - _CONTEXT)) if words else 0
@@ -239,7 +241,7 @@ class CTCReader(ReadingModel):
     def _targets(batch: ClipBatch) -> list[list[int]]:
         """Ids that a perfect reader would write."""
         rows = zip(batch["tokens"].tolist(), batch["token_len"].tolist(), strict=True)
-        return [spell(words_of(ids[:count], [0] * count)) for ids, count in rows]
+        return [spell(word_segments(ids[:count], [0] * count)) for ids, count in rows]
 
     # As an observer
 

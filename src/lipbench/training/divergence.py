@@ -19,7 +19,7 @@ GENERATOR: Final = "generator"
 
 
 @dataclass
-class Course:
+class DivergenceMonitor:
     """Which way a loss goes: its exponential mean, and how low that has been.
 
     Attributes:
@@ -42,11 +42,11 @@ class Course:
             self.lowest = min(self.lowest, self.mean)
 
 
-class Courses:
+class DivergenceMonitors:
     """The courses of a generator and of each of its discriminators, by name."""
 
     def __init__(self) -> None:
-        self._courses: dict[str, Course] = {}
+        self._monitors: dict[str, DivergenceMonitor] = {}
 
     def follow(self, name: str, value: float, terms: Iterable[str], weights: Mapping[str, float]) -> str | None:
         """Take the next value in; it is the same on all processes, so all of them come to the same end.
@@ -61,9 +61,9 @@ class Courses:
             What has run off, in words; None while all is well. A batch counts as twice the bound at most: a spike that
             passes, as at the beginning, is no divergence.
         """
-        course = self._courses.setdefault(name, Course())
+        course = self._monitors.setdefault(name, DivergenceMonitor())
         if course.weights != weights:
-            course = self._courses[name] = Course(dict(weights))
+            course = self._monitors[name] = DivergenceMonitor(dict(weights))
         bound = _RISE * course.lowest if name == GENERATOR else _BOUND
         course.add(min(value, 2 * bound))
         if course.batches < _SPAN or course.mean <= bound:
@@ -75,7 +75,7 @@ class Courses:
 
     def state(self) -> dict[str, dict[str, Any]]:
         """Plain values, for checkpoints."""
-        return {name: asdict(course) for name, course in self._courses.items()}
+        return {name: asdict(course) for name, course in self._monitors.items()}
 
     def restore(self, stored: object, names: Iterable[str]) -> None:
         """Go on from what `state` gave.
@@ -87,12 +87,12 @@ class Courses:
         Raises:
             ValueError: It is of another kind.
         """
-        own = {key: type(value) for key, value in asdict(Course()).items()}
+        own = {key: type(value) for key, value in asdict(DivergenceMonitor()).items()}
         for name, course in stored.items() if isinstance(stored, dict) else [("", stored)]:
             if not isinstance(course, dict) or {key: type(value) for key, value in course.items()} != own:
                 raise ValueError(f"this checkpoint is damaged: its entry 'courses' holds {name!r}: {course!r:.60}")
         assert isinstance(stored, dict)
-        self._courses = {name: Course(**course) for name, course in stored.items() if name in set(names)}
+        self._monitors = {name: DivergenceMonitor(**course) for name, course in stored.items() if name in set(names)}
 
 
 def failed(batches: int, what: str, way_back: str) -> TrainingFailed:
@@ -100,7 +100,7 @@ def failed(batches: int, what: str, way_back: str) -> TrainingFailed:
 
     Args:
         batches: Done.
-        what: From `Courses.follow`.
+        what: From `DivergenceMonitors.follow`.
         way_back: What to go on from, and how.
     """
     return TrainingFailed(f"training has diverged at batch {batches}: {what}. {way_back}", spoiled=True)

@@ -76,7 +76,7 @@ class GenerativeModel(BenchModule):
             (B,). With "audio", `audio` (B, S) in [-1, 1], zero after `audio_len` (B,), and `sample_rate`.
         """
 
-    def drive(self, batch: ClipBatch, timing: Timing) -> Generated:
+    def run_generate(self, batch: ClipBatch, timing: Timing) -> Generated:
         """Call `generate` with exactly the keys that the timing allows.
 
         A model that needs `pose` gets the batch's frames with their lower half blanked, unless the batch holds poses.
@@ -100,7 +100,7 @@ class GenerativeModel(BenchModule):
     def validation_step(self, batch: ClipBatch, batch_idx: int) -> Generated:
         """Generate with the timing closest to the truth; of video, log `val/l1` and `val/psnr` on common frames."""
         timing = next(timing for timing in _TIMINGS if timing in self.timings)
-        generated = self.drive(batch, timing)
+        generated = self.run_generate(batch, timing)
         if "video" in generated and "video" in batch:
             self._compare(generated, batch)
         return _joined(generated, super().validation_step(batch, batch_idx))
@@ -119,11 +119,11 @@ class GenerativeModel(BenchModule):
 
     def test_step(self, batch: ClipBatch, batch_idx: int) -> Generated:
         """Generate as `timing` says; the evaluator scores what is returned."""
-        return _joined(self.drive(batch, self.timing), super().test_step(batch, batch_idx))
+        return _joined(self.run_generate(batch, self.timing), super().test_step(batch, batch_idx))
 
     def predict_step(self, batch: ClipBatch, batch_idx: int) -> Generated:
         """Generate as `timing` says."""
-        return _joined(self.drive(batch, self.timing), super().predict_step(batch, batch_idx))
+        return _joined(self.run_generate(batch, self.timing), super().predict_step(batch, batch_idx))
 
 
 def _joined(generated: Generated, other: object) -> Generated:

@@ -60,7 +60,8 @@ def load(path: Path, kind: type[Model], model: str | None = None) -> Model:
 def load_frozen(path: str | Path, kind: type[Model], what: str) -> tuple[Model, str]:
     """A model of an earlier stage that another one learns from or builds on, without gradients, and its hash.
 
-    Example, in the `setup` of a model: `self.keep_frozen("generator", *load_frozen(self.generator, ParaLip, "..."))`.
+    Example, in the `setup` of a model:
+    `self.register_frozen("generator", *load_frozen(self.generator, ParaLip, "..."))`.
 
     Args:
         path: Its checkpoint; may begin with "~".

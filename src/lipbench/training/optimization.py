@@ -62,9 +62,9 @@ class _Sum:
 
 
 class OptimizedModule(pl.LightningModule):
-    """How all models are optimized. A model names its optimizers (`make_optimisers`) and calls `optimise` for each.
+    """How all models are optimized: a model names its optimizers (`build_optimizers`) and steps each.
 
-    Optimization is manual in Lightning's sense: `optimise` does zero_grad, backward, the average over processes,
+    Optimization is manual in Lightning's sense: `step_optimizer` does zero_grad, backward, the average over processes,
     clipping, the check for values that are not finite, and the step. One batch is one `global_step`, however many
     optimizers there are, so `max_steps`, checkpoints and logs count batches.
 
@@ -133,7 +133,7 @@ class OptimizedModule(pl.LightningModule):
     # What a subclass says
 
     @abstractmethod
-    def make_optimisers(self) -> dict[str, Optimizer]:
+    def build_optimizers(self) -> dict[str, Optimizer]:
         """Name -> optimizer, each over its own parameters and at its peak learning rate.
 
         Parameter groups may differ in learning rate, betas and weight decay, see `parameters.groups`. Every parameter
@@ -141,8 +141,8 @@ class OptimizedModule(pl.LightningModule):
         """
 
     @abstractmethod
-    def train_batch(self, batch: Any) -> None:  # noqa: ANN401 - a ClipBatch, or a dict of them if there are several streams
-        """Compute losses and call `optimise` once for each optimizer."""
+    def compute_step(self, batch: Any) -> None:  # noqa: ANN401 - a ClipBatch, or a dict of them if there are several streams
+        """Compute losses and call `step_optimizer` once for each optimizer."""
 
     def follows_schedule(self, name: str) -> bool:
         """Whether the learning rate of the named optimizer follows `schedule`; otherwise it stays at its peak."""
@@ -166,16 +166,16 @@ class OptimizedModule(pl.LightningModule):
             ValueError: A trainable parameter is in no optimizer or in two, an optimizer has one that the model does not
                 have, `schedules` names an optimizer that is not there, or "cosine" does not know when training ends.
         """
-        optimisers = self.make_optimisers()
-        check_ownership(type(self).__name__, dict(self.named_parameters()), optimisers)
-        self._names = list(optimisers)
-        unknown = sorted(self.schedules.keys() - optimisers.keys())
+        optimizers = self.build_optimizers()
+        check_ownership(type(self).__name__, dict(self.named_parameters()), optimizers)
+        self._names = list(optimizers)
+        unknown = sorted(self.schedules.keys() - optimizers.keys())
         if unknown:
             raise ValueError(
                 f"--model.schedules names {unknown[0]!r}, which is no optimizer of {type(self).__name__}; it has "
                 f"{', '.join(self._names)}"
             )
-        rates = {name: self.learning_rate(name) for name in optimisers}
+        rates = {name: self.learning_rate(name) for name in optimizers}
         if any(rate.schedule == "cosine" for rate in rates.values()):
             self._total_batches = float(self.trainer.estimated_stepping_batches)
             if not math.isfinite(self._total_batches):
@@ -191,9 +191,9 @@ class OptimizedModule(pl.LightningModule):
                 decay = self._plateaus[name].factor if name in self._plateaus else 1.0
                 return rates[name].at(batch, self._total_batches) * decay
 
-            return LambdaLR(optimisers[name], factor)
+            return LambdaLR(optimizers[name], factor)
 
-        return list(optimisers.values()), [schedule(name) for name in optimisers]
+        return list(optimizers.values()), [schedule(name) for name in optimizers]
 
     def look_for_plateaus(self, value: float) -> None:
         """Take in what the last validation monitored; where it is a plateau, the learning rate falls at once.
@@ -214,7 +214,7 @@ class OptimizedModule(pl.LightningModule):
 
     # A batch
 
-    def training_step(self, batch: Any, batch_idx: int) -> None:  # noqa: ANN401 - see train_batch
+    def training_step(self, batch: Any, batch_idx: int) -> None:  # noqa: ANN401 - see compute_step
         """One batch of the loader: seed, train, and where it ends an accumulation step the learning rate and count."""
         if self._seed is None:
             self._seed = self.trainer.strategy.broadcast(torch.initial_seed())
@@ -225,7 +225,7 @@ class OptimizedModule(pl.LightningModule):
             self._sums = {}
             self._buffers_before = {name: buffer.clone() for name, buffer in self.named_buffers()}
         self._counted = False
-        self.train_batch(batch)
+        self.compute_step(batch)
         self.drawn += 1
         if not self._steps:
             self.accumulated += 1
@@ -238,11 +238,11 @@ class OptimizedModule(pl.LightningModule):
         self.batches += 1
         self.accumulated = 0
 
-    def optimise(self, name: str, terms: Mapping[str, Tensor]) -> dict[str, float]:
+    def step_optimizer(self, name: str, terms: Mapping[str, Tensor]) -> dict[str, float]:
         """Take one step of the named optimizer down the weighted sum of losses.
 
         Args:
-            name: A key of `make_optimisers`.
+            name: A key of `build_optimizers`.
             terms: Name of a loss -> scalar, unweighted; logged as `train/<name>`, weighted by `loss_weights`.
 
         Returns:
@@ -253,16 +253,16 @@ class OptimizedModule(pl.LightningModule):
             TrainingFailed: A loss or the gradient is not finite. The weights are still those of the last good step.
         """
         found = self.optimizers()
-        optimiser = (found if isinstance(found, list) else [found])[self._names.index(name)]
+        optimizer = (found if isinstance(found, list) else [found])[self._names.index(name)]
         total = torch.stack([self.loss_weights.get(key, 1.0) * value.float() for key, value in terms.items()]).sum()
         names = (*terms, "total")
         values = torch.stack([*(value.float() for value in terms.values()), total]).detach()
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         strategy = self.trainer.strategy
         with strategy.block_backward_sync() if isinstance(strategy, ParallelStrategy) else nullcontext():
             self.manual_backward(total)
         if self.trainer.accumulate_grad_batches > 1:
-            parameters = parameters_of(optimiser.optimizer)
+            parameters = parameters_of(optimizer.optimizer)
             scaler = getattr(self.trainer.precision_plugin, "scaler", None)
             scale = 1.0 if scaler is None else float(scaler.get_scale())
             sums = self._sums.setdefault(name, _Sum())
@@ -273,13 +273,13 @@ class OptimizedModule(pl.LightningModule):
             names = (*(key for key in means if key != "total"), "total")
             values = torch.stack([means[key] for key in names])
         if isinstance(strategy, ParallelStrategy):
-            values = self._average_over_processes(optimiser.optimizer, values)
+            values = self._average_over_processes(optimizer.optimizer, values)
         self._current = name, dict(zip(names, values, strict=True))
         self._begun.add(name)
         if self._counted:  # past the wrapper that counts global_step, with the same precision plugin
-            strategy.optimizer_step(optimiser.optimizer, lambda: None)
+            strategy.optimizer_step(optimizer.optimizer, lambda: None)
         else:
-            optimiser.step()
+            optimizer.step()
             self._counted = True
         # Not logged in the hook: when hooks alternate, Lightning forgets the earlier values of an epoch's first batch.
         self.log(f"train/grad_norm_{name}", self._norm)
@@ -317,12 +317,12 @@ class OptimizedModule(pl.LightningModule):
             "Lower --model.lr, or set --model.clip_norm 1"
         )
 
-    def _average_over_processes(self, optimiser: Optimizer, values: Tensor) -> Tensor:
+    def _average_over_processes(self, optimizer: Optimizer, values: Tensor) -> Tensor:
         """Average the gradients of one optimizer, all floating-point buffers and (L,) losses in one exchange.
 
         A parameter without a gradient counts as zero if any other process has one, and stays without if none has.
         """
-        parameters = parameters_of(optimiser)
+        parameters = parameters_of(optimizer)
         buffers = [b for b in self.buffers() if b.is_floating_point()]
         used = values.new_tensor([p.grad is not None for p in parameters], dtype=torch.float32)
         parts = [p.grad if p.grad is not None else torch.zeros_like(p) for p in parameters]
@@ -364,20 +364,20 @@ class OptimizedModule(pl.LightningModule):
         if self.accumulated:
             stored |= {name: value for name, value in self._buffers_before.items() if name in stored}
 
-    def check_optimisers(self) -> None:
+    def check_optimizers(self) -> None:
         """The state of every optimizer must have the kinds and shapes of its parameters; torch does not look.
 
         Raises:
             ValueError: A checkpoint holds the state of other optimizers.
         """
-        for name, optimiser in zip(self._names, self.trainer.optimizers, strict=True):
+        for name, optimizer in zip(self._names, self.trainer.optimizers, strict=True):
             odd = [
                 key
-                for group in optimiser.param_groups
-                for key, own in optimiser.defaults.items()
+                for group in optimizer.param_groups
+                for key, own in optimizer.defaults.items()
                 if not _alike(group.get(key), own)
             ]
-            states: dict[Any, Any] = dict(optimiser.state)  # a number for a parameter that is not there
+            states: dict[Any, Any] = dict(optimizer.state)  # a number for a parameter that is not there
             names = {key for state in states.values() for key in state}
             for parameter, state in states.items():
                 odd += sorted(names - state.keys()) if isinstance(parameter, Tensor) else [str(parameter)]

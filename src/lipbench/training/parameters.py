@@ -63,7 +63,7 @@ def check_ownership(model: str, parameters: Mapping[str, nn.Parameter], optimize
     if alone:
         raise ValueError(
             f"{len(alone)} trainable parameters of {model} are in no optimizer and would never be trained: "
-            f"{_listed(alone)}. Give them to one of {', '.join(optimizers) or 'make_optimisers'}, or freeze them with "
+            f"{_listed(alone)}. Give them to one of {', '.join(optimizers) or 'build_optimizers'}, or freeze them with "
             "requires_grad_(False)"
         )
     if twice:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from lipbench.media import features
-from lipbench.nets.fastspeech import mask_of
+from lipbench.nets.fastspeech import length_mask
 from lipbench.training.adversarial import AdversarialModel
 from lipbench.types import ClipBatch, Generated, Timing, View
 
@@ -33,7 +33,7 @@ class SpeechToFace(AdversarialModel):
     generator: nn.Module
 
     @abstractmethod
-    def hear(self, batch: ClipBatch, clip: Tensor, frame: Tensor) -> Tensor:
+    def audio_windows(self, batch: ClipBatch, clip: Tensor, frame: Tensor) -> Tensor:
         """(M,) rows of the batch and (M,) frames -> (M, bands, columns) of the sound around them."""
 
     @property
@@ -53,15 +53,15 @@ class SpeechToFace(AdversarialModel):
     def generate(self, batch: ClipBatch, timing: Timing) -> Generated:
         """Make the frames of the clip, or with timing "free" those of the sound; poses that run out start again."""
         if timing == "free":
-            rate = self.clip.audio_rate or features.RATE
+            rate = self.clip_spec.audio_rate or features.RATE
             frames = (batch["audio_len"] * batch["fps"].double() / rate).round().long()
         else:
             frames = batch["n_frames"]
-        there = mask_of(frames, int(frames.max()))  # (B, N)
+        there = length_mask(frames, int(frames.max()))  # (B, N)
         clip, place = there.nonzero(as_tuple=True)  # (M,) each
         video = batch["audio"].new_zeros(*there.shape, 3, self.size, self.size, dtype=torch.float32)
         for rows, places in zip(torch.split(clip, _FRAMES_AT_ONCE), torch.split(place, _FRAMES_AT_ONCE), strict=True):
             pose = batch["pose"][rows, places % batch["pose_len"][rows]]  # (m, 3, size, size)
-            sound = self.hear(batch, rows, places)
+            sound = self.audio_windows(batch, rows, places)
             video[rows, places] = self.generator(batch["identity"][rows, 0], pose, sound)
         return {"video": video, "video_len": frames}
