@@ -109,7 +109,9 @@ def test_the_record_tells_where_it_comes_from(tested):
     assert content["view"] == "mouth 20x40"
     assert content["timing"] == "given"
     assert content["model"]["class_path"] == "fake_run.Blinker"
-    assert content["model"]["arguments"] == {"scale": 1.0, "weights": None}
+    arguments = content["model"]["arguments"]
+    assert (arguments["scale"], arguments["weights"]) == (1.0, None)
+    assert arguments["schedule"] == "constant"  # those of the bases, too
     assert content["model"]["parameters"] == {"total": 8, "part": 8}
     assert content["scores"]["lmd"]["judge"].startswith("dlib ")
     assert content["environment"]["versions"]["torch"] == metadata.version("torch")
