@@ -7,6 +7,7 @@ import numpy.typing as npt
 
 from lipbench.synthetic import texture
 from lipbench.synthetic.face import Eyes, Face
+from lipbench.synthetic.planes import encode, linear
 
 FRAME_HEIGHT: Final = 288
 FRAME_WIDTH: Final = 360
@@ -88,9 +89,9 @@ def backdrop(face: Face, rng: np.random.Generator) -> Pixels:
     y, x = np.mgrid[0:FRAME_HEIGHT, 0:FRAME_WIDTH].astype(np.float32)
     key = face.look.key
     spot = np.exp(-(((x - 180 - 190 * key) / 230) ** 2 + ((y - 60) / 240) ** 2))
-    color = texture.linear(face.look.backdrop) * (0.5 + 0.75 * spot)[..., None]
+    color = linear(face.look.backdrop) * (0.5 + 0.75 * spot)[..., None]
     color *= 1.0 + 0.01 * rng.standard_normal((FRAME_HEIGHT, FRAME_WIDTH, 1)).astype(np.float32)
-    return texture.encode(color)
+    return encode(color)
 
 
 class Camera:

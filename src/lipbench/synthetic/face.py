@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from lipbench.synthetic import texture
 from lipbench.synthetic.looks import Look, landmarks
+from lipbench.synthetic.planes import smoothstep
 from lipbench.synthetic.visemes import Shape
 
 _CX: Final = 128.0
@@ -77,7 +78,7 @@ class Face:
         self._jaw = np.convolve(np.pad(jaw, 6, mode="edge"), np.hanning(13) / np.hanning(13).sum(), "valid")
         self._jaw_moves = self._hang(self._jaw)
         away = np.abs(self._y - look.mouth_y - 5.0)
-        self._sideways = texture.smoothstep(54.0, 24.0, away)  # (rows, 1)
+        self._sideways = smoothstep(54.0, 24.0, away)  # (rows, 1)
         self._eyes = [_Eye(look, self.points[part], side) for part, side in ((slice(36, 42), -1), (slice(42, 48), 1))]
 
     def _hang(self, y: Array) -> Array:

@@ -10,16 +10,14 @@ from typing import Final, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from lipbench.synthetic.looks import Color, Look
+from lipbench.synthetic.looks import Look
+from lipbench.synthetic.planes import Plane, blur, distance_inside, dot, encode, fill, linear, noise, smoothstep, spline
 
 LEFT: Final = -72
 TOP: Final = -112
 WIDTH: Final = 400
 HEIGHT: Final = 464
 _CX: Final = 128.0
-
-Plane = npt.NDArray[np.floating]
-"""(height, width) or (height, width, channels), float32 wherever it matters for speed."""
 
 
 class Mouth(NamedTuple):
@@ -56,68 +54,6 @@ BODY_WIDTH: Final = 776
 BODY_HEIGHT: Final = 260
 
 
-def linear(color: Color) -> Plane:
-    """Linear light of an sRGB color in [0, 1]."""
-    return np.asarray(np.asarray(color, np.float32) ** 2.2)
-
-
-def encode(light: Plane) -> npt.NDArray[np.uint8]:
-    """Linear light to sRGB of 8 bits."""
-    return np.asarray(np.rint(np.clip(light, 0.0, 1.0) ** (1 / 2.2) * 255.0), np.uint8)
-
-
-def smoothstep(low: float, high: float, x: Plane) -> Plane:
-    """0 below `low`, 1 above `high`, smooth between."""
-    t = np.clip((x - low) / (high - low), 0.0, 1.0)
-    return np.asarray(t * t * (3.0 - 2.0 * t), np.float32)
-
-
-def _noise(shape: tuple[int, int], size: float, rng: np.random.Generator, across: float | None = None) -> Plane:
-    """Smooth noise of unit variance; `size` is its grain in px (down, and `across` if it differs)."""
-    import cv2
-
-    grain = (max(2, round(shape[1] / (across or size))), max(2, round(shape[0] / size)))
-    field: Plane = rng.standard_normal((grain[1], grain[0])).astype(np.float32)
-    field = np.asarray(cv2.resize(field, (shape[1], shape[0]), interpolation=cv2.INTER_CUBIC), np.float32)
-    return np.asarray(field / field.std(), np.float32)
-
-
-def _blur(plane: Plane, sigma: float) -> Plane:
-    import cv2
-
-    return np.asarray(cv2.GaussianBlur(plane, (0, 0), sigma), np.float32)
-
-
-def _fill(points: npt.NDArray[np.floating], left: int, top: int, shape: tuple[int, int]) -> Plane:
-    """Coverage in [0, 1] of a polygon given in pixels of the 256 face."""
-    import cv2
-
-    canvas = np.zeros((shape[0] * 4, shape[1] * 4), np.uint8)
-    corners = (np.asarray(points) - (left, top) + 0.5) * 4.0 - 0.5
-    cv2.fillPoly(canvas, [np.rint(corners).astype(np.int32)], 255)
-    return np.asarray(cv2.resize(canvas, shape[::-1], interpolation=cv2.INTER_AREA), np.float32) / 255.0
-
-
-def _inside(mask: Plane) -> Plane:
-    """Distance in px of every inner pixel to the edge of a coverage mask."""
-    import cv2
-
-    distance = cv2.distanceTransform((mask > 0.5).astype(np.uint8), cv2.DIST_L2, 5)
-    return np.asarray(distance, np.float32)
-
-
-def _spline(points: npt.NDArray[np.floating], n: int) -> npt.NDArray[np.float64]:
-    """A smooth closed or open path through points: (n, 2), Catmull-Rom."""
-    p = np.asarray(points, np.float64)
-    p = np.concatenate([2 * p[:1] - p[1:2], p, 2 * p[-1:] - p[-2:-1]])
-    t = np.linspace(0, len(p) - 3, n, endpoint=False)
-    k = t.astype(int)
-    f = (t - k)[:, None]
-    a, b, c, d = p[k], p[k + 1], p[k + 2], p[k + 3]
-    bend = (2 * a - 5 * b + 4 * c - d) * f**2 + (3 * b - a - 3 * c + d) * f**3
-    return np.asarray(0.5 * (2 * b + (c - a) * f + bend))
-
-
 class _Head:
     """Builds the head of one speaker; every field is a plane over (HEIGHT, WIDTH)."""
 
@@ -146,7 +82,7 @@ class _Head:
 
     def outline(self) -> npt.NDArray[np.float64]:
         """The whole head without ears and hair."""
-        jaw = _spline(self.points[:17], 120)
+        jaw = spline(self.points[:17], 120)
         return np.concatenate([jaw, self.skull()[::-1]])
 
     def relief(self, mask: Plane) -> Plane:
@@ -154,7 +90,7 @@ class _Head:
         look, points, x, y, ax = self.look, self.points, self.x, self.y, self.ax
         ellipse = 1.0 - (ax / (self.half * 1.12)) ** 2 - ((y - 92.0) / 172.0) ** 2
         z = 92.0 * np.sqrt(np.maximum(ellipse, 0.02))
-        edge = np.clip(_inside(mask) / 26.0, 0.0, 1.0)
+        edge = np.clip(distance_inside(mask) / 26.0, 0.0, 1.0)
         z -= 26.0 * (1.0 - np.sqrt(np.maximum(1.0 - (1.0 - edge) ** 2, 0.0)))
 
         eye_x, eye_y = float(points[42:48, 0].mean() - _CX), float(points[36:48, 1].mean())
@@ -198,7 +134,7 @@ class _Head:
         z -= 3.6 * self.bump(0, mouth + float(shape.lower.max()) + 9, 20, 5.5, both=False)
         z += 6.0 * self.bump(0, self.chin - 16, 19, 12, both=False)
         z -= 2.5 * self.bump(half + 6, mouth + 2, 5, 6)  # corners
-        return np.asarray(_blur(z.astype(np.float32), 0.9), np.float32)
+        return np.asarray(blur(z.astype(np.float32), 0.9), np.float32)
 
     # ---- color
 
@@ -206,8 +142,8 @@ class _Head:
         """(HEIGHT, WIDTH, 3) linear color of the bare skin with lips, brows and stubble."""
         look, points = self.look, self.points
         base = linear(look.skin)
-        mottle = 1.0 + 0.03 * _noise(self.shape, 26, self.rng) + 0.022 * _noise(self.shape, 6, self.rng)
-        mottle += (0.014 + 0.016 * look.age) * _noise(self.shape, 2, self.rng)
+        mottle = 1.0 + 0.03 * noise(self.shape, 26, self.rng) + 0.022 * noise(self.shape, 6, self.rng)
+        mottle += (0.014 + 0.016 * look.age) * noise(self.shape, 2, self.rng)
         color = base * mottle[..., None]
 
         eye_x, eye_y = float(points[42:48, 0].mean() - _CX), float(points[36:48, 1].mean())
@@ -251,7 +187,7 @@ class _Head:
     def _lips(self, color: Plane) -> Plane:
         look, mouth = self.look, self.look.mouth_y
         tone = linear(look.lips)
-        creases = 1.0 + 0.06 * _noise(self.shape, 14, self.rng, across=2.2)
+        creases = 1.0 + 0.06 * noise(self.shape, 14, self.rng, across=2.2)
         lip = tone * creases[..., None] * np.where(self.y < mouth, 0.68, 0.9)[..., None]
         color = self._mix(color, lip, 0.92 * self.lip_mask(1.1))
         seam = np.exp(-0.5 * ((self.y - mouth) / 0.95) ** 2) * smoothstep(
@@ -276,7 +212,7 @@ class _Head:
         )
         free = 1.0 - self.lip_mask(2.0)
         hair = linear(look.hair)
-        strands = 0.7 * _noise(self.shape, 3.0, self.rng, across=1.6) + 0.5 * _noise(self.shape, 1.5, self.rng)
+        strands = 0.7 * noise(self.shape, 3.0, self.rng, across=1.6) + 0.5 * noise(self.shape, 1.5, self.rng)
         tone = 0.8 * hair * np.clip(1.0 + 0.25 * strands, 0.3, 2.5)[..., None] + 0.06 * color
         if look.beard == "full":
             region = np.maximum(region, 0.62 * moustache)
@@ -285,14 +221,14 @@ class _Head:
             color = self._mix(color, tone, moustache * free * np.clip(0.58 + 0.12 * strands, 0.2, 0.9))
         region = np.maximum(region, 0.5 * moustache)
         shadow = {"stubble": 0.38, "moustache": 0.16}.get(look.beard, 0.11)
-        grains = np.clip(0.85 + 0.25 * _noise(self.shape, 1.5, self.rng), 0.1, 1.6)
+        grains = np.clip(0.85 + 0.25 * noise(self.shape, 1.5, self.rng), 0.1, 1.6)
         return self._mix(color, 0.5 * hair + 0.12 * color, region * free * np.clip(shadow * grains, 0, 0.8))
 
     def _brows(self, color: Plane) -> Plane:
         look = self.look
         hair = linear(look.hair) * (0.75 if max(look.hair) > 0.2 else 1.0)
         for side in (self.points[17:22], self.points[22:27][::-1]):
-            path = _spline(side, 60)
+            path = spline(side, 60)
             at = self.x + _CX
             order = np.argsort(path[:, 0])
             middle = np.interp(at, path[order, 0], path[order, 1]) + 2.0
@@ -304,7 +240,7 @@ class _Head:
                 1 - 0.55 * smoothstep(0.86, 1.0, t.astype(np.float32))
             )
             ends *= (at > side[:, 0].min() - 1) & (at < side[:, 0].max() + 1)
-            strands = _noise(self.shape, 2.2, self.rng, across=3.2)
+            strands = noise(self.shape, 2.2, self.rng, across=3.2)
             amount = (
                 np.exp(-(np.abs((self.y - middle) / thick) ** 2.6)) * ends * np.clip(0.82 + 0.16 * strands, 0.3, 0.97)
             )
@@ -322,11 +258,6 @@ class _Head:
         return shade(color, n, z, look, shine)
 
 
-def _dot(normal: Plane, direction: Plane) -> Plane:
-    """(H, W, 3) times (3,): written out, since a matrix library may round differently with other numbers of threads."""
-    return np.asarray(normal[..., 0] * direction[0] + normal[..., 1] * direction[1] + normal[..., 2] * direction[2])
-
-
 def shade(color: Plane, normal: Plane, z: Plane, look: Look, shine: float | Plane) -> Plane:
     """Diffuse light that wraps around edges (red farthest, as light does in skin), highlights, occlusion of hollows."""
     warm = np.array([1 + look.warmth, 1.0, 1 - 1.3 * look.warmth], np.float32)
@@ -336,15 +267,13 @@ def shade(color: Plane, normal: Plane, z: Plane, look: Look, shine: float | Plan
     light = np.zeros((*z.shape, 3), np.float32)
     for direction, power, tint in ((key, 1.02, warm), (fill, 0.20, np.float32(1) / warm)):
         direction = direction / np.linalg.norm(direction)
-        lambert = _dot(normal, direction)[..., None]
+        lambert = dot(normal, direction)[..., None]
         light += power * tint * np.maximum((lambert + wrap) / (1 + wrap), 0.0)
     light += 0.15 * (0.7 - 0.3 * normal[..., 1:2])
-    hollow = np.clip(1.0 - 0.045 * (_blur(z, 9.0) - z), 0.45, 1.12) * np.clip(
-        1.0 - 0.06 * (_blur(z, 3.0) - z), 0.6, 1.1
-    )
+    hollow = np.clip(1.0 - 0.045 * (blur(z, 9.0) - z), 0.45, 1.12) * np.clip(1.0 - 0.06 * (blur(z, 3.0) - z), 0.6, 1.1)
     lit = color * light * hollow[..., None]
     half = key / np.linalg.norm(key) + (0, 0, 1)
-    glint = np.maximum(_dot(normal, (half / np.linalg.norm(half)).astype(np.float32)), 0.0)
+    glint = np.maximum(dot(normal, (half / np.linalg.norm(half)).astype(np.float32)), 0.0)
     wide = glint * glint
     narrow = wide * wide
     narrow = narrow * narrow * wide  # to the 10th power
@@ -361,7 +290,7 @@ def _ears(head: _Head, skin: Plane) -> tuple[Plane, Plane]:
     rim = np.exp(-0.5 * ((np.sqrt(r) - 0.55) / 0.13) ** 2)
     z = z - 5.0 * rim + 3.0 * np.exp(-0.5 * ((np.sqrt(r) - 0.86) / 0.1) ** 2)
     color = skin * np.array([1.0, 0.80, 0.78], np.float32)
-    light = head.shade(color, _blur(z.astype(np.float32), 1.0), 0.05) * (1.0 - 0.35 * rim)[..., None]
+    light = head.shade(color, blur(z.astype(np.float32), 1.0), 0.05) * (1.0 - 0.35 * rim)[..., None]
     return light, smoothstep(1.06, 0.94, r.astype(np.float32))
 
 
@@ -386,16 +315,16 @@ def _hair(head: _Head) -> tuple[tuple[Plane, Plane], tuple[Plane, Plane]]:
     style = look.style
     color = linear(look.hair)
     grow = {"short": 13.0, "side": 18.0, "buzz": 4.0, "bald": 0.0, "long": 17.0, "bun": 9.0, "bob": 19.0}[style]
-    ragged = (1.1 if style in ("short", "side") else 0.5) * _noise(head.shape, 5.0, head.rng, across=5.0)
+    ragged = (1.1 if style in ("short", "side") else 0.5) * noise(head.shape, 5.0, head.rng, across=5.0)
 
     # The cap: all of the skull above the hairline.
-    cap = _fill(
+    cap = fill(
         np.concatenate([head.skull(grow + 3.0), [[_CX + head.half + 2, 120], [_CX - head.half - 2, 120]]]),
         LEFT,
         TOP,
         head.shape,
     )
-    reach = _inside(cap)
+    reach = distance_inside(cap)
     cap_soft = smoothstep(0.6, 3.2, reach - 2.4 + ragged) * (reach > 0)
     strands = _strands(head, 1.1) * 0.6 + _strands(head, 3.5) * 0.6
     side = {"side": 0.24, "short": 0.06}.get(style, 0.0) * x
@@ -405,7 +334,7 @@ def _hair(head: _Head) -> tuple[tuple[Plane, Plane], tuple[Plane, Plane]]:
     if style in ("long", "bob"):
         line = line + 90.0 * smoothstep(head.half - 26.0, head.half - 2.0, ax)
     fringe = {"short": 7.0, "side": 5.0, "bob": 6.0}.get(style, 2.0)
-    edge = fringe * 0.5 * _noise(head.shape, 40.0, head.rng, across=6.0) + 1.5 * strands
+    edge = fringe * 0.5 * noise(head.shape, 40.0, head.rng, across=6.0) + 1.5 * strands
     above = smoothstep(-fringe * 0.5 - 1.0, fringe * 0.5 + 1.0, line + edge - y)
     burns = {"long": 400.0, "bob": 400.0, "bun": 86.0}.get(style, 112.0)
     bulk = (
@@ -414,7 +343,7 @@ def _hair(head: _Head) -> tuple[tuple[Plane, Plane], tuple[Plane, Plane]]:
     )
     tone = np.clip(1.0 + 0.34 * strands, 0.35, 2.2)[..., None] * color
     light = head.shade(
-        tone.astype(np.float32), _blur(bulk.astype(np.float32), 1.0), 0.05 + 0.03 * np.clip(strands, -1, 2)
+        tone.astype(np.float32), blur(bulk.astype(np.float32), 1.0), 0.05 + 0.03 * np.clip(strands, -1, 2)
     )
     back_light, back = light, np.zeros_like(cap_soft)
     if style in ("long", "bob"):
@@ -431,12 +360,10 @@ def _hair(head: _Head) -> tuple[tuple[Plane, Plane], tuple[Plane, Plane]]:
             head.chin - 50, head.chin - 20, y
         )  # the neck shows between
         back = np.maximum(back, cap_soft)
-        flow = (
-            _noise(head.shape, 90.0, head.rng, across=3.0) * 0.7 + _noise(head.shape, 60.0, head.rng, across=8.0) * 0.5
-        )
+        flow = noise(head.shape, 90.0, head.rng, across=3.0) * 0.7 + noise(head.shape, 60.0, head.rng, across=8.0) * 0.5
         round_ = 40.0 * np.sqrt(np.clip(1 - ((ax - head.half + 6) / 26.0) ** 2, 0.05, 1))
         tone = np.clip(0.85 + 0.3 * flow, 0.3, 2.0)[..., None] * color
-        falling = head.shade(tone.astype(np.float32), _blur((round_ + 1.5 * flow).astype(np.float32), 1.2), 0.04)
+        falling = head.shade(tone.astype(np.float32), blur((round_ + 1.5 * flow).astype(np.float32), 1.2), 0.04)
         mix = smoothstep(60.0, 110.0, y)[..., None]
         back_light = light * (1 - mix) + falling * mix
         inner = smoothstep(16.0, 0.0, ax - inner_edge)[..., None]  # shadow beside the neck
@@ -444,13 +371,13 @@ def _hair(head: _Head) -> tuple[tuple[Plane, Plane], tuple[Plane, Plane]]:
     elif style == "bun":
         r = (x / 34.0) ** 2 + ((y + 60.0) / 24.0) ** 2
         knot = 30.0 * np.sqrt(np.clip(1 - r, 0, 1)) + 1.5 * strands
-        back_light = head.shade(tone.astype(np.float32), _blur(knot.astype(np.float32), 1.2), 0.05)
+        back_light = head.shade(tone.astype(np.float32), blur(knot.astype(np.float32), 1.2), 0.05)
         back = smoothstep(1.05, 0.92, (r + 0.03 * ragged).astype(np.float32))
     whole = np.maximum(cap_soft, back) if style in ("long", "bob") else cap_soft
     sides = smoothstep(head.half - 11.0, head.half - 5.0, ax + 0.8 * strands) * smoothstep(burns + 6, burns - 6, y)
     front = np.maximum(above, sides * (style != "bald")) * whole
     if style == "buzz":
-        front = front * np.clip(0.72 + 0.12 * _noise(head.shape, 1.7, head.rng), 0, 0.9)
+        front = front * np.clip(0.72 + 0.12 * noise(head.shape, 1.7, head.rng), 0, 0.9)
     if style == "bald":
         front = front * 0.0
     front_light = back_light if style in ("long", "bob") else light
@@ -462,12 +389,12 @@ def build_head(
 ) -> tuple[npt.NDArray[np.uint8], Plane]:
     """The head with closed eyes and lips as premultiplied RGBA, and its depth."""
     head = _Head(look, points, rng)
-    mask = _fill(head.outline(), LEFT, TOP, head.shape)
+    mask = fill(head.outline(), LEFT, TOP, head.shape)
     z = head.relief(mask)
     skin = head.skin()
     shine = 0.055 + 0.05 * head.lip_mask(1.0) + 0.03 * head.bump(0, 120, 10, 30, both=False)
     (back_light, back), (front_light, front) = _hair(head)
-    cast = _blur(np.roll(front, 5, axis=0), 5.0)  # the hair's shadow on the skin
+    cast = blur(np.roll(front, 5, axis=0), 5.0)  # the hair's shadow on the skin
     face = head.shade(skin * (1.0 - 0.45 * cast[..., None]), z, shine)
     ear_light, ears = _ears(head, linear(look.skin))
 
@@ -477,7 +404,7 @@ def build_head(
         alpha = alpha * (1 - cover) + cover
     color = encode(light / np.maximum(alpha, 1e-3)[..., None])
     head_rgba = np.concatenate([color * alpha[..., None], 255.0 * alpha[..., None]], -1)
-    return np.rint(head_rgba).astype(np.uint8), _blur(np.where(mask > 0.5, z, 0.0).astype(np.float32), 7.0)
+    return np.rint(head_rgba).astype(np.uint8), blur(np.where(mask > 0.5, z, 0.0).astype(np.float32), 7.0)
 
 
 def build_body(look: Look, points: npt.NDArray[np.float64], rng: np.random.Generator) -> npt.NDArray[np.uint8]:
@@ -501,10 +428,10 @@ def build_body(look: Look, points: npt.NDArray[np.float64], rng: np.random.Gener
         )  # collar bones
     else:
         z += 4.0 * np.exp(-0.5 * ((x / 7.0) ** 2 + ((y - chin - 18) / 9.0) ** 2))
-    down, right = np.gradient(_blur(z.astype(np.float32), 2.0))
+    down, right = np.gradient(blur(z.astype(np.float32), 2.0))
     n = np.stack([-right, -down + 0.15, np.ones_like(z)], -1)
     n /= np.linalg.norm(n, axis=-1, keepdims=True)
-    tone = linear(look.skin) * (1 + 0.03 * _noise(shape, 12, rng))[..., None]
+    tone = linear(look.skin) * (1 + 0.03 * noise(shape, 12, rng))[..., None]
     skin = shade(tone.astype(np.float32), n.astype(np.float32), z.astype(np.float32), look, 0.03)
     under = np.exp(-0.5 * (np.maximum(y - chin + 12, 0) / 24.0) ** 2) * smoothstep(neck + 30, neck - 20, ax)
     skin *= (0.86 - 0.56 * under)[..., None] * np.array([1.0, 0.96, 0.95], np.float32)
@@ -515,17 +442,17 @@ def build_body(look: Look, points: npt.NDArray[np.float64], rng: np.random.Gener
     slope = collar + 2.0 + 0.34 * np.maximum(ax - reach, 0.0) + 0.0013 * np.maximum(ax - reach, 0.0) ** 2
     neckline = slope + deep * np.sqrt(np.maximum(1 - (ax / reach) ** 2, 0.0))
     cloth = smoothstep(-1.2, 1.2, y - neckline)
-    folds = 3.0 * _noise(shape, 60, rng, across=24) + 0.5 * _noise(shape, 3, rng)
+    folds = 3.0 * noise(shape, 60, rng, across=24) + 0.5 * noise(shape, 3, rng)
     relief = (
         60.0 * np.sqrt(np.clip(1 - (ax / 300.0) ** 2, 0.02, 1))
         + folds
         - 30.0 * np.exp(-np.maximum(y - slope, 0) / 18.0)
     )
     seam = np.exp(-0.5 * ((y - neckline - 6.0) / 1.0) ** 2) * smoothstep(reach + 8, reach - 4, ax)
-    down, right = np.gradient(_blur(relief.astype(np.float32), 1.0))
+    down, right = np.gradient(blur(relief.astype(np.float32), 1.0))
     n = np.stack([-right, -down, np.ones_like(relief)], -1)
     n /= np.linalg.norm(n, axis=-1, keepdims=True)
-    weave = (1 + 0.05 * _noise(shape, 2, rng) - 0.25 * seam)[..., None] * linear(look.shirt)
+    weave = (1 + 0.05 * noise(shape, 2, rng) - 0.25 * seam)[..., None] * linear(look.shirt)
     shirt = shade(weave.astype(np.float32), n.astype(np.float32), relief.astype(np.float32), look, 0.01)
 
     light = skin * neck_mask[..., None]
