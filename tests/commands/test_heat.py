@@ -42,7 +42,7 @@ class Echo(GenerativeModel):
         raise NotImplementedError
 
     def generate(self, batch, timing):
-        self.cached(batch["identity"][:, 0])
+        self.once(batch["identity"][:, 0])
         for part in (self.sound, self.spectrogram, self.vector):
             part(batch["pose"][0])
         for some in batch["pose"][0].split(4):  # as models do to bound the memory

@@ -160,7 +160,7 @@ def test_a_training_batch_may_be_a_dict_of_batches(trainer_for: Callable[..., pl
         def streams(self) -> dict[str, ClipSpec]:
             return {}
 
-    with pytest.raises(NotImplementedError, match="Neither must define `clip` or `streams`"):
+    with pytest.raises(NotImplementedError, match="Neither must define `clip_spec` or `streams`"):
         _ = Neither().clip_spec
 
 

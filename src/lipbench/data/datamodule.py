@@ -42,8 +42,8 @@ _PARTS: Final = {"fit": ("train", "validation"), "validate": ("validation",), "t
 class ClipDataModule(LightningDataModule):
     """A prepared corpus, cut into batches by the wishes of the model.
 
-    A model states one `ClipSpec` in `clip`, or several by name in `streams`: each training batch is then a dict of
-    batches, one a stream, and an epoch is as long as the longest stream of clips. Without a trainer, set `clip` or
+    A model states one `ClipSpec` in `clip_spec`, or several by name in `streams`: each training batch is then a dict of
+    batches, one a stream, and an epoch is as long as the longest stream of clips. Without a trainer, set `clip_spec` or
     `streams` of this object before `setup`.
 
     Args:
@@ -195,15 +195,15 @@ class ClipDataModule(LightningDataModule):
         return dict(cast("Mapping[str, ClipSpec]", streams)) if streams else {"": self._spec()}
 
     def _spec(self) -> ClipSpec:
-        """What whole clips in validation, test and predict hold: the model's `clip`, or its stream of paired clips."""
+        """What whole clips in validation, test and predict hold: the model's `clip_spec`, or its stream of paired clips."""
         owner = self.trainer.lightning_module if self.trainer is not None else self
         streams: Mapping[str, ClipSpec] = getattr(owner, "streams", None) or {}
         whole = (spec for spec in streams.values() if spec.part == "paired" and "video" in spec.frames)
-        clip = getattr(owner, "clip", None) or next(whole, None)
+        clip = getattr(owner, "clip_spec", None) or next(whole, None)
         if not isinstance(clip, ClipSpec):
             raise ValueError(
-                "which batches does the model want? Expected a ClipSpec in its `clip`, or `streams` of which one has "
-                f"the part 'paired' and frames, found {clip!r}"
+                "which batches does the model want? Expected a ClipSpec in its `clip_spec`, or `streams` of which one "
+                f"has the part 'paired' and frames, found {clip!r}"
             )
         return clip
 

@@ -69,11 +69,11 @@ class BenchModule(OptimizedModule, ABC):
         """What the datamodule shall put into a batch; with several streams, their first, which is validated and tested.
 
         Raises:
-            NotImplementedError: The model defines neither `clip` nor `streams`.
+            NotImplementedError: The model defines neither `clip_spec` nor `streams`.
         """
         first = next(iter(self.streams.values()), None)
         if first is None:
-            raise NotImplementedError(f"{type(self).__name__} must define `clip` or `streams`")
+            raise NotImplementedError(f"{type(self).__name__} must define `clip_spec` or `streams`")
         return first
 
     @property
@@ -83,7 +83,7 @@ class BenchModule(OptimizedModule, ABC):
 
     @property
     def capabilities(self) -> frozenset[str]:
-        """What the model can be asked for, of the batch that `clip` describes.
+        """What the model can be asked for, of the batch that `clip_spec` describes.
 
         "video": `generate` returns `video`. "audio": it returns `audio` and `sample_rate`. "text": `read` gives the
         words of the batch's video. A subclass adds its own to `super().capabilities`.
