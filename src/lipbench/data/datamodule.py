@@ -195,7 +195,7 @@ class ClipDataModule(LightningDataModule):
         return dict(cast("Mapping[str, ClipSpec]", streams)) if streams else {"": self._spec()}
 
     def _spec(self) -> ClipSpec:
-        """What whole clips in validation, test and predict hold: the model's `clip_spec`, or its stream of paired clips."""
+        """What whole clips in validation, test and predict hold: `clip_spec`, or the model's stream of paired clips."""
         owner = self.trainer.lightning_module if self.trainer is not None else self
         streams: Mapping[str, ClipSpec] = getattr(owner, "streams", None) or {}
         whole = (spec for spec in streams.values() if spec.part == "paired" and "video" in spec.frames)
