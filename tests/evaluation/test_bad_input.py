@@ -150,9 +150,9 @@ def test_sounds_and_texts_that_hold_nothing(shot, evaluate, tmp_path):
     for name, expected in (
         ("none", "none.wav has a sound stream but no samples in it"),
         ("quiet", "the sound of quiet.wav is silent throughout"),
-        ("blank", "the text is empty"),
+        ("blank", "is empty; expected at least one word"),
         ("digits", "write numbers as words"),
-        ("marks", "the text is empty"),
+        ("marks", "is empty; expected at least one word"),
     ):
         assert expected in table.loc[name, "reason"], name
         lacking, there = (sync, reading) if name in ("none", "quiet") else (reading, sync)

@@ -129,4 +129,4 @@ def test_silence_is_as_long_as_the_sound():
     assert torch.equal(driven["audio"], torch.zeros(2, 7))
     assert driven["audio_len"].tolist() == [7, 5]
     with pytest.raises(ValueError, match=r"--evaluator\.controls false"):
-        calibration.controls({"audio"})[0].run_generate(given)
+        calibration.controls({"audio"})[0].drive(given)
