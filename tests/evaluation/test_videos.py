@@ -255,7 +255,11 @@ def test_texts(tmp_path):
     said, words = external_videos.read_text(tmp_path / "a.align")
     assert said == "bin blue"
     assert [word.word for word in words] == ["sil", "bin", "blue"]
-    for source, expected in (("  ", "is empty; expected at least one word"), ("bin 4", "write numbers as words"), (None, "no text of")):
+    for source, expected in (
+        ("  ", "is empty; expected at least one word"),
+        ("bin 4", "write numbers as words"),
+        (None, "no text of"),
+    ):
         with pytest.raises(ValueError, match=expected):
             external_videos.read_text(source)
 

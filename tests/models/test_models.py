@@ -201,7 +201,7 @@ def test_learns_one_batch(
         history[model.batches] += terms[case.learns].item() if case.learns in terms else 0.0
         return original(optimizer, terms)
 
-    monkeypatch.setattr(model, "optimize", watched)
+    monkeypatch.setattr(model, "step_optimizer", watched)
     trainer_for(max_epochs=40, overfit_batches=1, limit_val_batches=0).fit(model, data_of(name, 1))
     assert sum(history[-5:]) < case.share * sum(history[:5])
     assert min(history[:5]) > 0

@@ -43,7 +43,7 @@ def test_losses_are_those_of_before(
         steps.append((optimizer, values["total"]))
         return values
 
-    monkeypatch.setattr(model, "optimize", watched)
+    monkeypatch.setattr(model, "step_optimizer", watched)
     trainer_for(max_steps=6, limit_val_batches=0).fit(model, FakeData(4))
     assert [step[0] for step in steps] == [step[0] for step in STORED[name][options]]
     assert [step[1] for step in steps] == pytest.approx([step[1] for step in STORED[name][options]], rel=1e-3, abs=1e-6)
