@@ -1,6 +1,8 @@
 """Training gives the losses that it gave before optimization became a part of its own (commit e6e4dbe).
 
 `reference/training_losses.json` holds the summed losses of every optimizer step of six batches, computed by that code.
+Those of the models with a `FrameDiscriminator` were computed anew when its initialization changed; with the former one
+all were equal, too.
 On one machine they are equal to the bit; the tolerance is for processors that add in another order.
 """
 
