@@ -317,7 +317,7 @@ class Killed(Exception):
 class Tiny(pl.LightningModule):
     """Remembers its batches; one weight whose value depends on all of them in order."""
 
-    clip = ClipSpec({"video": MOUTH}, window=4, keys=frozenset({"identity"}))
+    clip_spec = ClipSpec({"video": MOUTH}, window=4, keys=frozenset({"identity"}))
 
     def __init__(self, die_at: int | None = None) -> None:
         super().__init__()

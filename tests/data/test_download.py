@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from lipbench.data import download as downloads
-from lipbench.data import store
 from lipbench.data.download import download, fetch, unpack
+from lipbench.data.writing import alone
 
 ALIGN = b"0 23750 sil\n23750 53000 bin\n53000 74500 sil\n"
 
@@ -286,5 +286,5 @@ def test_odd_pins_are_a_sentence(server: Server, tmp_path: Path, pins: bytes) ->
 
 
 def test_one_download_at_a_time(server: Server, tmp_path: Path) -> None:
-    with store.alone(tmp_path, "download"), pytest.raises(RuntimeError, match="another `lipbench download`"):
+    with alone(tmp_path, "download"), pytest.raises(RuntimeError, match="another `lipbench download`"):
         download("grid", tmp_path, ["s1"], url(server), progress=False)
