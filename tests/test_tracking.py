@@ -27,7 +27,7 @@ class Grey(GenerativeModel):
     timings = frozenset({"length"})
     paper = "none"
     needs = frozenset({"n_frames"})
-    clip = ClipSpec(frames={"video": View("mouth", HEIGHT, WIDTH)})
+    clip_spec = ClipSpec(frames={"video": View("mouth", HEIGHT, WIDTH)})
 
     def __init__(self):
         super().__init__()

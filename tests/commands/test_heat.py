@@ -32,7 +32,7 @@ class Echo(GenerativeModel):
         nn.init.ones_(self.stages[1].bias)
         nn.init.ones_(self.once[0].weight)
 
-    clip = ClipSpec(frames={"video": View("face", 16, 16)})
+    clip_spec = ClipSpec(frames={"video": View("face", 16, 16)})
     needs = frozenset({"identity", "pose"})
 
     def build_optimizers(self):

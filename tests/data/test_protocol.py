@@ -67,9 +67,7 @@ def test_judges_are_trained_on_no_clip_that_they_judge() -> None:
 
 
 def test_unknown_protocol_lists_the_known() -> None:
-    with pytest.raises(
-        ValueError, match="known are folder/seen, grid/seen, grid/unseen, grid/s1, rendered/seen, rendered/unseen"
-    ):
+    with pytest.raises(ValueError, match=r"known are .*grid/seen, grid/unseen, grid/s1"):
         protocols.load("grid/sen")
 
 
