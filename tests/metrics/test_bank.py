@@ -13,7 +13,7 @@ from lipbench.media import geometry
 from lipbench.metrics.cpbd import cpbd, grey
 from lipbench.scoring import observers, views
 from lipbench.scoring.observers import Landmarks
-from lipbench.scoring.views import MOUTH, _Row
+from lipbench.scoring.views import MOUTH, ClipView
 from lipbench.types import View
 
 VIEW = View("mouth", 40, 80)
@@ -149,7 +149,7 @@ def test_each_video_is_pasted_and_looked_through_once_and_let_go_with_its_take(m
     given = batch()
     scene = banks.Bank(FAST).scene(given, VIEW)
     take = scene.take(given["video"] * 0.5)
-    rows = [_Row(take, row) for row in (0, 1, 0, 1)]
+    rows = [ClipView(take, row) for row in (0, 1, 0, 1)]
     for row in rows:
         for view in (VIEW, View("face", 64, 64), VIEW):
             assert row.pictures(view).shape == (row.length, 3, *view.size)

@@ -37,8 +37,8 @@ def test_reference_values():
     (ids,) = greedy(table, length)
     assert "".join(REFERENCE["labels"][k] for k in ids) == REFERENCE["greedy"]
     (reading,) = beam_search(table, length)
-    assert "".join(REFERENCE["labels"][k] for k in reading.ids) == REFERENCE["best_labeling"]
-    assert math.exp(reading.log_prob) == pytest.approx(REFERENCE["p_best_labeling"], abs=1e-6)
+    assert "".join(REFERENCE["labels"][k] for k in reading.ids) == REFERENCE["best_labelling"]
+    assert math.exp(reading.log_prob) == pytest.approx(REFERENCE["p_best_labelling"], abs=1e-6)
     assert labelings(table[0])[()] == pytest.approx(REFERENCE["p_empty"], abs=1e-6)
 
 
