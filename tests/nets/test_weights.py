@@ -110,7 +110,7 @@ def test_foreign_files_are_refused(file: Path, tmp_path: Path):
         ({"architecture": "lipnet.BackEnd2"}, "which this version of lipbench does not have"),
         ({"architecture": "lipnet.PackedSequence"}, "which this version of lipbench does not have"),
         ({"architecture": "../cli.main"}, "which this version of lipbench does not have"),
-        ({"architecture": "lipgan.FrontEnd"}, "is no network"),
+        ({"architecture": "lipgan.Hearing"}, "is no network"),
         ({"arguments": {"depth": 3}}, "cannot be made with"),
         ({"arguments": {"size": [2, 2]}}, "cannot be made with"),
         ({"arguments": {"size": [16, 24], "widths": [4, 6, 8], "hidden": 9, "norm": True}}, "has shape .* expected"),
