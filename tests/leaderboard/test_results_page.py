@@ -22,6 +22,7 @@ COLUMNS = {
     "WER": "wer",
     "CER": "cer",
     "CPBD": "mouth/cpbd",
+    "native CPBD": "native/cpbd",
 }
 GRID, FACES = "mouth-40x80-508d0391", "face-96x96-08cf9694"
 DRIVEN = {
@@ -46,6 +47,20 @@ SECTIONS = {
             "ground truth": f"ground-truth/{GRID}",
             "ground truth, another clip's sound": f"shuffled-audio/{GRID}",
             "ground truth, another clip's text": f"shuffled-text/{GRID}",
+        },
+    ),
+    "ParaLip's Table 4, small, on `grid/s1`": (
+        "grid/s1",
+        {
+            "base": "paralip/table4-base",
+            "+SSIM": "paralip/table4-ssim",
+            "+ADV": "paralip/table4-adv",
+            "+SSIM+ADV": "paralip/table4-ssim-adv",
+            "base, wrong text": "paralip/table4-base.wrong-text",
+            "frozen first frame": "frozen-frame/mouth-64x128-b8d75e51",
+            "ground truth as H.264 (CRF 23)": "reencoded-truth/mouth-64x128-b8d75e51",
+            "ground truth at 64×128 and back": "resized-truth/mouth-64x128-b8d75e51",
+            "ground truth": "ground-truth/mouth-64x128-b8d75e51",
         },
     ),
     "LipGAN and Wav2Lip, small, on `grid/s1`": (
