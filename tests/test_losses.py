@@ -110,3 +110,20 @@ def test_flow_pyramid_averages_the_target_and_weighs_the_scales() -> None:
     assert losses.flow_pyramid([torch.zeros(1, 2, 2, 2), exact[1]], target, (0.5, 2)).item() == pytest.approx(1.25)
     with pytest.raises(ValueError, match="zip"):
         losses.flow_pyramid(exact, target)
+
+
+def test_matching_losses_are_the_papers_logarithms() -> None:
+    torch.manual_seed(0)
+    real, fake, mismatched = torch.randn(3, 4, dtype=torch.float64).unbind()
+    terms = losses.matching_discriminator(real, fake, mismatched)
+    expected = {
+        "real": -torch.sigmoid(real).log().mean(),
+        "fake": -0.5 * (1 - torch.sigmoid(fake)).log().mean(),
+        "mismatched": -0.5 * (1 - torch.sigmoid(mismatched)).log().mean(),
+    }
+    assert {name: term.item() for name, term in terms.items()} == pytest.approx(
+        {name: term.item() for name, term in expected.items()}, rel=1e-6
+    )
+    generator = losses.matching_generator(fake)
+    assert generator.item() == pytest.approx(-torch.sigmoid(fake).log().mean().item(), rel=1e-6)
+    assert losses.matching_generator(torch.tensor([-200.0])).item() == 200  # a saturated sigmoid would give infinity

@@ -126,6 +126,33 @@ def lsgan_generator(fake: Tensor) -> Tensor:
     return ((fake.float() - 1) ** 2).mean()
 
 
+def matching_discriminator(
+    real: Tensor, fake: Tensor, mismatched: Tensor, fake_weight: float = 0.5, mismatched_weight: float = 0.5
+) -> dict[str, Tensor]:
+    """Matching-aware GAN, discriminator's side (the correlation GAN's eq. 4; Reed et al. 2016).
+
+    Args:
+        real: Logits of real samples with their condition, any shape.
+        fake: Logits of generated samples with their condition.
+        mismatched: Logits of real samples with another's condition.
+        fake_weight: The paper's lambda_p.
+        mismatched_weight: The paper's lambda_u.
+
+    Returns:
+        Weighted scalars "real", "fake" and "mismatched", to be added: binary cross-entropy in nats.
+    """
+    return {
+        "real": F.softplus(-real.float()).mean(),
+        "fake": fake_weight * F.softplus(fake.float()).mean(),
+        "mismatched": mismatched_weight * F.softplus(mismatched.float()).mean(),
+    }
+
+
+def matching_generator(fake: Tensor) -> Tensor:
+    """Matching-aware GAN, generator's side: -log D of generated samples. Logits of any shape -> scalar."""
+    return F.softplus(-fake.float()).mean()
+
+
 def derivative_correlation(audio: Tensor, motion: Tensor, eps: float = 1e-8) -> Tensor:
     """The correlation GAN's loss: 1 - cosine of the angle between two curves over time, one for each clip.
 
