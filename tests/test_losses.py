@@ -75,3 +75,55 @@ def test_lsgan() -> None:
     found = losses.lsgan_discriminator(real, fake)
     assert {key: value.item() for key, value in found.items()} == {"real": 0.125, "fake": 0.125}
     assert losses.lsgan_generator(fake).item() == 0.625
+
+
+def test_derivative_correlation_is_the_papers_formula() -> None:
+    torch.manual_seed(0)
+    audio, motion = torch.randn(3, 15, 16), torch.randn(3, 15, 4)
+    published = torch.nn.CosineEmbeddingLoss()(audio.mean(2), motion.mean(2), torch.ones(3))
+    assert losses.derivative_correlation(audio, motion).item() == pytest.approx(published.item(), abs=1e-6)
+    assert losses.derivative_correlation(audio, 3 * audio).item() == pytest.approx(0, abs=1e-6)
+    assert losses.derivative_correlation(audio, -audio).item() == pytest.approx(2, abs=1e-6)
+
+
+def test_derivative_correlation_is_finite_where_nothing_moves() -> None:
+    still = torch.zeros(2, 15, 16, requires_grad=True)
+    loss = losses.derivative_correlation(torch.ones(2, 15, 16), still)
+    loss.backward()
+    assert loss.item() == 1
+    assert still.grad is not None
+    assert torch.isfinite(still.grad).all()
+
+
+def test_derivative_correlation_refuses_other_numbers_of_steps() -> None:
+    with pytest.raises(ValueError, match=r"audio has \(2, 16\), motion \(2, 15\)"):
+        losses.derivative_correlation(torch.zeros(2, 16, 4), torch.zeros(2, 15, 4))
+
+
+def test_flow_pyramid_averages_the_target_and_weighs_the_scales() -> None:
+    target = torch.zeros(1, 2, 8, 8)
+    target[:, 0, :, :4] = 3
+    target[:, 1, :, :4] = 4
+    exact = [F.avg_pool2d(target, 4), F.avg_pool2d(target, 8)]
+    assert losses.flow_pyramid(exact, target, (0.5, 2)).item() == 0
+    assert losses.flow_pyramid([exact[0], torch.zeros(1, 2, 1, 1)], target, (0.5, 2)).item() == pytest.approx(2 * 2.5)
+    assert losses.flow_pyramid([torch.zeros(1, 2, 2, 2), exact[1]], target, (0.5, 2)).item() == pytest.approx(1.25)
+    with pytest.raises(ValueError, match="zip"):
+        losses.flow_pyramid(exact, target)
+
+
+def test_matching_losses_are_the_papers_logarithms() -> None:
+    torch.manual_seed(0)
+    real, fake, mismatched = torch.randn(3, 4, dtype=torch.float64).unbind()
+    terms = losses.matching_discriminator(real, fake, mismatched)
+    expected = {
+        "real": -torch.sigmoid(real).log().mean(),
+        "fake": -0.5 * (1 - torch.sigmoid(fake)).log().mean(),
+        "mismatched": -0.5 * (1 - torch.sigmoid(mismatched)).log().mean(),
+    }
+    assert {name: term.item() for name, term in terms.items()} == pytest.approx(
+        {name: term.item() for name, term in expected.items()}, rel=1e-6
+    )
+    generator = losses.matching_generator(fake)
+    assert generator.item() == pytest.approx(-torch.sigmoid(fake).log().mean().item(), rel=1e-6)
+    assert losses.matching_generator(torch.tensor([-200.0])).item() == 200  # a saturated sigmoid would give infinity

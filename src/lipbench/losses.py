@@ -1,5 +1,7 @@
 """Loss functions: pure, with shapes stated. They take what a model made first and the truth second."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -127,3 +129,81 @@ def bce(logits: Tensor, target: float) -> Tensor:
 def lsgan_generator(fake: Tensor) -> Tensor:
     """Least-squares GAN, generator's side: scores of made samples to 1. Any shape -> scalar."""
     return ((fake.float() - 1) ** 2).mean()
+
+
+def matching_discriminator(
+    real: Tensor, fake: Tensor, mismatched: Tensor, fake_weight: float = 0.5, mismatched_weight: float = 0.5
+) -> dict[str, Tensor]:
+    """Matching-aware GAN, discriminator's side (the correlation GAN's eq. 4; Reed et al. 2016).
+
+    Args:
+        real: Logits of real samples with their condition, any shape.
+        fake: Logits of generated samples with their condition.
+        mismatched: Logits of real samples with another's condition.
+        fake_weight: The paper's lambda_p.
+        mismatched_weight: The paper's lambda_u.
+
+    Returns:
+        Weighted scalars "real", "fake" and "mismatched", to be added: binary cross-entropy in nats.
+    """
+    return {
+        "real": F.softplus(-real.float()).mean(),
+        "fake": fake_weight * F.softplus(fake.float()).mean(),
+        "mismatched": mismatched_weight * F.softplus(mismatched.float()).mean(),
+    }
+
+
+def matching_generator(fake: Tensor) -> Tensor:
+    """Matching-aware GAN, generator's side: -log D of generated samples. Logits of any shape -> scalar."""
+    return F.softplus(-fake.float()).mean()
+
+
+def derivative_correlation(audio: Tensor, motion: Tensor, eps: float = 1e-8) -> Tensor:
+    """The correlation GAN's loss: 1 - cosine of the angle between two curves over time, one for each clip.
+
+    The formula, with eps added to the denominator, is the paper's (eq. 1). Each curve is the mean over the channels, as
+    in the published code, where the paper says nothing.
+
+    Args:
+        audio: (B, T, C) what the audio's correlation encoder gives.
+        motion: (B, T, C) what the motion's gives.
+        eps: Keeps the quotient finite where a curve is 0 everywhere; the loss is 1 there.
+
+    Returns:
+        Scalar in [0, 2], mean over the batch.
+
+    Raises:
+        ValueError: The numbers of clips or steps differ.
+    """
+    if audio.shape[:2] != motion.shape[:2]:
+        raise ValueError(
+            f"correlated curves need as many clips and steps: audio has {tuple(audio.shape[:2])}, motion "
+            f"{tuple(motion.shape[:2])}"
+        )
+    a, b = audio.float().mean(dim=2), motion.float().mean(dim=2)  # (B, T)
+    lengths = torch.linalg.vector_norm(a, dim=1) * torch.linalg.vector_norm(b, dim=1)
+    cosine: Tensor = (a * b).sum(dim=1) / (lengths + eps)
+    return 1 - cosine.mean()
+
+
+def flow_pyramid(
+    flows: Sequence[Tensor], target: Tensor, weights: Sequence[float] = (0.005, 0.01, 0.02, 0.08, 0.32)
+) -> Tensor:
+    """FlowNet's multi-scale loss: the weighted end-point errors of all resolutions.
+
+    Weights and the mean over pixels as in the correlation GAN's published code, where FlowNetPytorch today sums over
+    pixels. The target is averaged over the pixels that one of a coarser field covers; its unit stays.
+
+    Args:
+        flows: (N, 2, h, w) of each resolution, finest first.
+        target: (N, 2, H, W).
+        weights: One for each resolution.
+
+    Returns:
+        Scalar.
+    """
+    total = target.new_zeros((), dtype=torch.float32)
+    for flow, weight in zip(flows, weights, strict=True):
+        pooled = F.adaptive_avg_pool2d(target.float(), (flow.shape[-2], flow.shape[-1]))
+        total = total + weight * torch.linalg.vector_norm(flow.float() - pooled, dim=1).mean()
+    return total
