@@ -125,7 +125,7 @@ def score(bank, *batches, names=NAMES):
     """A row with these batches, one after the other; sets are compared by three features a frame or window."""
     entries = [banks.METRICS[name] for name in names]
     made = {e.name: e.metric(3) if issubclass(e.metric, SetMetric) else e.make(bank._files) for e in entries}
-    row = banks.Row(entries, made, {}, bank.observers)
+    row = banks.ScoreRow(entries, made, {}, bank.observers)
     for batch in batches:
         given = dict(batch)
         video, length = given.pop("made"), given.pop("made_len")

@@ -211,16 +211,16 @@ TAKEN = {
     "identity": torch.rand(2, 4, 5),
     "lower_face": torch.rand(2, 4, 16, 32),
 }
-METRICS = {
+CLASSES = {
     name: entry.metric
     for name, entry in METRICS.items()
     if issubclass(entry.metric, ClipMetric) and entry.metric.observes in TAKEN and name != "mouth/lpips"
 }
 
 
-@pytest.mark.parametrize("name", METRICS)
+@pytest.mark.parametrize("name", CLASSES)
 def test_metrics_refuse_missing_batches_and_clips_that_differ_in_number(name):
-    metric = METRICS[name]()
+    metric = CLASSES[name]()
     right = TAKEN[metric.observes]
     index, length = torch.arange(2), torch.tensor([4, 3])
     metric.update(right, right, index, length, length, torch.tensor([[1, 3]] * 2))

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from lipbench.data import protocol
+from lipbench import discovery
 from lipbench.evaluation import bank as banks
 from lipbench.evaluation import selfcheck
 from lipbench.pretrained import bundled, weights
@@ -26,7 +26,8 @@ NAMES = {
 
 def test_every_file_judges_and_every_judge_is_there():
     assert {path.stem for path in FILES} == NAMES
-    named = {file for name in protocol._PROTOCOLS for file in bundled.judges(name).values()}
+    protocols = [name for kind in ("grid", "rendered") for name in discovery.protocols(discovery.files("data")[kind])]
+    named = {file for name in protocols for file in bundled.judges(name).values()}
     assert named == {str(path) for path in FILES}
     for own in ("rendered/seen", "grid/s1"):
         assert set(bundled.judges(own)) == {"transcript", "second_transcript", "syncnet"}
