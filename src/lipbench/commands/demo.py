@@ -96,9 +96,8 @@ def _pictures(checkpoint: Path, target: Path, store: Path) -> None:
     frames = range(clip.n_frames)
     real = clip.view(frames, view).float() / 255  # (T, 3, h, w)
     with torch.inference_mode():
-        made = model.run_generate(_batch(clip, real, model.clip_spec.audio_rate), model.timing)["video"][
-            0
-        ]  # (T, 3, h, w)
+        generated = model.run_generate(_batch(clip, real, model.clip_spec.audio_rate), model.timing)
+    made = generated["video"][0]  # (T, 3, h, w)
     ids = torch.tensor(text.encode(clip.symbols))  # (L,)
     words = captions.spoken(ids, torch.tensor(clip.durations.copy()))
     picture = captions.strip(real, made, tracking.spread(*clip.speech, 10), words, fps=clip.fps)

@@ -43,7 +43,7 @@ class DivergenceMonitor:
 
 
 class DivergenceMonitors:
-    """The courses of a generator and of each of its discriminators, by name."""
+    """The losses of a generator and of each of its discriminators, by name."""
 
     def __init__(self) -> None:
         self._monitors: dict[str, DivergenceMonitor] = {}
@@ -61,38 +61,38 @@ class DivergenceMonitors:
             What has run off, in words; None while all is well. A batch counts as twice the bound at most: a spike that
             passes, as at the beginning, is no divergence.
         """
-        course = self._monitors.setdefault(name, DivergenceMonitor())
-        if course.weights != weights:
-            course = self._monitors[name] = DivergenceMonitor(dict(weights))
-        bound = _RISE * course.lowest if name == GENERATOR else _BOUND
-        course.add(min(value, 2 * bound))
-        if course.batches < _SPAN or course.mean <= bound:
+        monitor = self._monitors.setdefault(name, DivergenceMonitor())
+        if monitor.weights != weights:
+            monitor = self._monitors[name] = DivergenceMonitor(dict(weights))
+        bound = _RISE * monitor.lowest if name == GENERATOR else _BOUND
+        monitor.add(min(value, 2 * bound))
+        if monitor.batches < _SPAN or monitor.mean <= bound:
             return None
         return (
-            f"the mean of {' + '.join(terms)} over {_SPAN} batches rose from {course.lowest:.4g} to {course.mean:.4g}, "
-            f"and more than {bound:.4g} is no noise"
+            f"the mean of {' + '.join(terms)} over {_SPAN} batches rose from {monitor.lowest:.4g} to "
+            f"{monitor.mean:.4g}, and more than {bound:.4g} is no noise"
         )
 
     def state(self) -> dict[str, dict[str, Any]]:
         """Plain values, for checkpoints."""
-        return {name: asdict(course) for name, course in self._monitors.items()}
+        return {name: asdict(monitor) for name, monitor in self._monitors.items()}
 
     def restore(self, stored: object, names: Iterable[str]) -> None:
         """Go on from what `state` gave.
 
         Args:
             stored: What a file holds.
-            names: Of courses that are wanted; others are left out.
+            names: Of monitors that are wanted; others are left out.
 
         Raises:
             ValueError: It is of another kind.
         """
         own = {key: type(value) for key, value in asdict(DivergenceMonitor()).items()}
-        for name, course in stored.items() if isinstance(stored, dict) else [("", stored)]:
-            if not isinstance(course, dict) or {key: type(value) for key, value in course.items()} != own:
-                raise ValueError(f"this checkpoint is damaged: its entry 'courses' holds {name!r}: {course!r:.60}")
+        for name, monitor in stored.items() if isinstance(stored, dict) else [("", stored)]:
+            if not isinstance(monitor, dict) or {key: type(value) for key, value in monitor.items()} != own:
+                raise ValueError(f"this checkpoint is damaged: its entry 'courses' holds {name!r}: {monitor!r:.60}")
         assert isinstance(stored, dict)
-        self._monitors = {name: DivergenceMonitor(**course) for name, course in stored.items() if name in set(names)}
+        self._monitors = {name: DivergenceMonitor(**monitor) for name, monitor in stored.items() if name in set(names)}
 
 
 def failed(batches: int, what: str, way_back: str) -> TrainingFailed:
