@@ -6,7 +6,6 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from lipbench.evaluation import readings, record
-from lipbench.evaluation.evaluator import capabilities
 from lipbench.leaderboard import table
 from lipbench.training.base import BenchModule
 from lipbench.types import ClipSpec
@@ -174,5 +173,5 @@ def test_words_that_are_not_there(tmp_path):
 def test_capabilities_of_our_own_models():
     from lipbench.models.lipnet import LipNet
 
-    assert capabilities(LipNet(size=(16, 24), widths=(4, 4, 4), hidden=4)) == {"text"}
-    assert capabilities(fake_run.Blinker()) == {"video"}
+    assert LipNet(size=(16, 24), widths=(4, 4, 4), hidden=4).capabilities == {"text"}
+    assert fake_run.Blinker().capabilities == {"video"}

@@ -26,7 +26,6 @@ from lipbench.errors import UsageError
 from lipbench.evaluation.evaluator import Evaluator
 from lipbench.training import checkpoints, position
 from lipbench.training.base import BenchModule
-from lipbench.training.generative import GenerativeModel
 from lipbench.training.optimization import TrainingFailed
 
 _STEPS: Final = 200_000
@@ -373,7 +372,7 @@ class Cli(LightningCLI):
     def test(self, **kwargs: Any) -> None:  # noqa: ANN401 - the Trainer's own arguments
         """Score; the evaluator prints the table of models that make video, Lightning what others log."""
         with self._reading_checkpoint():
-            self.trainer.test(**kwargs | {"verbose": not isinstance(self.model, GenerativeModel)})
+            self.trainer.test(**kwargs | {"verbose": not self.model.capabilities & {"video", "text"}})
 
     def predict(self, **kwargs: Any) -> None:  # noqa: ANN401 - the Trainer's own arguments
         """Write each clip as a video into the run's folder instead of holding all of them in memory."""

@@ -331,12 +331,7 @@ class ClipDataModule(LightningDataModule):
         Settings, counts, the packed view if it is a packed store, and, unless all training clips are paired, how they
         are divided, with a hash of the clips of each part.
         """
-        manifest = self.store.manifest
-        info = {
-            "settings": manifest["settings"],
-            "counts": manifest["counts"],
-            "packed": str(self.store.packed) if self.store.packed else None,
-        }
+        info = self.store.info
         if self.paired < 1:
             lines = [f"{name} {clip}" for name, clips in self._parts.items() for clip in clips]
             info["training_parts"] = {

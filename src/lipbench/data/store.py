@@ -316,6 +316,15 @@ class Store:
             return lines.column(name)
         return [lines[clip_id][name] for clip_id in self.clip_ids]
 
+    @property
+    def info(self) -> dict[str, Any]:
+        """What a record says about the store: settings, counts, and the packed view if it is a packed one."""
+        return {
+            "settings": self.manifest["settings"],
+            "counts": self.manifest["counts"],
+            "packed": str(self.packed) if self.packed else None,
+        }
+
     def __getstate__(self) -> dict[str, Any]:
         """Without the open files: each process opens its own."""
         return {**self.__dict__, "_shards": OrderedDict()}

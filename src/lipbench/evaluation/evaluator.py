@@ -11,6 +11,7 @@ import torch
 from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.trainer.states import TrainerFn
 
+from lipbench import discovery
 from lipbench.errors import on_one_line, visible
 from lipbench.evaluation import calibration, clip_scores, formatting, output_folder, readings, record, workers, writing
 from lipbench.evaluation.bank import METRICS, Bank, ScoreRow
@@ -111,7 +112,9 @@ class Evaluator(Callback):
             FileNotFoundError: A file of weights is not there, nor weights of that name.
             OSError: The results folder cannot be written.
         """
-        self._outputs = capabilities(pl_module) & {"video", "text"}
+        self._outputs = (
+            pl_module.capabilities & {"video", "text"} if isinstance(pl_module, BenchModule) else frozenset()
+        )
         if trainer.state.fn != TrainerFn.TESTING or not self._outputs:
             return
         if self.name is not None:
@@ -290,9 +293,9 @@ class Evaluator(Callback):
         """One record a row; the model's first."""
         data, views = trainer.datamodule, model.clip_spec.frames  # type: ignore[attr-defined]
         created = record.now()
-        short = type(model).__module__.split(".")
+        short = discovery.short_name("model", type(model))
         subject = Subject(
-            name=short[2] if short[:2] == ["lipbench", "models"] else type(model).__name__.lower(),
+            name=type(model).__name__.lower() if "." in short else short,
             run=self.name or created.replace(":", "").removesuffix("Z"),
             timing=model.timing if isinstance(model, GenerativeModel) else None,
             model={
@@ -375,15 +378,6 @@ def _joined(videos: ScoredRow, texts: ScoredRow) -> ScoredRow:
         {**videos.reasons, **texts.reasons},
         {**videos.judges, **texts.judges},
     )
-
-
-def capabilities(model: pl.LightningModule) -> frozenset[str]:
-    """What a model can do, out of "video", "text" and "audio"; empty for one that is no system, such as a SyncNet."""
-    said = getattr(model, "capabilities", None)
-    if said is not None:
-        return frozenset(said)
-    found = {"video"} if isinstance(model, GenerativeModel) else set()
-    return frozenset(found | ({"text"} if isinstance(model, ReadingModel) else set()))
 
 
 def check_outputs(names: Sequence[str] | None, outputs: frozenset[str], who: str) -> None:

@@ -124,11 +124,7 @@ def evaluate_reader(
         subject,
         protocol={"name": chosen.name, "version": chosen.version, "split_sha256": split.sha256},
         view=str(reader.view),
-        data={
-            "settings": opened.manifest["settings"],
-            "counts": opened.manifest["counts"],
-            "packed": str(opened.packed) if opened.packed else None,
-        },
+        data=opened.info,
         created=created,
         against=readings.AGAINST,
     )
