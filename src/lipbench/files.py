@@ -36,9 +36,7 @@ def written_whole(path: Path) -> Iterator[Path]:
             if time.time() - left.stat().st_mtime > _STALE:
                 left.unlink(missing_ok=True)
         yield aside
-        with aside.open("rb") as written:
-            os.fsync(written.fileno())
-        aside.replace(path)
+        replace(aside, path)
         folder = os.open(path.parent, os.O_RDONLY)
         try:
             os.fsync(folder)  # the new name, too, is on the disk
@@ -50,6 +48,19 @@ def written_whole(path: Path) -> Iterator[Path]:
     finally:
         with suppress(OSError):
             aside.unlink(missing_ok=True)
+
+
+def replace(aside: Path, path: Path) -> None:
+    """Rename a finished file into its place after its content has reached the disk."""
+    with aside.open("rb+") as file:
+        os.fsync(file.fileno())
+    aside.replace(path)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a small UTF-8 file that is whole or absent, see `written_whole`."""
+    with written_whole(path) as aside:
+        aside.write_text(text, "utf-8")
 
 
 def write_together(files: Mapping[Path, str]) -> None:

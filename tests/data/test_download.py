@@ -14,7 +14,7 @@ import pytest
 
 from lipbench.data import download as downloads
 from lipbench.data.download import download, fetch, unpack
-from lipbench.data.writing import alone
+from lipbench.data.lock import alone
 
 ALIGN = b"0 23750 sil\n23750 53000 bin\n53000 74500 sil\n"
 

@@ -18,7 +18,7 @@ from made_up_store import DEADLY, deadly_shard
 
 from lipbench.corpora.grid import Grid
 from lipbench.corpora.rendered import Rendered
-from lipbench.data import pack, rows, writing
+from lipbench.data import lock, pack, rows
 from lipbench.data import prepare as preparation
 from lipbench.data.prepare import prepare
 from lipbench.data.store import Store
@@ -202,7 +202,7 @@ def test_limit_takes_the_first_of_every_speaker(corpus: Path, tmp_path: Path) ->
 
 
 def test_one_writer_at_a_time(corpus: Path, prepared: Path) -> None:
-    with writing.alone(prepared, "prepare"), pytest.raises(RuntimeError, match="another `lipbench prepare` is writing"):
+    with lock.alone(prepared, "prepare"), pytest.raises(RuntimeError, match="another `lipbench prepare` is writing"):
         exact(corpus, prepared)
 
 
@@ -480,11 +480,11 @@ prepare(Rendered, sys.argv[1], sys.argv[2], landmarks="exact", workers=1, part=(
 def test_parts_and_a_whole_run_do_not_write_at_the_same_time(corpus: Path, tmp_path: Path) -> None:
     store = tmp_path / "store"
     store.mkdir()
-    with writing.alone(store, "prepare", ".part-1of4.lock"):
-        with writing.alone(store, "prepare", ".part-2of4.lock"):
+    with lock.alone(store, "prepare", ".part-1of4.lock"):
+        with lock.alone(store, "prepare", ".part-2of4.lock"):
             pass
         for other in (".part-1of4.lock", None):
-            with pytest.raises(RuntimeError, match="is writing"), writing.alone(store, "prepare", other):
+            with pytest.raises(RuntimeError, match="is writing"), lock.alone(store, "prepare", other):
                 pass
 
 

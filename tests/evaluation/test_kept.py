@@ -104,3 +104,24 @@ def test_columns_over_sets_are_not_kept(tmp_path, monkeypatch):
     assert not files(tmp_path / "cache")
     assert calibrations(second) == calibrations(first)
     assert first.records[-1].scores["fid"].value is not None
+
+
+def test_a_changed_metric_of_another_package_is_scored_anew(tmp_path, monkeypatch):
+    source = """from lipbench.metrics.psnr import PSNR
+from lipbench.scoring.base import Column
+
+
+class Mine(PSNR):
+    columns = (Column("native/mine", "mine", region="native"),)
+"""
+    (tmp_path / "their_metric.py").write_text(source)
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def path():
+        bank = Bank(["their_metric.Mine"])
+        return KeptScores(Path(), bank, View("mouth", 20, 40), ["ground-truth"], torch.zeros(3), "cpu").path({})
+
+    first = path()
+    assert path() == first
+    (tmp_path / "their_metric.py").write_text(source + "# another formula\n")
+    assert path() != first

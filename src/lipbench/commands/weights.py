@@ -17,7 +17,7 @@ from lipbench import discovery, paths
 from lipbench.console import weights_files
 from lipbench.console.weights_files import SUMS, short
 from lipbench.errors import UsageError
-from lipbench.files import sha256
+from lipbench.files import sha256, write_text
 from lipbench.pretrained import bundled
 
 if TYPE_CHECKING:
@@ -175,7 +175,7 @@ def _fetch(name: str, url: str | None) -> None:
         RuntimeError: No address is known, or the server cannot be reached or breaks off.
         ValueError: What is there, or came, is another file.
     """
-    from lipbench.data import download, writing
+    from lipbench.data import download
     from lipbench.pretrained.published import KNOWN
 
     if name not in KNOWN:
@@ -224,7 +224,7 @@ def _fetch(name: str, url: str | None) -> None:
     fresh.replace(place)
     folder.mkdir(parents=True, exist_ok=True)
     lines = sorted((sums | {place.name: digest}).items())
-    writing.write_text(folder / SUMS, "".join(f"{value}  {file}\n" for file, value in lines))
+    write_text(folder / SUMS, "".join(f"{value}  {file}\n" for file, value in lines))
     print(f"sha256 {digest}, recorded in {short(folder / SUMS)}. `lipbench weights verify {name}` loads it")
 
 

@@ -197,8 +197,7 @@ class Runner:
         words = [word for config in stage.configs for word in ("--config", str(config))]
         if stage.own:
             own = folder / f"{stage.name}.yaml"
-            with files.written_whole(own) as aside:
-                aside.write_text(yaml.safe_dump(stage.own, sort_keys=False), "utf-8")
+            files.write_text(own, yaml.safe_dump(stage.own, sort_keys=False))
             words += ["--config", str(own)]
         if "store" in self.experiment.prepare:
             words += ["--data.store", str(self.experiment.prepare["store"])]
@@ -342,8 +341,7 @@ class Runner:
     # Files
 
     def _write(self, path: Path, content: Mapping[str, Any]) -> None:
-        with files.written_whole(path) as aside:
-            aside.write_text(json.dumps(content, indent=1) + "\n", "utf-8")
+        files.write_text(path, json.dumps(content, indent=1) + "\n")
 
     @contextmanager
     def _alone(self) -> Iterator[None]:

@@ -20,8 +20,8 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, Final
 
-from lipbench.data.writing import alone, write_text
-from lipbench.files import sha256
+from lipbench.data.lock import alone
+from lipbench.files import sha256, write_text
 from lipbench.paths import home
 
 GRID_URL: Final = "https://zenodo.org/records/3625687/files"

@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from lipbench.data import shards
 from lipbench.data.shards import DamagedStore, short
-from lipbench.data.writing import replace, write_text
+from lipbench.files import replace, write_text
 from lipbench.types import View
 
 if TYPE_CHECKING:

@@ -8,8 +8,8 @@ import numpy as np
 
 from lipbench.data import jpeg, manifest, shards, sources
 from lipbench.data import store as stores
+from lipbench.data.lock import alone
 from lipbench.data.progress import bar
-from lipbench.data.writing import alone
 from lipbench.media import geometry
 from lipbench.types import View
 

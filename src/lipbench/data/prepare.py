@@ -14,9 +14,9 @@ from typing import Any, Final
 
 from lipbench.data import jpeg, manifest, process_pool, rows, sources
 from lipbench.data.corpus import Corpus, RawClip
+from lipbench.data.lock import alone
 from lipbench.data.progress import Summary, bar, print_part, print_table
 from lipbench.data.shards import shard_metadata
-from lipbench.data.writing import alone
 from lipbench.media import geometry
 from lipbench.media import landmarks as backends
 from lipbench.paths import default_store
@@ -89,7 +89,7 @@ def prepare(
     with alone(folder, "prepare", f".part-{part[0]}of{part[1]}.lock" if part else None):
         shards = sources.assign(clips)
         own = list(shards)[part[0] - 1 :: part[1]] if part else None
-        for unfinished in [*folder.glob("*.part"), *shards_folder.glob("*.part")]:
+        for unfinished in [*folder.glob("*.part"), *folder.glob(".*.tmp"), *shards_folder.glob("*.part")]:
             if own is None or unfinished.name.partition(".arrow")[0] in own:
                 unfinished.unlink()
         sources.check_settings(folder, settings)

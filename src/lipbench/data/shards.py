@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from lipbench.data.writing import replace
 from lipbench.errors import visible
+from lipbench.files import replace
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -12,8 +12,7 @@ from lipbench.data import shards as shard_files
 from lipbench.data import store as stores
 from lipbench.data.corpus import RawClip
 from lipbench.data.progress import bar
-from lipbench.data.writing import write_text
-from lipbench.files import sha256
+from lipbench.files import sha256, write_text
 from lipbench.types import View
 
 _CLIPS_A_SHARD: Final = 24

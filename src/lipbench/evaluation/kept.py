@@ -1,10 +1,12 @@
 """Scores of calibration rows that stay on disk: they are the same whatever model is tested over the same clips.
 
 What a score depends on is hashed into the name of its file: the clip, the columns, who judges them, the source code of
-lipbench and the versions of what it calls. Nothing is ever out of date; a file of another state is not looked at.
+lipbench and of the files of other packages' metrics, and the versions of what it calls. A file of another state is not
+looked at, so nothing is ever out of date.
 """
 
 import hashlib
+import inspect
 import json
 import math
 import platform
@@ -19,11 +21,20 @@ from torch import Tensor
 
 import lipbench
 from lipbench.evaluation.bank import Bank
-from lipbench.files import write_together
+from lipbench.files import write_text
 from lipbench.types import View
 
-_PACKAGES: Final = ("numpy", "torch", "opencv-python", "dlib-bin", "av", "lpips", "scipy", "librosa")
-
+_PACKAGES: Final = (
+    "numpy",
+    "torch",
+    "opencv-python",
+    "dlib-bin",
+    "av",
+    "lpips",
+    "scipy",
+    "torchvision",
+    "espeakng-loader",
+)
 
 RowScores = tuple[dict[str, tuple[float, float]], dict[str, str]]
 """Of one clip in one row: column -> (value, weight), NaN where the value is undefined; column -> why it is empty."""
@@ -52,6 +63,7 @@ class KeptScores:
             "rows": self._names,
             "device": device.partition(":")[0],
             "code": _code(),
+            "other packages": sorted(map(_source_of, {entry.metric for entry in bank.entries})),
             "versions": {name: _version(name) for name in _PACKAGES} | {"machine": platform.machine()},
         }
         self._state = hashlib.sha256(json.dumps(state, sort_keys=True).encode())
@@ -86,9 +98,9 @@ class KeptScores:
         """Keep the scores of a clip.
 
         Raises:
-            OSError: The file cannot be written.
+            RuntimeError: The file cannot be written.
         """
-        write_together({path: json.dumps(rows)})
+        write_text(path, json.dumps(rows))
 
 
 def _number(value: object) -> float:
@@ -125,6 +137,13 @@ def _code() -> str:
         digest.update(f"{path.relative_to(root).as_posix()} ".encode())
         digest.update(path.read_bytes())
     return digest.hexdigest()
+
+
+def _source_of(metric: type) -> str:
+    """Hash of the file that defines another package's metric; empty for lipbench's own, which `_code` has."""
+    if metric.__module__.startswith("lipbench."):
+        return ""
+    return hashlib.sha256(Path(inspect.getfile(metric)).read_bytes()).hexdigest()
 
 
 def _version(package: str) -> str:

@@ -1,4 +1,4 @@
-"""Text that is safe to show, CSV that holds no formulas, and files that are written whole or not at all."""
+"""Names that can be files of the results, and CSV that holds no formulas."""
 
 import csv
 import io

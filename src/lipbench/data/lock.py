@@ -1,23 +1,8 @@
-"""Writing into a folder that others read: whole files or none, and one writer at a time."""
+"""One writer at a time in a folder that others read."""
 
-import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-
-
-def replace(aside: Path, path: Path) -> None:
-    """Rename a finished file into its place after its content has reached the disk."""
-    with aside.open("rb+") as file:
-        os.fsync(file.fileno())
-    aside.replace(path)
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a small file aside, then rename it."""
-    aside = path.with_name(f"{path.name}.{os.getpid()}.part")
-    aside.write_text(text, "utf-8")
-    replace(aside, path)
 
 
 @contextmanager
