@@ -221,3 +221,48 @@ def test_windows_do_not_depend_on_padding_and_end_in_silence(name):
     assert not torch.equal(found[0], found[1])
     assert torch.isfinite(found).all()
     assert (found[3:] == silence).all()
+
+
+# ------------------------------------------------------------------------------------------- log-mel of single frames
+
+
+def frame_mels(x, frames, fps=25.0):
+    """(F, 4, 128) of int16 samples at 44,100 a second."""
+    samples = torch.from_numpy(x / np.float32(32768))[None]
+    clip = torch.zeros(len(frames), dtype=torch.long)
+    return features.frame_mels(samples, torch.tensor([len(x)]), clip, torch.tensor(frames), torch.tensor([fps]))
+
+
+def test_frame_mels_are_what_librosa_gives_for_the_published_settings():
+    import librosa
+
+    x = sound(44100)
+    found = frame_mels(x, range(25)).numpy()
+    assert found.shape == (25, 4, 128)
+    for k, columns in enumerate(found):
+        piece = x[1764 * k : 1764 * (k + 1)].astype(float)
+        power = librosa.feature.melspectrogram(
+            y=piece, sr=44100, n_fft=1024, hop_length=512, n_mels=128, fmax=16000, pad_mode="reflect"
+        )
+        assert power.shape == (128, 4)
+        np.testing.assert_allclose(columns, librosa.power_to_db(power, ref=1.0, top_db=80).T, rtol=0, atol=2e-3)
+    assert np.ptp(found) > 60
+
+
+def test_frame_mels_hear_their_own_frame_alone():
+    x = np.zeros(44100, np.int16)
+    x[1764 * 10 + 900] = 20000
+    found = frame_mels(x, range(25))
+    assert (found > -100).flatten(1).any(dim=1).nonzero().flatten().tolist() == [10]
+    assert bool((frame_mels(x, [-1, 25, 40]) == -100).all())
+
+
+@pytest.mark.parametrize("fps", [24.0, 29.97, 50.0, 60.0])
+def test_four_columns_span_a_frame_at_every_rate(fps):
+    """A click at a quarter of the frame is loudest in the column whose middle is nearest."""
+    length = 44100 / fps
+    for place in (0.02, 0.3, 0.6, 0.87):
+        x = np.zeros(44100, np.int16)
+        x[int(int(5 * length) + place * length)] = 20000
+        column = frame_mels(x, [5], fps)[0].mean(dim=1).argmax().item()
+        assert column == round(place / 0.29)

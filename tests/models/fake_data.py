@@ -7,10 +7,12 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 
+from lipbench.nets.clip_autoencoder import ClipAutoencoder
+from lipbench.nets.flownet import FlowNetS
 from lipbench.nets.wav2lip import Expert
 from lipbench.pretrained import weights
 from lipbench.training.base import BenchModule
-from lipbench.types import ClipBatch, ClipSpec
+from lipbench.types import ClipBatch, ClipSpec, View
 
 LENGTHS = (6, 9, 7, 8)  # frames of the clips: all different, so that padding shows
 
@@ -84,6 +86,21 @@ def make_expert(folder: Path, seed: int = 0) -> str:
         net.embed_sound(torch.randn(16, 80, 16))
     path = folder / f"expert{seed}.safetensors"
     weights.save(path, net, arguments=net.arguments, view=net.view, trained_on="nothing")
+    return str(path)
+
+
+def make_autoencoder(folder: Path) -> str:
+    """Path of a small untrained autoencoder of clips for the correlation GAN."""
+    return _untrained(ClipAutoencoder(4, 1), {"width": 4, "blocks": 1}, folder / "autoencoder.safetensors")
+
+
+def make_flow(folder: Path) -> str:
+    """Path of a small untrained FlowNet for the correlation GAN."""
+    return _untrained(FlowNetS(2), {"width": 2}, folder / "flow.safetensors")
+
+
+def _untrained(net: torch.nn.Module, arguments: dict[str, Any], path: Path) -> str:
+    weights.save(path, net, arguments=arguments, view=View("mouth_square", 16, 16), trained_on="nothing")
     return str(path)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import pytorch_lightning as pl
 import torch
-from fake_data import LENGTHS, FakeData, make_batch, make_expert
+from fake_data import LENGTHS, FakeData, make_autoencoder, make_batch, make_expert, make_flow
 from pytorch_lightning.callbacks import ModelCheckpoint
 
 import lipbench.models
@@ -42,6 +42,17 @@ class Case:
 
 
 SMALL: dict[str, dict[str, Any]] = {
+    "corrgan": {
+        "size": 16,
+        "width": 4,
+        "blocks": 1,
+        "audio_widths": (4, 4, 4, 8),
+        "correlation_widths": (2, 4, 4),
+        "flow_width": 2,
+        "discriminator_width": 4,
+        "pixel_weight": 20.0,
+        "lr": 3e-3,
+    },
     "lipgan": {
         "size": 12,
         "widths": (12, 8, 8),
@@ -85,6 +96,12 @@ SMALL: dict[str, dict[str, Any]] = {
 }
 
 CASES: dict[str, Case] = {
+    "corrgan": Case(
+        SMALL["corrgan"],
+        files={"autoencoder": make_autoencoder, "flow": make_flow},
+        lengths=(18, 20, 6, 17),
+        share=0.7,
+    ),
     "lipgan": Case(SMALL["lipgan"]),
     "paralip": Case(SMALL["paralip"]),
     "wav2lip": Case(SMALL["wav2lip"], files={"expert": make_expert}),

@@ -1,8 +1,8 @@
 """Correlation GAN (ECCV 2018): an identity image and audio make 16 frames of a mouth whose motion follows the audio.
 
-Sources: Chen, Li, Maddox, Duan and Xu, "Lip Movements Generation at a Glance", and its published code (lelechen63/3d_gan
-at commit 8d16802, trainers at HEAD; `facts/systems.md` 4). No script of that code has all of the paper's losses: the one
-with correlation, perceptual and pixel loss has the discriminator without flow.
+Sources: Chen, Li, Maddox, Duan and Xu, "Lip Movements Generation at a Glance", and its published code
+(lelechen63/3d_gan at commit 8d16802, trainers at HEAD; `facts/systems.md` 4). No script of that code has all of the
+paper's losses: the one with correlation, perceptual and pixel loss has the discriminator without flow.
 
 From the paper: correlation loss of weight 1 on the generated video, pixel loss .5, perceptual loss 1 on the features of
 an autoencoder of clips, adversarial loss 1; the discriminator's three streams, weights 1, .5 and .5 for real, generated
@@ -41,7 +41,9 @@ _NO_FILE: Final = (
     "the correlation GAN needs {what}, and --model.{option} names no file. Train it, which writes "
     "observer.safetensors, and give that file: lipbench fit --model {model} --data NAME. Or train without: {without}"
 )
-_LOST_FILE: Final = "{option} at {{path}}; --model.{option} takes the observer.safetensors of lipbench fit --model {model}"
+_LOST_FILE: Final = (
+    "{option} at {{path}}; --model.{option} takes the observer.safetensors of lipbench fit --model {model}"
+)
 
 
 class CorrGAN(SpeechToClip):
@@ -82,7 +84,12 @@ class CorrGAN(SpeechToClip):
     """
 
     paper: ClassVar[str] = "Chen et al., Lip Movements Generation at a Glance, ECCV 2018"
-    optional_init_prefixes: ClassVar[tuple[str, ...]] = ("discriminator.", "flow_network.", "audio_motion.", "video_motion.")
+    optional_init_prefixes: ClassVar[tuple[str, ...]] = (
+        "discriminator.",
+        "flow_network.",
+        "audio_motion.",
+        "video_motion.",
+    )
     files: ClassVar[tuple[str, ...]] = ("autoencoder",)
     takes: ClassVar[dict[str, str]] = {"autoencoder": "clip_autoencoder", "flow": "flownet"}
 
@@ -150,7 +157,9 @@ class CorrGAN(SpeechToClip):
         if self.loss_weights["perceptual"]:
             if self.autoencoder is None:
                 raise ValueError(_needed("autoencoder", "clip_autoencoder", "an autoencoder", "perceptual_weight 0"))
-            path, _ = weights.located(self.autoencoder, _LOST_FILE.format(option="autoencoder", model="clip_autoencoder"))
+            path, _ = weights.located(
+                self.autoencoder, _LOST_FILE.format(option="autoencoder", model="clip_autoencoder")
+            )
             network, card = weights.load(path, ClipAutoencoder)
             self.register_frozen("autoencoder", network, card.sha256)
         if self.flow_network is not None:
@@ -158,9 +167,7 @@ class CorrGAN(SpeechToClip):
                 lost = _LOST_FILE.format(option="flow", model="flownet")
                 self.start_part("flow", self.flow_network, self.flow, lost)
             elif not self.trainer.ckpt_path:  # a resumed run has it in its checkpoint
-                raise ValueError(
-                    _needed("flow", "flownet", "optical flow", "correlation_weight 0 --model.motion none")
-                )
+                raise ValueError(_needed("flow", "flownet", "optical flow", "correlation_weight 0 --model.motion none"))
 
     def build_optimizers(self) -> dict[str, Optimizer]:
         """Adam for generator, correlation networks and FlowNet together, and for the discriminator."""
@@ -265,7 +272,9 @@ class CorrGAN(SpeechToClip):
         start = torch.minimum(batch["speech"][:, 0], (batch["n_frames"] - corrgan.FRAMES).clamp(min=0))
         place = torch.minimum(start[:, None] + steps, batch["n_frames"][:, None] - 1)  # (B, 16)
         rows = torch.arange(len(place), device=place.device)[:, None]
-        heard = self.generator.audio_out(self.generator.audio(self.spectrogram(batch, rows.expand_as(place), place)[:, None]))
+        heard = self.generator.audio_out(
+            self.generator.audio(self.spectrogram(batch, rows.expand_as(place), place)[:, None])
+        )
         motion = 2 * video[rows, place] - 1
         if self.correlation == "derivative":
             assert self.flow_network is not None

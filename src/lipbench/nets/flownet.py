@@ -14,7 +14,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from lipbench.nets.convolutions import initialize_he
+from lipbench.nets.convolutions import in_float32, initialize_he
 
 SCALES = (4, 8, 16, 32, 64)
 """How many pixels of the frames one pixel of each flow field covers along an axis, finest first."""
@@ -67,6 +67,10 @@ class FlowNetS(nn.Module):
         Returns:
             (N, 2, H / s, W / s) float32 for s in 4, 8, 16, 32, 64, sizes rounded up: x, then y.
         """
+        with in_float32(pairs):
+            return self._pyramid(pairs.float())
+
+    def _pyramid(self, pairs: Tensor) -> list[Tensor]:
         maps = []
         x = pairs.contiguous(memory_format=torch.channels_last)
         for layer in self.convolutions:
@@ -79,7 +83,7 @@ class FlowNetS(nn.Module):
             coarse = self.flow_upsampling[scale](flows[0])[..., :height, :width]
             x = torch.cat([skip, self.upsampling[scale](x)[..., :height, :width], coarse], dim=1)
             flows.insert(0, self.flow[scale](x))
-        return [flow.float() for flow in flows]
+        return flows
 
     def forward(self, video: Tensor) -> Tensor:
         """Flow between the adjacent frames of clips.

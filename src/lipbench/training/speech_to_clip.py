@@ -14,6 +14,7 @@ from lipbench.types import ClipBatch, ClipSpec, Generated, Timing, View
 
 BANDS_PER_PIXEL: Final = 2
 """Mel bands for each pixel of the frames' height: 128 for 64."""
+_LOUD: Final = 50.0  # decibels that the networks see as 1
 _STRIDE: Final = FRAMES // 2  # frames between two windows of a long clip, as the paper cuts its training clips
 _WINDOWS_AT_ONCE: Final = 8  # made together outside of training, to bound the memory of long clips
 
@@ -46,7 +47,7 @@ class SpeechToClip(AdversarialModel):
 
         Args:
             identity: (M, references, 3, size, size) in [0, 1].
-            audio: (M, 64, 2 size) log-mel spectrogram in decibels.
+            audio: (M, 64, 2 size) log-mel spectrogram as `spectrogram` gives it.
 
         Returns:
             (M, 16, 3, size, size) float32 in [0, 1].
@@ -96,10 +97,11 @@ class SpeechToClip(AdversarialModel):
             frame: (M, T) frames of these clips.
 
         Returns:
-            (M, 4 T, 2 size) decibels.
+            (M, 4 T, 2 size) decibels / 50. Published are decibels: BatchNorm after the first convolution makes that the
+            same, once its statistics are those of speech.
         """
         mels = features.frame_mels(batch["audio"], batch["audio_len"], clip.flatten(), frame.flatten(), batch["fps"])
-        mels = mels.reshape(len(clip), -1, features.CLIP_MELS)  # (M, 4 T, 128)
+        mels = mels.reshape(len(clip), -1, features.CLIP_MELS) / _LOUD  # (M, 4 T, 128)
         bands = BANDS_PER_PIXEL * self.size
         # Small models hear means of adjacent bands.
         return mels if bands == features.CLIP_MELS else F.adaptive_avg_pool1d(mels, bands)
@@ -116,7 +118,7 @@ class SpeechToClip(AdversarialModel):
         weight = torch.zeros(len(frames), longest, device=device)
         steps = torch.arange(FRAMES, device=device)
         fade = (torch.minimum(steps, FRAMES - 1 - steps) + 0.5) / _STRIDE  # (16,)
-        for several in torch.tensor(windows, device=device).reshape(-1, 2).split(_WINDOWS_AT_ONCE):
+        for several in torch.split(torch.tensor(windows, device=device).reshape(-1, 2), _WINDOWS_AT_ONCE):
             clip, place = several[:, :1].expand(-1, FRAMES), several[:, 1:] + steps  # (m, 16) each
             heard = torch.minimum(place, frames[clip] - 1)  # short clips: the last frame again
             made = self.make(batch["identity"][several[:, 0]], self.spectrogram(batch, clip, heard))
