@@ -350,6 +350,7 @@ def test_resumed_equals_uninterrupted(
 
 
 OBSERVERS: dict[str, dict[str, Any]] = {
+    "clip_autoencoder": {"size": 8, "width": 2, "blocks": 1},
     "flownet": {"size": 32, "width": 2, "window": 4},
     "lipnet": {"size": (16, 24), "widths": (4, 6, 8), "hidden": 8},
     "lipresnet": {"size": (16, 24), "front": 4, "widths": (4, 4, 8, 8), "hidden": 8},
