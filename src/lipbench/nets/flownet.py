@@ -10,6 +10,7 @@ biases; those of FlowNetPytorch today (commit d5f3292) have none. Two things dif
 """
 
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -29,7 +30,8 @@ _UP_WIDTHS = (1, 2, 4, 8)  # of the transposed convolutions that lead to each of
 class FlowNetS(nn.Module):
     """Flow from one frame to the next at five resolutions.
 
-    The unit of the flow is that of the targets it is taught with; published are pixels of the frames divided by 20.
+    The unit of the flow is that of the targets it is taught with: pixels of the frames in `lipbench.models.flownet`,
+    published are pixels divided by 20.
 
     Args:
         width: Channels of the first convolution, 64 as published.
@@ -37,6 +39,7 @@ class FlowNetS(nn.Module):
 
     def __init__(self, width: int = 64) -> None:
         super().__init__()
+        self.arguments: dict[str, Any] = {"width": width}
         channels = [6, *(unit * width for unit in _WIDTHS)]
         self.convolutions = nn.ModuleList(
             nn.Sequential(
