@@ -282,16 +282,22 @@ class Cli(LightningCLI):
             self._folder.rmdir()
 
     def _small_recipe(self) -> str:
-        """What to type for a model that a CPU can train, or nothing."""
+        """What to type instead of training a large model on a CPU, or nothing: a recipe of the same corpus if any."""
         model = _short(self._options)
         own = [path for path in discovery.recipes() if discovery.model_of(path) == model]
-        small = [str(path) for path in own if path.match("*_small.yaml")]
-        return f"; for a CPU there is --config {small[0]}" if small else ""
+        small = [path for path in own if path.match("*_small.yaml")]
+        if self._parameters() <= _LARGE or not small:
+            return ""
+        corpus = f"{model}_{self.datamodule.corpus.name}_"
+        return f"; for a CPU there is --config {max(small, key=lambda path: path.name.startswith(corpus))}"
+
+    def _parameters(self) -> int:
+        return sum(parameter.numel() for parameter in self.model.parameters())
 
     def before_fit(self) -> None:
         """Say where things go, and what a large model means on a CPU."""
         rank_zero_info(f"run folder: {self.trainer.log_dir}")
-        size = sum(parameter.numel() for parameter in self.model.parameters())
+        size = self._parameters()
         if size > _LARGE and isinstance(self.trainer.accelerator, CPUAccelerator):
             rank_zero_info(
                 f"{_short(self.config.fit)} with {size:,} parameters, the paper's size, on a CPU: days "
