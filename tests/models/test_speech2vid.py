@@ -72,10 +72,16 @@ def test_frames_alone_are_those_of_the_whole_clip(batch_for: Callable[..., ClipB
     model = small(Speech2VidFrame, window=3)
     batch, whole = batch_for(model.clip_spec, 0, training=True), batch_for(model.clip_spec, 0)
     whole |= {key: batch[key] for key in ("identity", "audio", "audio_len")}  # type: ignore[typeddict-item]
+    seen: list[tuple[Tensor, ...]] = []
+    model.generator.register_forward_pre_hook(lambda _, given: seen.append(given))
     with torch.no_grad():
         terms, sample = model.generator_losses(batch)
         made = model.run_generate(whole, "given")["video"]
     assert sample == {}
+    (identity, audio), (_, all_audio) = seen
+    assert torch.equal(identity, batch["identity"].repeat_interleave(3, dim=0))
+    first = torch.tensor([0, 6, 15, 22])[:, None]  # of each clip, among all frames
+    assert torch.equal(audio, all_audio[(first + batch["frame"]).flatten()])
     drawn = made[torch.arange(4)[:, None], batch["frame"]]  # (4, 3, 3, 112, 112)
     torch.testing.assert_close(terms, {"l1": (drawn - batch["video"]).abs().mean()})
 
