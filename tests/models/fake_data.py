@@ -6,6 +6,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from torch.nn import functional as F
 
 from lipbench.nets.clip_autoencoder import ClipAutoencoder
 from lipbench.nets.flownet import FlowNetS
@@ -15,6 +16,7 @@ from lipbench.training.base import BenchModule
 from lipbench.types import ClipBatch, ClipSpec, View
 
 LENGTHS = (6, 9, 7, 8)  # frames of the clips: all different, so that padding shows
+_FINEST = 32  # pixels a side up to which each pixel is drawn alone; above, nobody could learn such a noise
 
 
 def make_batch(spec: ClipSpec, seed: int, lengths: tuple[int, ...] = LENGTHS, training: bool = False) -> ClipBatch:
@@ -46,7 +48,8 @@ def make_batch(spec: ClipSpec, seed: int, lengths: tuple[int, ...] = LENGTHS, tr
         "speech": torch.tensor([[0, frames] for frames in lengths]),
     }
     for key, view in spec.frames.items():
-        face = torch.rand(clips, 1, 3, *view.size, generator=draw)
+        sides = [side if side <= _FINEST else 4 for side in view.size]
+        face = F.interpolate(torch.rand(clips, 3, *sides, generator=draw), view.size, mode="bilinear")[:, None]
         video = 0.7 * face + 0.3 * _said(tokens, durations, frame)  # (B, window, 3, h, w)
         valid = torch.arange(window) < video_len[:, None]
         batch[key] = video * valid[:, :, None, None, None]

@@ -83,7 +83,7 @@ class ArrayModel:
         whole canonical pictures of 352x320 px (`StoredClip.pictures`), out of which the view is cut.
 
         Args:
-            reference: Who speaks.
+            reference: Who speaks: one picture, or as many as the model takes identity images.
             text: What is said, for a model that is driven by text: letters and spaces.
             audio: (S,) mono in [-1, 1], for a model that is driven by audio; resampled if need be.
             sample_rate: Samples a second of `audio`.
@@ -96,8 +96,11 @@ class ArrayModel:
         Raises:
             ValueError: Something is missing, of no use to this model, or has another shape, dtype or range.
         """
-        identity = self._pictures("reference", reference)  # (1, 3, h, w)
-        batch: ClipBatch = {"identity": identity[None]}  # (1, 1, 3, h, w)
+        identity = self._pictures("reference", reference)  # (1 or R, 3, h, w)
+        references = self.model.clip_spec.references
+        if len(identity) not in (1, references):
+            raise ValueError(f"reference holds {len(identity)} pictures; expected 1, or {references} for this model")
+        batch: ClipBatch = {"identity": identity.expand(1, references, -1, -1, -1)}  # (1, R, 3, h, w)
         if self.driver == "text":
             self._only("text", text, audio=audio, sample_rate=sample_rate, frames=frames)
             ids = text_ids(str(text))
@@ -105,7 +108,7 @@ class ArrayModel:
         else:
             self._only("audio", audio, text=text)
             samples, count = self._samples(audio, sample_rate)
-            shown = identity if frames is None else self._pictures("frames", frames)
+            shown = identity[:1] if frames is None else self._pictures("frames", frames)
             shown = shown[torch.arange(count).clamp(max=len(shown) - 1)]  # (N, 3, h, w)
             batch |= {
                 "audio": samples[None],

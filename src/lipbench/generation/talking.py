@@ -70,7 +70,7 @@ def from_text(model: "GenerativeModel", identity: Tensor, ids: Tensor, watch: Ca
     batch: ClipBatch = {
         "tokens": ids[None],
         "token_len": torch.tensor([len(ids)]),
-        "identity": identity[None, None],  # (1, 1, 3, h, w)
+        "identity": identity.expand(1, model.clip_spec.references, -1, -1, -1),  # (1, R, 3, h, w)
     }
     with torch.inference_mode():
         made = model.run_generate(batch, "free")
@@ -109,7 +109,7 @@ def from_sound(
             "audio": heard[None],
             "audio_len": torch.tensor([len(heard)]),
             "fps": torch.tensor([FPS]),
-            "identity": identity[None, None],  # (1, 1, 3, h, w)
+            "identity": identity.expand(1, model.clip_spec.references, -1, -1, -1),  # (1, R, 3, h, w)
             "pose": poses[None],
             "pose_len": torch.tensor([len(poses)]),
         }
