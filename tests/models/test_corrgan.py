@@ -150,13 +150,6 @@ def test_mismatched_pairs_exchange_the_audio_or_the_video(small: Callable[..., C
     assert not torch.allclose(other["audio"], other["video"])
 
 
-def test_a_batch_of_one_clip_has_no_mismatched_pair(small: Callable[..., CorrGAN]) -> None:
-    model = small()
-    model.loss_weights["perceptual"] = 0.0
-    with pytest.raises(ValueError, match="this batch holds one"):
-        model.generator_losses(training_batch(model, lengths=(20,)))
-
-
 def test_needs_its_files_to_train_and_not_to_resume(
     small: Callable[..., CorrGAN], tmp_path: Path, trainer_for: Callable[..., pl.Trainer]
 ) -> None:

@@ -191,11 +191,7 @@ class CorrGAN(SpeechToClip):
         return (self.generator(2 * identity[:, 0] - 1, audio)[0] + 1) / 2  # type: ignore[no-any-return]
 
     def generator_losses(self, batch: ClipBatch) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Pixel, perceptual and correlation loss; the sample is the clips with audio and flow.
-
-        Raises:
-            ValueError: With a discriminator, the batch holds a single clip: there is no mismatched pair.
-        """
+        """Pixel, perceptual and correlation loss; the sample is the clips with audio and flow."""
         video, audio = self.training_windows(batch)
         real = 2 * video - 1  # (B, 16, 3, size, size)
         made, heard = self.generator(2 * batch["identity"][:, 0] - 1, audio)
@@ -215,11 +211,6 @@ class CorrGAN(SpeechToClip):
             each = [self.correlation_loss(heard, sample[name.format(side)]) for side in sides]
             terms["correlation"] = torch.stack(each).mean()
         if self.discriminator is not None:
-            if len(real) < 2:
-                raise ValueError(
-                    "the correlation GAN makes mismatched pairs of the clips of a batch, and this batch holds one; "
-                    "expected --data.batch_size 2 or more, and as many training clips for each process"
-                )
             shared = self.discriminator.shared_audio
             sample["audio"] = self.generator.audio(audio[:, None]) if shared else audio
         return terms, sample

@@ -54,7 +54,7 @@ class Speech2Vid(SpeechToClip):
 
         Args:
             identity: (M, references, 3, 64, 64) in [0, 1].
-            audio: (M, 64, 128) log-mel spectrogram in decibels.
+            audio: (M, 64, 128) log-mel spectrogram.
 
         Returns:
             (M, 16, 3, 64, 64) float32 in [0, 1].

@@ -87,7 +87,7 @@ class VGAN(SpeechToClip):
 
         Args:
             identity: (M, 1, 3, size, size) in [0, 1].
-            audio: (M, 64, 2 size) log-mel spectrogram in decibels.
+            audio: (M, 64, 2 size) log-mel spectrogram.
 
         Returns:
             (M, 16, 3, size, size) float32 in [0, 1].
@@ -96,17 +96,8 @@ class VGAN(SpeechToClip):
         return (self.generator(2 * identity[:, 0] - 1, audio, noise) + 1) / 2  # type: ignore[no-any-return]
 
     def generator_losses(self, batch: ClipBatch) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """No supervised loss; the sample is the clips, real and generated with new noise, with their audio.
-
-        Raises:
-            ValueError: The batch holds a single clip: there is no mismatched pair.
-        """
+        """No supervised loss; the sample is the clips, real and generated with new noise, with their audio."""
         video, audio = self.training_windows(batch)
-        if len(video) < 2:
-            raise ValueError(
-                "VGAN makes mismatched pairs of the clips of a batch, and this batch holds one; expected "
-                "--data.batch_size 2 or more, and as many training clips for each process"
-            )
         noise = torch.randn(len(video), NOISE, device=video.device)
         made = self.generator(2 * batch["identity"][:, 0] - 1, audio, noise)  # (B, 16, 3, size, size) in (-1, 1)
         return {}, {"real": 2 * video - 1, "made": made, "audio": audio}

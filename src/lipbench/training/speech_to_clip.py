@@ -82,7 +82,16 @@ class SpeechToClip(AdversarialModel):
 
         Returns:
             Video (B, 16, 3, size, size) in [0, 1] and log-mel spectrograms (B, 64, 2 size).
+
+        Raises:
+            ValueError: The batch holds a single clip: BatchNorm of vectors has no variance, and the discriminators'
+                mismatched pairs are made of the clips of a batch.
         """
+        if len(batch["video_len"]) < 2:
+            raise ValueError(
+                f"{type(self).__name__} trains on batches of 2 clips or more, and this batch holds one; expected "
+                "--data.batch_size 2 or more, and as many training clips for each process"
+            )
         steps = torch.arange(FRAMES, device=batch["video"].device)
         place = torch.minimum(steps, batch["video_len"][:, None] - 1)  # (B, 16)
         rows = torch.arange(len(place), device=place.device)[:, None]
