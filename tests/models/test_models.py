@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import pytorch_lightning as pl
 import torch
-from fake_data import LENGTHS, FakeData, make_batch, make_expert
+from fake_data import LENGTHS, FakeData, make_batch, make_expert, make_landmark_stage
 from pytorch_lightning.callbacks import ModelCheckpoint
 
 import lipbench.models
@@ -42,6 +42,10 @@ class Case:
 
 
 SMALL: dict[str, dict[str, Any]] = {
+    "atvgnet": {
+        **{"size": 16, "width": 4, "blocks": 1, "dropout": 0.1, "audio_width": 2, "audio_hidden": 4},
+        **{"audio_layers": 1, "discriminator_width": 2, "discriminator_hidden": 4, "lr": 1e-2},
+    },
     "lipgan": {
         "size": 12,
         "widths": (12, 8, 8),
@@ -85,6 +89,7 @@ SMALL: dict[str, dict[str, Any]] = {
 }
 
 CASES: dict[str, Case] = {
+    "atvgnet": Case(SMALL["atvgnet"], files={"landmarks": make_landmark_stage}, learns="pixel"),
     "lipgan": Case(SMALL["lipgan"]),
     "paralip": Case(SMALL["paralip"]),
     "wav2lip": Case(SMALL["wav2lip"], files={"expert": make_expert}),
@@ -350,6 +355,7 @@ def test_resumed_equals_uninterrupted(
 
 
 OBSERVERS: dict[str, dict[str, Any]] = {
+    "atvgnet_landmarks": {"width": 2, "hidden": 4, "layers": 1},
     "lipnet": {"size": (16, 24), "widths": (4, 6, 8), "hidden": 8},
     "lipresnet": {"size": (16, 24), "front": 4, "widths": (4, 4, 8, 8), "hidden": 8},
     "syncnet": {
