@@ -36,7 +36,7 @@ def stage_two(landmarks: str | None = None, **options: Any) -> ATVGnet:
 def with_landmarks(folder: Path, **options: Any) -> ATVGnet:
     """A model whose landmark stage is there and whose generator shows how landmarks move."""
     path = make_landmark_stage(folder)
-    model = stage_two(path, **options)
+    model = stage_two(path, size=32, **options)  # at 16, landmarks pass a single unit, which may be dead
     model.landmark_stage.load_state_dict(weights.load(path, AudioToLandmarks)[0].state_dict())
     initialize_he(model.generator)
     model.generator.gru.reset_parameters()
