@@ -70,7 +70,9 @@ class ClipSpec:
     keys: frozenset[str] = field(default_factory=frozenset)
     part: Part = "paired"
 
-    KEYS = frozenset({"identity", "audio", "tokens", "durations", "face", "landmarks", "mismatched"})
+    KEYS = frozenset(
+        {"identity", "identity_landmarks", "audio", "tokens", "durations", "face", "landmarks", "mismatched"}
+    )
 
     def __post_init__(self) -> None:
         """Refuse what cannot be supplied early, where the model is defined."""
@@ -81,7 +83,7 @@ class ClipSpec:
             raise ValueError("ClipSpec.sampling 'random' needs a window: how many frames are drawn from each clip")
         if self.part not in PARTS:
             raise ValueError(f"ClipSpec.part is {self.part!r}; expected one of {', '.join(PARTS)}")
-        seen = self.keys & {"identity", "face", "landmarks", "mismatched"}
+        seen = self.keys & {"identity", "identity_landmarks", "face", "landmarks", "mismatched"}
         withheld = {
             "paired": frozenset[str](),
             "lips": self.keys & {"tokens", "durations", "mismatched"},
@@ -112,6 +114,7 @@ class ClipBatch(TypedDict, total=False):
     n_frames: Tensor  # (B,) int64, frames of the whole clip
     fps: Tensor  # (B,) float32
     identity: Tensor  # (B, R, 3, H, W) float32 in [0, 1]
+    identity_landmarks: Tensor  # (B, R, 68, 2) float32 pixels of the canonical picture, of the same frames
     pose: Tensor  # (B, P, 3, H, W) float32 in [0, 1]: frames with their lower half 0, for models that need them
     pose_len: Tensor  # (B,) int64
     audio: Tensor  # (B, S) float32 mono in [-1, 1], always the whole clip

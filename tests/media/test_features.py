@@ -179,6 +179,34 @@ def test_cepstrum_columns_are_those_of_the_published_scripts():
     assert compared > 80
 
 
+def test_mfcc_windows_are_those_of_atvgnets_demo():
+    """Silence of three frames on both sides, then four steps a frame from three frames before to three after."""
+    x = sound(16000)
+    x[-1] = 0  # the demo's pre-emphasis runs on into the silence
+    silence = np.zeros(1920, np.int16)
+    steps = from_building_blocks(np.concatenate([silence, x, silence]))  # (.., 13)
+    frames = torch.arange(22)
+    batch = torch.from_numpy(np.stack([x, x]) / np.float32(32768))
+    clip, fps = torch.ones(22, dtype=torch.long), torch.tensor([50.0, 25.0])
+    windows = features.mfcc_windows(batch, torch.tensor([9000, 16000]), clip, frames, fps)
+    assert windows.shape == (22, 28, 12)
+    assert windows.dtype == torch.float32
+    for k, window in enumerate(windows.numpy()):
+        np.testing.assert_allclose(window, steps[4 * k : 4 * k + 28, 1:], rtol=0, atol=1e-3)
+
+    # A row does not depend on its padding or on its neighbors, and there is silence outside of it.
+    rows, places = torch.tensor([0, 0, 0, 0]), torch.tensor([3, 9, -9, 40])
+    short = features.mfcc_windows(batch, torch.tensor([9000, 16000]), rows, places, torch.tensor([25.0, 25.0]))
+    alone = features.mfcc_windows(batch[:1, :9000], torch.tensor([9000]), rows, places, torch.tensor([25.0]))
+    torch.testing.assert_close(short, alone, rtol=0, atol=1e-4)
+    assert short[:2].abs().amax() > 1
+    torch.testing.assert_close(short[2:], torch.zeros(2, 28, 12), rtol=0, atol=1e-4)
+    # At 50 frames a second, frame 2k + 1 begins in the middle of frame k at 25.
+    twice = features.mfcc_windows(batch, torch.tensor([16000, 16000]), 0 * clip[:1], frames[11:12], fps)
+    there = (twice[0] - torch.from_numpy(steps[21:49, 1:]).float()).abs().amax()
+    assert there < 1e-3
+
+
 @pytest.mark.parametrize("name", WINDOWS)
 def test_an_impulse_is_heard_around_its_frame_alike_on_both_sides(name):
     _, columns, reach, silence = WINDOWS[name]

@@ -8,7 +8,10 @@ import pytorch_lightning as pl
 import torch
 from torch.nn import functional as F
 
+from lipbench.media import geometry
+from lipbench.nets.atvgnet import AudioToLandmarks, normalize
 from lipbench.nets.clip_autoencoder import ClipAutoencoder
+from lipbench.nets.convolutions import initialize_he
 from lipbench.nets.flownet import FlowNetS
 from lipbench.nets.wav2lip import Expert
 from lipbench.pretrained import weights
@@ -59,6 +62,12 @@ def make_batch(spec: ClipSpec, seed: int, lengths: tuple[int, ...] = LENGTHS, tr
             batch["identity"] = 0.7 * face + 0.3 * _said(tokens, durations, run)
         elif key == "video":
             batch["identity"] = video[:, :1].expand(-1, spec.references, -1, -1, -1)
+    if "landmarks" in spec.keys or "identity_landmarks" in spec.keys:
+        own = torch.rand(clips, 1, 68, 2, generator=draw)  # pixels by which the speaker differs from the template
+        valid = torch.arange(window) < video_len[:, None]
+        batch["landmarks"] = _shape(own, _said(tokens, durations, frame)) * valid[:, :, None, None]
+        first = _said(tokens, durations, torch.zeros(clips, spec.references, dtype=torch.long))
+        batch["identity_landmarks"] = _shape(own, first)
     batch |= {"tokens": tokens, "token_len": token_len, "durations": durations}
     if spec.audio_rate is not None:  # noise whose loudness follows the tokens
         samples = round(spec.audio_rate / 25)
@@ -75,6 +84,26 @@ def _said(tokens: torch.Tensor, durations: torch.Tensor, frame: torch.Tensor) ->
     """(B, T) frames -> (B, T, 1, 1, 1) brightness of the tokens said in them."""
     rows = zip(tokens, durations, frame, strict=True)
     return torch.stack([t.repeat_interleave(d)[f] for t, d, f in rows])[..., None, None, None] / 30.0
+
+
+def _shape(own: torch.Tensor, said: torch.Tensor) -> torch.Tensor:
+    """(B, T, 68, 2) canonical pixels: a mouth that is the wider open, the brighter the picture is."""
+    top, left, _, _ = geometry.box("face")
+    points = torch.from_numpy(geometry.TEMPLATE).float() + torch.tensor([left, top]) + own
+    points = points.expand(-1, said.shape[1], -1, -1).clone()
+    points[:, :, 55:60, 1] += 20 * said[:, :, :, 0, 0]
+    return points
+
+
+def make_landmark_stage(folder: Path, seed: int = 0) -> str:
+    """Path of a small untrained landmark stage for ATVGnet, whose landmarks differ from frame to frame."""
+    torch.manual_seed(seed)
+    net = AudioToLandmarks(width=2, hidden=4, layers=1)
+    initialize_he(net)
+    net.fit_basis(normalize(clip) for clip in FakeData().training_landmarks())
+    path = folder / f"landmarks{seed}.safetensors"
+    weights.save(path, net, arguments=net.arguments, view=View("face", 32, 32), trained_on="nothing")
+    return str(path)
 
 
 def make_expert(folder: Path, seed: int = 0) -> str:
@@ -151,6 +180,11 @@ class FakeData(pl.LightningDataModule):
         return self.loader(1, training=False)
 
     test_dataloader = predict_dataloader = val_dataloader
+
+    def training_landmarks(self) -> Iterator[torch.Tensor]:
+        spec = ClipSpec(frames={"video": View("face", 4, 4)}, keys=frozenset({"landmarks"}))
+        for clip, length in zip(make_batch(spec, 0, self.lengths)["landmarks"], self.lengths, strict=True):
+            yield clip[:length]
 
 
 def make_trainer(**options: Any) -> pl.Trainer:

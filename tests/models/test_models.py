@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import pytorch_lightning as pl
 import torch
-from fake_data import LENGTHS, FakeData, make_autoencoder, make_batch, make_expert, make_flow
+from fake_data import LENGTHS, FakeData, make_autoencoder, make_batch, make_expert, make_flow, make_landmark_stage
 from pytorch_lightning.callbacks import ModelCheckpoint
 
 import lipbench.models
@@ -54,6 +54,10 @@ SMALL: dict[str, dict[str, Any]] = {
         "discriminator_width": 4,
         "pixel_weight": 20.0,
         "lr": 3e-3,
+    },
+    "atvgnet": {
+        **{"size": 16, "width": 4, "blocks": 1, "dropout": 0.1, "audio_width": 2, "audio_hidden": 4},
+        **{"audio_layers": 1, "discriminator_width": 2, "discriminator_hidden": 4, "lr": 1e-2},
     },
     "lipgan": {
         "size": 12,
@@ -117,6 +121,7 @@ CASES: dict[str, Case] = {
         lengths=(18, 20, 6, 17),
         share=0.7,
     ),
+    "atvgnet": Case(SMALL["atvgnet"], files={"landmarks": make_landmark_stage}, learns="pixel"),
     "lipgan": Case(SMALL["lipgan"]),
     "paralip": Case(SMALL["paralip"]),
     "speech2vid": Case(SMALL["speech2vid"], lengths=WINDOWS, judged=False),
@@ -387,6 +392,7 @@ def test_resumed_equals_uninterrupted(
 OBSERVERS: dict[str, dict[str, Any]] = {
     "clip_autoencoder": {"size": 8, "width": 2, "blocks": 1},
     "flownet": {"size": 64, "width": 2, "window": 4},  # at 32, a stride of 2 on one pixel: broken in bf16 on CPUs
+    "atvgnet_landmarks": {"width": 2, "hidden": 4, "layers": 1},
     "lipnet": {"size": (16, 24), "widths": (4, 6, 8), "hidden": 8},
     "lipresnet": {"size": (16, 24), "front": 4, "widths": (4, 4, 8, 8), "hidden": 8},
     "syncnet": {

@@ -229,13 +229,15 @@ class Cli(LightningCLI):
         options = self._options
         got, want = options.model, self._asked[str(self.subcommand)].model
         wanted = dict(vars(want.init_args)) if "init_args" in want else {}
-        for name, sha256 in self._content["lipbench"].get("frozen", {}).items():
+        stages = self._content["lipbench"]
+        frozen = stages.get("frozen", {})
+        for name, sha256 in (frozen | stages.get("started", {})).items():
             if name not in got.init_args:
                 continue
             if wanted.get(name) is not None:
                 got.init_args[name] = wanted.pop(name)  # its hash is compared when it is loaded
             file = got.init_args[name]
-            if self.subcommand == "fit" and not (file and Path(file).expanduser().is_file()):
+            if self.subcommand == "fit" and name in frozen and not (file and Path(file).expanduser().is_file()):
                 raise FileNotFoundError(
                     f"{options.ckpt_path} was trained with --model.{name} {file}, and no such file is there. Training "
                     f"needs it to go on: give it where it lies now, --model.{name} FILE (SHA-256 {sha256[:12]}...)"

@@ -112,8 +112,12 @@ class ClipDataset(Dataset[dict[str, Any]]):
             item |= {name: geometry.crop(pictures, view) for name, view in spec.frames.items()}
         else:
             item = dict(clip.views(frames, spec.frames))
-        if "identity" in keys:
-            item["identity"] = clip.view(self._identity(frames, clip.n_frames, rng), spec.frames["video"])
+        if keys & {"identity", "identity_landmarks"}:
+            known = self._identity(frames, clip.n_frames, rng)  # (R,)
+            if "identity" in keys:
+                item["identity"] = clip.view(known, spec.frames["video"])
+            if "identity_landmarks" in keys:
+                item["identity_landmarks"] = torch.from_numpy(clip.landmarks[known])
         if "landmarks" in keys:
             item["landmarks"] = torch.from_numpy(clip.landmarks[frames])
         return item

@@ -23,6 +23,7 @@ CLIP_RATE: Final = 44_100
 """Samples a second that `frame_mels` takes."""
 CLIP_MELS: Final = 128
 _CLIP_FFT, _CLIP_HOP, _CLIP_COLUMNS, _CLIP_FPS = 1024, 512, 4, 25.0
+_ATVGNET_STEPS: Final = 28
 _LIPGAN_FILTERS, _LIPGAN_BAND = 40, (300.0, 3700.0)  # Hz
 
 
@@ -159,6 +160,36 @@ def cepstrum_windows(samples: Tensor, length: Tensor, clip: Tensor, frame: Tenso
     # What all filters share goes into the dropped cepstrum alone: less that, silence is 0 to the last bit.
     cepstra = (logs - logs[..., :1]) @ _cosines(_LIPGAN_FILTERS).to(x.device)  # (M, columns, 13)
     return cepstra[..., 1:].float().transpose(1, 2)
+
+
+def mfcc_windows(samples: Tensor, length: Tensor, clip: Tensor, frame: Tensor, fps: Tensor) -> Tensor:
+    """MFCC around video frames, as ATVGnet hears: 28 steps of 10 ms, four for each of seven frames at 25 fps.
+
+    After its published code (lelechen63/ATVGnet `code/demo.py`, commit 02d8f8f): `mfcc`, of which the first coefficient
+    is dropped, and with it the scale of the samples; silence of three frames before and after the audio. The window of
+    frame k begins with the step at the beginning of frame k - 3.
+
+    Own choice: at another frame rate a window has the same 0.28 s around the middle of its frame.
+
+    Args:
+        samples: (B, S) mono in [-1, 1], 16,000 a second, zero-padded.
+        length: (B,) valid samples.
+        clip: (M,) int64, the row of `samples` that each window is cut from.
+        frame: (M,) int64; outside of the clip there is silence.
+        fps: (B,) frames a second.
+
+    Returns:
+        (M, 28, 12) float32.
+    """
+    silence = _ATVGNET_STEPS + 2  # steps on both sides: a window of nothing else fits in
+    padded = F.pad(samples, (silence * _HOP, silence * _HOP))
+    cepstra = mfcc(padded, length + silence * _HOP)[..., 1:]  # (B, steps, 12)
+    middle = (frame.double() + 0.5) * RATE / _HOP / fps.double()[clip]  # (M,) in steps from the beginning of the clip
+    first = middle.round().long() - _ATVGNET_STEPS // 2 + silence
+    steps = first.clamp(0, cepstra.shape[1] - _ATVGNET_STEPS)[:, None] + torch.arange(
+        _ATVGNET_STEPS, device=first.device
+    )
+    return cepstra[clip[:, None], steps]  # (M, 28, 12)
 
 
 def frame_mels(samples: Tensor, length: Tensor, clip: Tensor, frame: Tensor, fps: Tensor) -> Tensor:

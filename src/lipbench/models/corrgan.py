@@ -90,7 +90,6 @@ class CorrGAN(SpeechToClip):
         "audio_motion.",
         "video_motion.",
     )
-    files: ClassVar[tuple[str, ...]] = ("autoencoder",)
     takes: ClassVar[dict[str, str]] = {"autoencoder": "clip_autoencoder", "flow": "flownet"}
 
     def __init__(
