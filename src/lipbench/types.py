@@ -71,7 +71,10 @@ class ClipSpec:
     part: Part = "paired"
 
     KEYS = frozenset(
-        {"identity", "identity_landmarks", "audio", "tokens", "durations", "face", "landmarks", "mismatched"}
+        {
+            *{"identity", "identity_landmarks", "audio", "tokens", "durations", "face", "landmarks", "mismatched"},
+            "other_speaker",
+        }
     )
 
     def __post_init__(self) -> None:
@@ -83,10 +86,10 @@ class ClipSpec:
             raise ValueError("ClipSpec.sampling 'random' needs a window: how many frames are drawn from each clip")
         if self.part not in PARTS:
             raise ValueError(f"ClipSpec.part is {self.part!r}; expected one of {', '.join(PARTS)}")
-        seen = self.keys & {"identity", "identity_landmarks", "face", "landmarks", "mismatched"}
+        seen = self.keys & {"identity", "identity_landmarks", "face", "landmarks", "mismatched", "other_speaker"}
         withheld = {
             "paired": frozenset[str](),
-            "lips": self.keys & {"tokens", "durations", "mismatched"},
+            "lips": self.keys & {"tokens", "durations", "mismatched", "other_speaker"},
             "text": (self.keys - {"tokens"}) | self.frames.keys(),
             "grammar": (self.keys - {"tokens"}) | self.frames.keys(),
         }[self.part] | (seen if not self.frames else frozenset())
@@ -129,6 +132,7 @@ class ClipBatch(TypedDict, total=False):
     sound_len: Tensor  # (B,) int64
     landmarks: Tensor  # (B, T, 68, 2) float32 pixels of the canonical picture
     mismatched: "ClipBatch"  # the words and sound of ANOTHER clip of the same speaker, fitted to n_frames: control rows
+    other_speaker: "ClipBatch"  # a clip of ANOTHER speaker, cut to n_frames; its sound is fitted to it: a control row
 
 
 class Generated(TypedDict, total=False):

@@ -15,6 +15,7 @@ COLUMNS = {
     "LMD, px of the 256 face": "lmd",
     "LMD": "lmd",
     "opening correlation, speech span": "opening_corr[speech]",
+    "opening correlation, whole clip": "opening_corr",
     "amplitude": "opening_ratio",
     "LSE-C": "lse_c",
     "LSE-D": "lse_d",

@@ -238,7 +238,7 @@ class ClipDataModule(LightningDataModule):
         if "durations" in keys:
             keys |= {"tokens"}
         if self.store.packed is not None:
-            keys -= {"face"}
+            keys -= {"face", "other_speaker"}
         return ClipDataset(
             self.store,
             self._present[part],

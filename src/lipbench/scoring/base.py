@@ -99,6 +99,9 @@ class ClipMetric(Metric, ABC):
     """Observation that `score` takes of the videos, such as "landmarks"; None takes their frames."""
     aligned: ClassVar[bool] = True
     """Frame k is compared with frame k: undefined where the two lengths differ."""
+    across_speakers: ClassVar[bool] = False
+    """Means something where the reference shows another speaker, who says the same: when it opens the mouth, not how it
+    looks."""
     file: ClassVar[str | None] = None
     """Name under which users give its weights file, which becomes the constructor's argument `weights`."""
 
