@@ -244,3 +244,28 @@ def test_validation_compares_matched_and_mismatched_audio(
     matched, mismatched = (trainer.callback_metrics[f"val/correlation{end}"] for end in ("", "_mismatched"))
     assert 0 <= matched <= 2
     assert matched != mismatched
+
+
+def test_dubbing_a_long_sound_onto_a_still_has_no_seam(small: Callable[..., CorrGAN]) -> None:
+    """20 seconds in a piece; frames change at the borders of windows as they do elsewhere."""
+    from lipbench.generation import talking
+
+    model = small(perceptual_weight=0.0)
+    with torch.no_grad():
+        for part in model.modules():
+            if isinstance(part, torch.nn.modules.batchnorm._BatchNorm):
+                part.momentum = 1.0
+        model.generator_losses(training_batch(model))  # statistics that leave no map dead
+        model.eval()
+    total = 500
+    draw = torch.Generator().manual_seed(3)
+    samples = (torch.rand(total * 1764, generator=draw) - 0.5).numpy()
+    identity = torch.rand(3, 16, 16, generator=draw)
+    speech = talking.from_sound(model, identity, torch.zeros(68, 2), samples, 44_100, total, lambda _: None)
+    still = identity.expand(total, -1, -1, -1)
+    ((_, made),) = talking.in_pieces(speech, [(None, still)], lambda: [still])
+    assert made.shape == (total, 3, 16, 16)
+    change = made.diff(dim=0).abs().mean(dim=(1, 2, 3))  # (499,)
+    border = torch.arange(1, total) % 8 == 0  # where a window begins and another one ends
+    assert change[border].mean() < 1.1 * change[~border].mean()
+    assert change.min() > 0
