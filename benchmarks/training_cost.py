@@ -1,7 +1,7 @@
 """What a training batch of a recipe costs, computed without running it: operations, memory, and time on a given device.
 
-Every network runs forward and backward on PyTorch's meta device, which knows shapes and holds no numbers. Operations are
-those of convolutions and matrix products (two a multiply-add), counted by PyTorch; memory is parameters, gradients,
+Every network runs forward and backward on PyTorch's meta device, which knows shapes and holds no numbers. Operations
+are those of convolutions and matrix products (two a multiply-add), counted by PyTorch; memory is parameters, gradients,
 optimizer states and what the generator's graph keeps for its backward pass, each tensor once. Files of earlier stages
 are not read: their networks have the published sizes.
 
