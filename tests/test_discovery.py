@@ -11,9 +11,11 @@ from lipbench.errors import UsageError
 MODULE = '''\
 """Blinker: made up."""
 from lipbench.models.paralip import ParaLip
+from lipbench.training.generative import GenerativeModel
 class Blinker(ParaLip):
     """Nothing of its own."""
 class _Shared(ParaLip): ...
+class _Silent(GenerativeModel): ...
 VALUE = 3
 class Plain: ...
 '''
@@ -62,6 +64,7 @@ def test_classes_are_loaded_by_either_name():
         ("blinkre", "unknown --model 'blinkre'. Did you mean 'blinker'?"),
         ("made_up.models.Blinkre", "Did you mean 'made_up.models.Blinker'?"),
         ("made_up.models.Plain", "is a class based on object; expected a class based on lipbench.training.base.Bench"),
+        ("made_up.models._Silent", "defines no build_optimizers and no compute_step and no generate and no needs; "),
         ("made_up.models.VALUE", "is a int; expected a class"),
         ("made_upp.models.Blinker", "no module 'made_upp' is installed or lies in "),
         ("made_up.nowhere.Blinker", "no module 'made_up.nowhere' is installed or lies in "),

@@ -1,7 +1,7 @@
 """Optimization, written once: any number of optimizers, schedules, clipping, accumulation, means over processes."""
 
 import math
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
@@ -61,7 +61,7 @@ class _Sum:
         return {name: torch.stack(values).mean() for name, values in self.values.items()}
 
 
-class OptimizedModule(pl.LightningModule):
+class OptimizedModule(pl.LightningModule, ABC):
     """How all models are optimized: a model names its optimizers (`build_optimizers`) and steps each.
 
     Optimization is manual in Lightning's sense: `step_optimizer` does zero_grad, backward, the average over processes,
