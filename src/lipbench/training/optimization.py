@@ -250,8 +250,14 @@ class OptimizedModule(pl.LightningModule, ABC):
             gradients are accumulated: then there is no step yet.
 
         Raises:
+            ValueError: There is no optimizer of that name.
             TrainingFailed: A loss or the gradient is not finite. The weights are still those of the last good step.
         """
+        if name not in self._names:
+            raise ValueError(
+                f"step_optimizer was given {name!r}, which is no optimizer of {type(self).__name__}; "
+                f"build_optimizers returns {', '.join(self._names)}"
+            )
         found = self.optimizers()
         optimizer = (found if isinstance(found, list) else [found])[self._names.index(name)]
         total = torch.stack([self.loss_weights.get(key, 1.0) * value.float() for key, value in terms.items()]).sum()
