@@ -20,7 +20,7 @@ from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities import rank_zero_info, rank_zero_only
 
 from lipbench import discovery, tracking
-from lipbench.console import argv, checkpointing, corpus_option, messages, next_steps, run_folders
+from lipbench.console import argv, checkpointing, corpus_option, messages, next_steps, recipe_files, run_folders
 from lipbench.data.datamodule import ClipDataModule
 from lipbench.errors import UsageError
 from lipbench.evaluation.evaluator import Evaluator
@@ -285,7 +285,7 @@ class Cli(LightningCLI):
         """What to type for a model that a CPU can train, or nothing."""
         model = _short(self._options)
         own = [path for path in discovery.recipes() if discovery.model_of(path) == model]
-        small = [str(path) for path in own if path.match("*_small.yaml")]
+        small = [recipe_files.name(path) for path in own if path.match("*_small.yaml")]
         return f"; for a CPU there is --config {small[0]}" if small else ""
 
     def before_fit(self) -> None:
