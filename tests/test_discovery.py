@@ -137,6 +137,9 @@ def test_a_metric_is_the_class_that_is_called_like_its_file():
 def test_list_shows_them_with_their_package(capsys):
     assert cli.main(["list"]) == 0
     shown = capsys.readouterr().out
-    assert "blinker      Blinker: made up. (made_up 1.0)" in shown
+    models = shown.partition("\n\n")[0].splitlines()[1:]
+    (blinker,) = (line for line in models if "Blinker: made up." in line)
+    assert blinker.endswith(" Blinker: made up. (made_up 1.0)")
+    assert all(line[blinker.index("Blinker:") - 1] == " " for line in models if not line.startswith("  !"))
     assert "made_up.gone" in shown
     assert "made_up" not in sys.modules
