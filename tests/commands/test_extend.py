@@ -103,6 +103,7 @@ def test_by_class_path_without_installation(here, capsys, tmp_path, monkeypatch)
         (tmp_path / path).parent.mkdir(exist_ok=True)
         (tmp_path / path).write_text(content)
     monkeypatch.setattr(sys, "path", [*sys.path])  # the current folder stays on it otherwise
+    assert "from the folder that holds `pyproject.toml`" in PAGE
     fit, prepare, elsewhere, test = (line for line in CALLS if LONG in line or "letterfaces.corpus" in line)
     assert typed(prepare) == 0
     assert typed(elsewhere) == 0

@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 
 from lipbench.data import protocol as protocols
+from lipbench.data.corpus import Corpus
+from lipbench.errors import UsageError
 
 GRID = ("grid/seen", "grid/unseen", "grid/s29", "grid/s1")
 SIZES = {
@@ -80,3 +82,18 @@ def test_unknown_protocol_lists_the_known() -> None:
 
 def test_protocols_pickle() -> None:
     assert pickle.loads(pickle.dumps(protocols.load("grid/seen"))) is protocols.load("grid/seen")
+
+
+@pytest.mark.parametrize(
+    ("members", "expected"),
+    [
+        ({}, "the corpus Odd lacks the class attributes name, protocols, default_protocol, license, access: add them"),
+        (
+            {"name": "odd", "protocols": (), "default_protocol": "odd/x", "license": "", "access": ""},
+            r"the corpus Odd has the protocols \(none\); each name must begin with 'odd/', and default_protocol",
+        ),
+    ],
+)
+def test_a_corpus_that_lacks_something_is_told(members: dict[str, object], expected: str) -> None:
+    with pytest.raises(UsageError, match=expected):
+        type(Corpus)("Odd", (Corpus,), members)

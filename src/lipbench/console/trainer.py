@@ -20,7 +20,7 @@ from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities import rank_zero_info, rank_zero_only
 
 from lipbench import discovery, tracking
-from lipbench.console import argv, checkpointing, corpus_option, messages, next_steps, run_folders
+from lipbench.console import argv, checkpointing, corpus_option, messages, next_steps, recipe_files, run_folders
 from lipbench.data.datamodule import ClipDataModule
 from lipbench.errors import UsageError
 from lipbench.evaluation.evaluator import Evaluator
@@ -287,11 +287,11 @@ class Cli(LightningCLI):
         """What to type instead of training a large model on a CPU, or nothing: a recipe of the same corpus if any."""
         model = _short(self._options)
         own = [path for path in discovery.recipes() if discovery.model_of(path) == model]
-        small = [path for path in own if path.match("*_small.yaml")]
+        small = [recipe_files.name(path) for path in own if path.match("*_small.yaml")]
         if self._parameters() <= _LARGE or not small:
             return ""
         corpus = f"{model}_{self.datamodule.corpus.name}_"
-        return f"; for a CPU there is --config {max(small, key=lambda path: path.name.startswith(corpus))}"
+        return f"; for a CPU there is --config {max(small, key=lambda name: name.startswith(corpus))}"
 
     def _parameters(self) -> int:
         return sum(parameter.numel() for parameter in self.model.parameters())
