@@ -78,7 +78,7 @@ def test_the_commands_of_the_page(here, capsys, tmp_path):
     for line in lines:
         assert typed(line) == 0, line
         shown[line.split()[1]] = capsys.readouterr().out
-    assert f"{SHORT}  LetterFaces: an example" in shown["list"]
+    assert re.search(rf"^  {SHORT} +LetterFaces: an example", shown["list"], re.MULTILINE)
     assert shown["list"].count("(letterfaces 1.0)") == 3
     assert "protocols: homemade/seen" in shown["list"]
     assert list(Path("leaderboards/results/homemade/seen").rglob("*.json"))

@@ -125,7 +125,8 @@ def test_one_picture_is_shown_as_often_as_the_model_takes_images(kind: type[Any]
     picture, samples = torch.rand(3, size, size), torch.randn(rate).clamp(-3, 3) / 6
     shown: list[Tensor] = []
     model.generator.register_forward_pre_hook(lambda _, given: shown.append(given[0]))
-    speech = talking.from_sound(model, picture, samples.numpy(), rate, 25, lambda batch: None)
+    points = torch.zeros(68, 2)
+    speech = talking.from_sound(model, picture, points, samples.numpy(), rate, 25, lambda batch: None)
     poses = torch.rand(25, 3, size, size)
     made = speech.make(talking.Piece(0, poses, poses[:0], poses[:0]))
     arrays = ArrayModel(model)
