@@ -11,9 +11,11 @@ from lipbench.errors import UsageError
 MODULE = '''\
 """Blinker: made up."""
 from lipbench.models.paralip import ParaLip
+from lipbench.training.generative import GenerativeModel
 class Blinker(ParaLip):
     """Nothing of its own."""
 class _Shared(ParaLip): ...
+class _Silent(GenerativeModel): ...
 VALUE = 3
 class Plain: ...
 '''
@@ -62,6 +64,7 @@ def test_classes_are_loaded_by_either_name():
         ("blinkre", "unknown --model 'blinkre'. Did you mean 'blinker'?"),
         ("made_up.models.Blinkre", "Did you mean 'made_up.models.Blinker'?"),
         ("made_up.models.Plain", "is a class based on object; expected a class based on lipbench.training.base.Bench"),
+        ("made_up.models._Silent", "defines no build_optimizers and no compute_step and no generate and no needs; "),
         ("made_up.models.VALUE", "is a int; expected a class"),
         ("made_upp.models.Blinker", "no module 'made_upp' is installed or lies in "),
         ("made_up.nowhere.Blinker", "no module 'made_up.nowhere' is installed or lies in "),
@@ -134,6 +137,9 @@ def test_a_metric_is_the_class_that_is_called_like_its_file():
 def test_list_shows_them_with_their_package(capsys):
     assert cli.main(["list"]) == 0
     shown = capsys.readouterr().out
-    assert "blinker      Blinker: made up. (made_up 1.0)" in shown
+    models = shown.partition("\n\n")[0].splitlines()[1:]
+    (blinker,) = (line for line in models if "Blinker: made up." in line)
+    assert blinker.endswith(" Blinker: made up. (made_up 1.0)")
+    assert all(line[blinker.index("Blinker:") - 1] == " " for line in models if not line.startswith("  !"))
     assert "made_up.gone" in shown
     assert "made_up" not in sys.modules

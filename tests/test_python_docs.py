@@ -104,6 +104,24 @@ def test_arrays_in_arrays_out():
     assert len(reading.generate(PICTURE, text="at a")) == len("|at|a|")
 
 
+def test_landmarks_of_the_reference():
+    class Moves(Model):
+        def run_generate(self, batch, timing):
+            self.given = batch["identity_landmarks"]
+            return super().run_generate(batch, timing)
+
+    moves, points = Moves(SPEAKING | {"identity_landmarks"}), np.random.default_rng(0).random((68, 2))
+    sound = {"audio": SECOND, "sample_rate": 8000}
+    ArrayModel(moves).generate(PICTURE, landmarks=points, **sound)
+    assert torch.equal(moves.given, torch.from_numpy(points).float()[None, None])
+    with pytest.raises(ValueError, match="needs the reference's landmarks: give landmarks="):
+        ArrayModel(moves).generate(PICTURE, **sound)
+    with pytest.raises(ValueError, match=r"landmarks are torch.float64 \(67, 2\); expected finite float \(68, 2\)"):
+        ArrayModel(moves).generate(PICTURE, landmarks=points[1:], **sound)
+    with pytest.raises(ValueError, match="Model makes no use of landmarks"):
+        ArrayModel(Model(SPEAKING)).generate(PICTURE, landmarks=points, **sound)
+
+
 @pytest.mark.parametrize(
     ("given", "told"),
     [

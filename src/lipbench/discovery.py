@@ -273,7 +273,7 @@ def _checked(kind: str, found: object, path: str) -> type:
     """What a path leads to, if it is a class of its kind.
 
     Raises:
-        UsageError: It is something else.
+        UsageError: It is something else, or lacks methods that its bases demand.
     """
     bases = tuple(_base(own) for own in _BASES[kind])
     if not inspect.isclass(found) or not issubclass(found, bases):
@@ -281,6 +281,12 @@ def _checked(kind: str, found: object, path: str) -> type:
         based = f"a class based on {', '.join(c.__name__ for c in found.__bases__)}" if inspect.isclass(found) else ""
         raise UsageError(
             f"--{kind} {path} is {based or f'a {type(found).__name__}'}; expected a class based on {wanted}"
+        )
+    if inspect.isabstract(found):
+        lacking = sorted(getattr(found, "__abstractmethods__", ()))
+        raise UsageError(
+            f"--{kind} {path} defines no {' and no '.join(lacking)}; expected a class that defines every abstract "
+            f"method and property of its bases: add {'them' if len(lacking) > 1 else 'it'} to {found.__name__}"
         )
     return found
 

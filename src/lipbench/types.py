@@ -70,7 +70,12 @@ class ClipSpec:
     keys: frozenset[str] = field(default_factory=frozenset)
     part: Part = "paired"
 
-    KEYS = frozenset({"identity", "audio", "tokens", "durations", "face", "landmarks", "mismatched"})
+    KEYS = frozenset(
+        {
+            *{"identity", "identity_landmarks", "audio", "tokens", "durations", "face", "landmarks", "mismatched"},
+            "other_speaker",
+        }
+    )
 
     def __post_init__(self) -> None:
         """Refuse what cannot be supplied early, where the model is defined."""
@@ -81,10 +86,10 @@ class ClipSpec:
             raise ValueError("ClipSpec.sampling 'random' needs a window: how many frames are drawn from each clip")
         if self.part not in PARTS:
             raise ValueError(f"ClipSpec.part is {self.part!r}; expected one of {', '.join(PARTS)}")
-        seen = self.keys & {"identity", "face", "landmarks", "mismatched"}
+        seen = self.keys & {"identity", "identity_landmarks", "face", "landmarks", "mismatched", "other_speaker"}
         withheld = {
             "paired": frozenset[str](),
-            "lips": self.keys & {"tokens", "durations", "mismatched"},
+            "lips": self.keys & {"tokens", "durations", "mismatched", "other_speaker"},
             "text": (self.keys - {"tokens"}) | self.frames.keys(),
             "grammar": (self.keys - {"tokens"}) | self.frames.keys(),
         }[self.part] | (seen if not self.frames else frozenset())
@@ -112,6 +117,7 @@ class ClipBatch(TypedDict, total=False):
     n_frames: Tensor  # (B,) int64, frames of the whole clip
     fps: Tensor  # (B,) float32
     identity: Tensor  # (B, R, 3, H, W) float32 in [0, 1]
+    identity_landmarks: Tensor  # (B, R, 68, 2) float32 pixels of the canonical picture, of the same frames
     pose: Tensor  # (B, P, 3, H, W) float32 in [0, 1]: frames with their lower half 0, for models that need them
     pose_len: Tensor  # (B,) int64
     audio: Tensor  # (B, S) float32 mono in [-1, 1], always the whole clip
@@ -126,6 +132,7 @@ class ClipBatch(TypedDict, total=False):
     sound_len: Tensor  # (B,) int64
     landmarks: Tensor  # (B, T, 68, 2) float32 pixels of the canonical picture
     mismatched: "ClipBatch"  # the words and sound of ANOTHER clip of the same speaker, fitted to n_frames: control rows
+    other_speaker: "ClipBatch"  # a clip of ANOTHER speaker, cut to n_frames; its sound is fitted to it: a control row
 
 
 class Generated(TypedDict, total=False):

@@ -73,11 +73,13 @@ def test_pieces_of_sound_make_the_frames_of_the_whole(front_end):
     samples = (random.normal(0, 0.1, 16000 * 2 + 321) * np.sin(np.arange(32321) / 3000)).astype(np.float32)
     poses, identity = torch.rand(51, 3, 24, 24), torch.rand(3, 24, 24)
     watched: list = []
-    speech = talking.from_sound(model, identity, samples, 16000, 51, watched.append)
+    points = torch.rand(68, 2)
+    speech = talking.from_sound(model, identity, points, samples, 16000, 51, watched.append)
     whole, pieces = at_once(speech, poses), piecewise(speech, poses)
     assert whole.shape == poses.shape
     assert torch.allclose(pieces, whole, atol=1e-5)
     assert [batch["pose"].shape[1] for batch in watched] == [51, 30]  # the whole; a first piece and what follows it
+    assert all(torch.equal(batch["identity_landmarks"], points[None, None]) for batch in watched)
     assert not torch.allclose(whole[1:], whole[:-1], atol=1e-5)
     seen = poses.clone()
     seen[:, :, 12:] = 0.5  # what it shall make, it is not shown
@@ -186,7 +188,8 @@ def test_pieces_make_the_frames_of_the_whole_whatever_the_model(kind, rate):
     random = np.random.default_rng(0)
     count = rate // 25 * 93
     samples = (random.normal(0, 0.1, count) * np.sin(np.arange(count) / 3000)).astype(np.float32)
-    speech = talking.from_sound(model, torch.zeros(3, 8, 8), samples, rate, 93, lambda batch: None)
+    points = torch.zeros(68, 2)
+    speech = talking.from_sound(model, torch.zeros(3, 8, 8), points, samples, rate, 93, lambda batch: None)
     poses = torch.rand(93, 1, 1, 1).expand(-1, 3, 8, 8)
     whole = at_once(speech, poses)
     for size in (20, 30, 250):

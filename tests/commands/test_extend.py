@@ -78,7 +78,7 @@ def test_the_commands_of_the_page(here, capsys, tmp_path):
     for line in lines:
         assert typed(line) == 0, line
         shown[line.split()[1]] = capsys.readouterr().out
-    assert f"{SHORT}  LetterFaces: an example" in shown["list"]
+    assert re.search(rf"^  {SHORT} +LetterFaces: an example", shown["list"], re.MULTILINE)
     assert shown["list"].count("(letterfaces 1.0)") == 3
     assert "protocols: homemade/seen" in shown["list"]
     assert list(Path("leaderboards/results/homemade/seen").rglob("*.json"))
@@ -103,6 +103,7 @@ def test_by_class_path_without_installation(here, capsys, tmp_path, monkeypatch)
         (tmp_path / path).parent.mkdir(exist_ok=True)
         (tmp_path / path).write_text(content)
     monkeypatch.setattr(sys, "path", [*sys.path])  # the current folder stays on it otherwise
+    assert "from the folder that holds `pyproject.toml`" in PAGE
     fit, prepare, elsewhere, test = (line for line in CALLS if LONG in line or "letterfaces.corpus" in line)
     assert typed(prepare) == 0
     assert typed(elsewhere) == 0

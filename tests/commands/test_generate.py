@@ -13,6 +13,7 @@ from PIL import Image
 
 from lipbench import cli
 from lipbench.media import audio, geometry, landmarks, video
+from lipbench.models.atvgnet import ATVGnet
 from lipbench.models.lipgan import LipGAN
 
 SENTENCE = "bin blue at f two now"
@@ -65,7 +66,11 @@ def hearing(tmp_path_factory):
     """Checkpoint of an untrained LipGAN: its faces are grey."""
     torch.manual_seed(0)
     model = LipGAN(24, "mel", (4, 4, 4, 8), (1, 1, 0), (4, 4, 4, 8), (1, 1, 1, 1), 1, 8, adversarial_weight=0)
-    path = tmp_path_factory.mktemp("hearing") / "hearing.ckpt"
+    return checkpoint(model, tmp_path_factory.mktemp("hearing") / "hearing.ckpt")
+
+
+def checkpoint(model, path):
+    """The checkpoint of an untrained model."""
     plain = {"pytorch-lightning_version": pl.__version__}
     stored = {"state_dict": model.state_dict(), "hyper_parameters": dict(model.hparams), **plain}
     model.on_save_checkpoint(stored)
@@ -157,6 +162,24 @@ def test_a_picture_speaks_to_a_sound(here, hearing, face, tmp_path):
     samples, rate = audio.read_audio(tmp_path / "out.mp4")
     assert abs(len(frames) - 1.3 * 25) <= 1
     assert abs(len(samples) / rate - len(frames) / 25) <= 0.04
+
+
+def test_a_picture_speaks_by_its_landmarks(here, face, tmp_path, monkeypatch):
+    """Those of the face that is found in it, in pixels of the canonical picture."""
+    sizes = {"size": 32, "width": 2, "blocks": 1, "audio_width": 2, "audio_hidden": 4, "audio_layers": 1}
+    path = checkpoint(ATVGnet(**sizes, adversarial_weight=0), tmp_path / "moving.ckpt")
+    given, generate = [], ATVGnet.generate
+    monkeypatch.setattr(ATVGnet, "generate", lambda *given_: given.append(given_[1]) or generate(*given_))
+    out = tmp_path / "out.avi"
+    assert typed(ckpt_path=path, image=face, audio=tone(tmp_path / "tone.wav", 0.6), out=out) == 0
+    assert len(video.read_video(out).frames) == 15
+    (batch,) = given
+    assert batch["identity"].shape == (1, 1, 3, 32, 32)
+    top, left, _, _ = geometry.box("face")
+    distance = batch["identity_landmarks"][0, 0] - torch.from_numpy(geometry.TEMPLATE) - torch.tensor([left, top])
+    assert batch["identity_landmarks"].shape == (1, 1, 68, 2)
+    assert distance[27:48].abs().mean() < 6  # px, of eyes and nose, which the picture is aligned by
+    assert distance.abs().mean() < 15
 
 
 def test_heat_maps_come_along(here, hearing, patient, face, tmp_path, capsys):

@@ -4,6 +4,7 @@ import csv
 import fcntl
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -19,7 +20,7 @@ from PIL import Image
 from pytorch_lightning.callbacks import Timer
 
 from lipbench import cli
-from lipbench.console import checkpointing
+from lipbench.console import checkpointing, trainer
 from lipbench.media import video
 from lipbench.models.paralip import ParaLip
 from lipbench.nets.wav2lip import Expert
@@ -194,7 +195,11 @@ def test_how_long_it_takes_is_said(here, capsys, caplog, monkeypatch):
     assert cli.main([*words, "--trainer.max_steps", "100"]) == 0
     assert caplog.text.count("left: ") == 1
     assert "about 2.7 hours left: 97 batches of 1e+02 s" in caplog.text
-    assert "--config experiments/paralip_grid_s1_small.yaml" in caplog.text or "_small.yaml" in caplog.text
+    assert "for a CPU there is" not in caplog.text  # the model is small already
+    caplog.clear()
+    monkeypatch.setattr(trainer, "_LARGE", 0)
+    assert cli.main([*words, "--trainer.max_steps", "100"]) == 0
+    assert re.search(r"for a CPU there is --config [\w/]+_small$", caplog.text, re.MULTILINE)
 
 
 def test_test_writes_a_record_and_compare_a_table(here, capsys, tmp_path):

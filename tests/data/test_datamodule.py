@@ -127,6 +127,43 @@ def test_identity_frames_in_training(rendered_store: Path, which: Literal["rando
     assert all(first) if which == "first" else sum(first) < len(first) / 2
 
 
+def test_identity_landmarks_are_those_of_the_identity_frames(rendered_store: Path) -> None:
+    """Landmarks of the made-up clips are the frame's number, which their pictures show too."""
+    store, wanted = Store(rendered_store), {"identity", "identity_landmarks"}
+
+    def item(index: int, training: bool, keys: set[str]) -> dict[str, Tensor]:
+        spec = ClipSpec({"video": MOUTH}, window=2, references=3, keys=frozenset(keys))
+        return ClipDataset(store, store.clip_ids, spec, spec.keys, seed=0, training=training, speakers={})[0, index]
+
+    drawn = set()
+    for index in range(8):
+        both = item(index, True, wanted)
+        points = both["identity_landmarks"]
+        assert points.shape == (3, 68, 2)
+        assert points.dtype == torch.float32
+        frames = points[:, 0, 0].long().tolist()
+        shown = store[store.clip_ids[index]].view(frames, MOUTH)
+        assert torch.equal(both["identity"], shown)
+        assert torch.equal(item(index, True, {"identity_landmarks"})["identity_landmarks"], points)
+        assert torch.equal(item(index, True, {"identity"})["identity"], shown)
+        drawn |= set(frames)
+        assert (item(index, False, wanted)["identity_landmarks"] == 0).all()  # the first frame
+    assert len(drawn) > 8
+    with pytest.raises(ValueError, match="without frames cannot hold identity_landmarks"):
+        ClipSpec({}, keys=frozenset({"identity_landmarks"}))
+
+
+def test_landmarks_of_the_training_clips(rendered_store: Path) -> None:
+    module = rendered(rendered_store, ClipSpec({"video": MOUTH}), "fit")
+    store, clips = Store(rendered_store), list(module.training_landmarks())
+    assert len(clips) == len(module._present["paired"])
+    for clip_id, points in zip(module._present["paired"], clips, strict=True):
+        assert torch.equal(points, torch.tensor(store[clip_id].landmarks))
+    few = list(module.training_landmarks(most=3))
+    assert [len(few[0]), len(few[-1])] == [len(clips[0]), len(clips[-1])]
+    assert len(few) == 3
+
+
 def test_identity_run_is_elsewhere_in_the_clip(rendered_store: Path) -> None:
     """Five frames in a row, each start equally likely but that of the frames drawn; the first frame in scoring."""
     spec = ClipSpec({"video": MOUTH}, window=5, identity="run", references=5, keys=frozenset({"identity"}))

@@ -196,6 +196,13 @@ def test_other_settings_are_refused(corpus: Path, prepared: Path) -> None:
         exact(corpus, prepared, limit=1)
 
 
+def test_two_clips_of_one_id_are_told(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clips = [dataclasses.replace(clip, clip_id="rendered/s1") for clip in Rendered.scan(corpus)]
+    monkeypatch.setattr(Rendered, "scan", lambda root: clips)
+    with pytest.raises(ValueError, match=r"scan gives the id 'rendered/s1' to .* and to .*; expected an id for"):
+        exact(corpus, tmp_path / "store")
+
+
 def test_limit_takes_the_first_of_every_speaker(corpus: Path, tmp_path: Path) -> None:
     assert exact(corpus, tmp_path / "few", limit=1).kept == 2
     assert Store(tmp_path / "few").clip_ids == ["rendered/s1/bbad3n", "rendered/s2/bbadzn"]

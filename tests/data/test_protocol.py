@@ -6,12 +6,20 @@ from pathlib import Path
 import pytest
 
 from lipbench.data import protocol as protocols
+from lipbench.data.corpus import Corpus
+from lipbench.errors import UsageError
 
-GRID = ("grid/seen", "grid/unseen", "grid/s1")
-SIZES = {"grid/seen": (24_408, 8_415), "grid/unseen": (28_837, 3_986), "grid/s1": (734, 255)}
+GRID = ("grid/seen", "grid/unseen", "grid/s29", "grid/s1")
+SIZES = {
+    "grid/seen": (24_408, 8_415),
+    "grid/unseen": (28_837, 3_986),
+    "grid/s29": (31_823, 1_000),
+    "grid/s1": (734, 255),
+}
 SHA256 = {
     "grid/seen": "8061edcecb4d8ec26b7d23f2723f51002f6359ac22a8ff6f0a012ec182e4dd04",
     "grid/unseen": "75646a2afa40493b534da8d39c90e617f54b925392325bcd4a6b4f7136135f5a",
+    "grid/s29": "5d28e0122aebdee8f07048cf57d07456771ce14c8d8eb6dc0a860f97ae6f5638",
     "grid/s1": "b931d721c8e7c49b7fb09d871281690421cb43bafd4ca7e5ba878f8f0e5143e9",
 }
 RENDERED = [f"rendered/s{s}/id{k}" for s in range(1, 9) for k in range(40)]
@@ -42,7 +50,8 @@ def test_s1_is_the_part_of_seen() -> None:
 
 
 def test_unseen_speakers_are_not_trained_on() -> None:
-    for name, held in (("grid/unseen", {"s1", "s2", "s20", "s22"}), ("rendered/unseen", {"s1", "s2"})):
+    held_out = {"grid/unseen": {"s1", "s2", "s20", "s22"}, "grid/s29": {"s29"}, "rendered/unseen": {"s1", "s2"}}
+    for name, held in held_out.items():
         split = protocols.load(name).split(RENDERED)
         assert {clip.split("/")[1] for clip in split.test} == held
         assert not held & {clip.split("/")[1] for clip in (*split.train, *split.validation)}
@@ -67,9 +76,24 @@ def test_judges_are_trained_on_no_clip_that_they_judge() -> None:
 
 
 def test_unknown_protocol_lists_the_known() -> None:
-    with pytest.raises(ValueError, match=r"known are .*grid/seen, grid/unseen, grid/s1"):
+    with pytest.raises(ValueError, match=r"known are .*grid/seen, grid/unseen, grid/s29, grid/s1"):
         protocols.load("grid/sen")
 
 
 def test_protocols_pickle() -> None:
     assert pickle.loads(pickle.dumps(protocols.load("grid/seen"))) is protocols.load("grid/seen")
+
+
+@pytest.mark.parametrize(
+    ("members", "expected"),
+    [
+        ({}, "the corpus Odd lacks the class attributes name, protocols, default_protocol, license, access: add them"),
+        (
+            {"name": "odd", "protocols": (), "default_protocol": "odd/x", "license": "", "access": ""},
+            r"the corpus Odd has the protocols \(none\); each name must begin with 'odd/', and default_protocol",
+        ),
+    ],
+)
+def test_a_corpus_that_lacks_something_is_told(members: dict[str, object], expected: str) -> None:
+    with pytest.raises(UsageError, match=expected):
+        type(Corpus)("Odd", (Corpus,), members)

@@ -114,19 +114,25 @@ def test_columns_by_what_they_look_at(monkeypatch):
     [
         ({"identity", "tokens", "n_frames"}, ["wrong-text"]),
         ({"tokens", "audio"}, ["wrong-text"]),
-        ({"identity", "audio"}, ["wrong-audio", "silent-audio"]),
+        ({"identity", "audio"}, ["wrong-audio", "silent-audio", "other-speaker"]),
         ({"identity"}, []),
     ],
 )
 def test_what_drives_a_model_decides_its_controls(needs, names):
-    assert [control.name for control in calibration.controls(needs)] == names
+    found, lacking = calibration.controls(needs)
+    assert [control.name for control in found] == names
+    assert lacking == {}
+    for options, why in (({"packed": True}, "packed store"), ({"speakers": 1}, "one speaker")):
+        found, lacking = calibration.controls(needs, **options)
+        assert [control.name for control in found] == [name for name in names if name != "other-speaker"]
+        assert [why in reason for reason in lacking.values()] == [True] * ("other-speaker" in names)
 
 
 def test_silence_is_as_long_as_the_sound():
-    control = calibration.controls({"audio"})[-1]
+    control = next(own for own in calibration.controls({"audio"})[0] if own.name == "silent-audio")
     given = {"audio": torch.rand(2, 7), "audio_len": torch.tensor([7, 5])}
     driven = {**given, **control.drive(given)}
     assert torch.equal(driven["audio"], torch.zeros(2, 7))
     assert driven["audio_len"].tolist() == [7, 5]
     with pytest.raises(ValueError, match=r"--evaluator\.controls false"):
-        calibration.controls({"audio"})[0].drive(given)
+        calibration.controls({"audio"})[0][0].drive(given)

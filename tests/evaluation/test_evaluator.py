@@ -81,6 +81,8 @@ def test_calibration_and_controls_are_ordered_as_they_must_be(tested):
     for better, worse in (("blinker", "wrong-text"), ("blinker", "frozen-frame"), ("resized-truth", "mean-mouth")):
         assert rows[better]["mouth/psnr"].value > rows[worse]["mouth/psnr"].value
         assert rows[better]["lmd"].value < rows[worse]["lmd"].value
+    during_speech, throughout = (rows["resized-truth"][f"opening_corr{end}"].value for end in ("[speech]", ""))
+    assert during_speech != throughout  # speech begins in the second of five frames
     still = rows["frozen-frame"]["opening_corr"]
     assert still.value is None
     assert still.coverage == 0
@@ -182,7 +184,11 @@ class Sounds(torch.utils.data.Dataset):
 
     def __getitem__(self, k):
         clip = self.clips[k]
-        for part in (clip, clip["mismatched"]):
+        if not self.clips.packed:
+            keys = ("clip_id", "index", "video", "video_len", "fps", "speech", "face", "landmarks", "tokens")
+            other = self.clips[k - 1 if k % 2 else min(k + 1, 3)]
+            clip["other_speaker"] = {key: other[key] for key in keys} | {"index": k}
+        for part in (clip, clip["mismatched"], *([clip["other_speaker"]] if "other_speaker" in clip else [])):
             part["tokens"][0] = 0  # the ear measures brightness from the first frame on
             sound = part["tokens"].repeat_interleave(640) / 100
             part |= {"audio": sound, "sound": sound, "sound_len": len(sound)}
@@ -231,10 +237,10 @@ def test_a_model_driven_by_sound(tmp_path, judges):
     names = ["native/psnr", "lse_d", "av_offset", "wer"]
     evaluator = fake_run.run(tmp_path, tmp_path, model=Talker(), data=Heard(), metrics=names)
     assert [r.control or r.name for r in evaluator.records] == [
-        "talker", "wrong-audio", "cross-audio", "silent-audio", *calibration.ROWS
+        "talker", "wrong-audio", "cross-audio", "silent-audio", "other-speaker", *calibration.ROWS
     ]  # fmt: skip
-    assert len(Talker.calls) == 3 * 3  # batches by what drives: the video of wrong-audio serves cross-audio too
-    assert [not sound.any() for sound in Talker.calls] == [False, False, True] * 3
+    assert len(Talker.calls) == 3 * 4  # batches by what drives: the video of wrong-audio serves cross-audio too
+    assert [not sound.any() for sound in Talker.calls] == [False, False, True, False] * 3
     rows = {r.control or r.name: r.scores for r in evaluator.records}
 
     def column(name):
@@ -243,13 +249,15 @@ def test_a_model_driven_by_sound(tmp_path, judges):
     psnr_of, lse_d, errors = column("native/psnr"), column("lse_d"), column("wer")
     assert psnr_of["talker"] > psnr_of["wrong-audio"] + 10
     assert psnr_of["talker"] > psnr_of["silent-audio"] + 10
-    for in_sync in ("talker", "ground-truth", "cross-audio"):
+    for in_sync in ("talker", "ground-truth", "cross-audio", "other-speaker"):
         for other in ("wrong-audio", "silent-audio", "shuffled-audio"):
             assert lse_d[in_sync] < lse_d[other] / 2
     assert (errors["ground-truth"], errors["shuffled-text"]) == (0, 1)
     filled = {row: {name for name, s in rows[row].items() if s.value is not None} for row in rows}
     assert filled["cross-audio"] == filled["shuffled-audio"] == {"lse_d", "av_offset"}
     assert filled["shuffled-text"] == {"wer"}
+    assert filled["other-speaker"] == {"lse_d", "av_offset"}
+    assert rows["other-speaker"]["native/psnr"].reason == "another speaker's face is another picture"
     assert rows["shuffled-audio"]["native/psnr"].reason == "as in ground-truth: only the sound is another clip's"
     assert rows["shuffled-text"]["lse_d"].reason == "as in ground-truth: only the text is another clip's"
     assert rows["cross-audio"]["wer"].reason == "as in wrong-audio: only the sound beside the video differs"
@@ -287,6 +295,7 @@ def test_packed_store(tmp_path, judges):
     assert evaluator.left_out["reencoded-truth"] == "a packed store holds no whole pictures"
     assert not {"shuffled-audio", "shuffled-text"} & {r.name for r in evaluator.records}
     assert {r.control for r in evaluator.records} == {None, "wrong-audio", "silent-audio"}
+    assert evaluator.left_out["other-speaker"] == "a packed store holds no whole pictures"
     scores = evaluator.records[0].scores
     assert scores["native/psnr"].n == 5
     assert scores["mouth/psnr"].value is None
@@ -429,3 +438,32 @@ def test_a_column_with_one_number_for_all_clips(tmp_path, monkeypatch):
     assert scores["blinker"].value < scores["mean-mouth"].value
     assert (scores["blinker"].n, scores["blinker"].coverage, scores["blinker"].ci95) == (5, 1, None)
     assert scores["blinker"].judge == "mean colors"
+
+
+class Lips:
+    """A landmarker that finds the mouth as far open as it is bright."""
+
+    judge = "lips"
+    needs = frozenset({"face"})
+
+    def observe(self, clip):
+        points = torch.zeros(fake_run.FRAMES, 68, 2)
+        points[:, 65:68, 1] = clip.pictures(fake_run.VIEW)[:, :, 11:].mean((1, 2, 3))[:, None]
+        return points
+
+
+def test_the_mouth_of_another_speaker_is_followed(tmp_path, judges, monkeypatch):
+    """The row is compared with the openings of the speaker who is heard; the clip's own are others."""
+    monkeypatch.setitem(bank.MAKE, "landmarks", lambda files, cache: Lips())
+    names = ["native/psnr", "opening_corr", "lmd"]
+    evaluator = fake_run.run(tmp_path, tmp_path, model=Talker(), data=Heard(), metrics=names)
+    rows = {r.control or r.name: r.scores for r in evaluator.records}
+    assert rows["other-speaker"]["opening_corr"].value == pytest.approx(1, abs=1e-3)
+    assert rows["wrong-audio"]["opening_corr"].value < 0.9
+    assert rows["other-speaker"]["lmd"].value is None
+
+
+def test_test_clips_of_one_speaker_have_no_other(tmp_path, judges):
+    evaluator = fake_run.run(tmp_path, tmp_path, model=Talker(), data=Heard(clips=1), metrics=["native/psnr", "lse_d"])
+    assert evaluator.left_out["other-speaker"] == "all test clips are of one speaker"
+    assert "other-speaker" not in {r.control for r in evaluator.records}

@@ -1,6 +1,8 @@
 """The tables of docs/results.md: every number is that of its record, rounded once."""
 
+import csv
 import re
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,7 @@ COLUMNS = {
     "LMD, px of the 256 face": "lmd",
     "LMD": "lmd",
     "opening correlation, speech span": "opening_corr[speech]",
+    "opening correlation, whole clip": "opening_corr",
     "amplitude": "opening_ratio",
     "LSE-C": "lse_c",
     "LSE-D": "lse_d",
@@ -93,11 +96,15 @@ SECTIONS = {
 }
 
 
+def section_text(section: str) -> str:
+    page = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
+    return page.partition(f"\n## {section}\n")[2].partition("\n## ")[0]
+
+
 @pytest.mark.parametrize("section", SECTIONS)
 def test_numbers_are_those_of_the_records(section):
     protocol, rows = SECTIONS[section]
-    page = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
-    text = page.partition(f"\n## {section}\n")[2].partition("\n## ")[0]
+    text = section_text(section)
     header, _, *lines = [
         [cell.strip() for cell in line.strip().strip("|").split("|")] for line in re.findall(r"^\|.*$", text, re.M)
     ]
@@ -108,3 +115,46 @@ def test_numbers_are_those_of_the_records(section):
             if cell:
                 value, shown = scores[COLUMNS[heading]].value, cell.replace("−", "-")
                 assert float(shown) == float(f"{value:.{len(shown.partition('.')[2])}f}"), (label, heading)
+
+
+def test_figure_4_is_that_of_its_tables():
+    """Counts and means, in the table and in the words below it."""
+    text = section_text("Figure 4 of the correlation GAN's paper: lips against audio, on GRID").replace("−", "-")
+    clips, best, means = {}, {}, {}
+    for name in ("figure4", "figure4_wide", "figure4_signed"):
+        with (ROOT / "docs" / f"{name}.csv").open(encoding="utf-8", newline="") as file:
+            rows = list(csv.DictReader(file))
+        clips[name] = [row["clip_id"] for row in rows]
+        best[name] = Counter(int(row["best_shift"]) for row in rows)
+        columns = [column for column in rows[0] if column.startswith("r[")]
+        means[name] = {int(c[2:-1]): sum(float(row[c]) for row in rows) / len(rows) for c in columns}
+    assert clips["figure4"] == clips["figure4_wide"] == clips["figure4_signed"]
+    lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in re.findall(r"^\|.*$", text, re.M)[2:]]
+    assert [int(line[0]) for line in lines] == list(range(-8, 9))
+    for shift, r, paper, wide, signed_r, signed, _ in lines:
+        key = int(shift)
+        assert [r, signed_r] == [f"{means[name][key]:.3f}" for name in ("figure4_wide", "figure4_signed")]
+        assert paper == (str(best["figure4"][key]) if 0 <= key <= 7 else "")
+        assert [wide, signed] == [str(best[name][key]) for name in ("figure4_wide", "figure4_signed")]
+    published = [int(line[-1]) for line in lines]
+    equal = sum(published) / len(published)
+    chi_square = sum((count - equal) ** 2 / equal for count in published)
+    count = len(clips["figure4"])
+    wide, signed = best["figure4_wide"], best["figure4_signed"]
+    near, near_wide = (found[0] + found[1] for found in (best["figure4"], wide))
+    before, after = (sum(wide[shift] for shift in those) for those in (range(-8, 0), range(2, 9)))
+    for words in (
+        f"over {count} clips at hand, of which {sum('/s1/' in clip for clip in clips['figure4'])} are of speaker s1",
+        f"best for at least {min(best['figure4'].values())} of {count} clips",
+        f"preferred by {near} clips ({near / count:.1%}; equal shares: 25 %)".replace("%;", " %;"),
+        f"lead with {near_wide} clips ({near_wide / count:.1%}; equal shares: {2 / 17:.1%})".replace("%", " %"),
+        f"(-8 to -1) are preferred by {before} clips ({before / count:.1%})".replace("%", " %"),
+        f"(2 to 8) by {after} ({after / count:.1%})".replace("%", " %"),
+        f"the largest mean r here is {max(means['figure4_signed'].values()):.3f}",
+        f"preferred by {signed[0] + signed[1]} clips of {count}",
+        f"({means['figure4_wide'][0]:.3f} and {means['figure4_wide'][1]:.3f})",
+        f"({means['figure4_wide'][8]:.3f} at 8 frames)",
+        f"They sum to {sum(published):,}",
+        f"Equal shares would be {equal:.0f} each; chi-square is {chi_square:.1f}",
+    ):
+        assert words in text

@@ -179,6 +179,34 @@ def test_cepstrum_columns_are_those_of_the_published_scripts():
     assert compared > 80
 
 
+def test_mfcc_windows_are_those_of_atvgnets_demo():
+    """Silence of three frames on both sides, then four steps a frame from three frames before to three after."""
+    x = sound(16000)
+    x[-1] = 0  # the demo's pre-emphasis runs on into the silence
+    silence = np.zeros(1920, np.int16)
+    steps = from_building_blocks(np.concatenate([silence, x, silence]))  # (.., 13)
+    frames = torch.arange(22)
+    batch = torch.from_numpy(np.stack([x, x]) / np.float32(32768))
+    clip, fps = torch.ones(22, dtype=torch.long), torch.tensor([50.0, 25.0])
+    windows = features.mfcc_windows(batch, torch.tensor([9000, 16000]), clip, frames, fps)
+    assert windows.shape == (22, 28, 12)
+    assert windows.dtype == torch.float32
+    for k, window in enumerate(windows.numpy()):
+        np.testing.assert_allclose(window, steps[4 * k : 4 * k + 28, 1:], rtol=0, atol=1e-3)
+
+    # A row does not depend on its padding or on its neighbors, and there is silence outside of it.
+    rows, places = torch.tensor([0, 0, 0, 0]), torch.tensor([3, 9, -9, 40])
+    short = features.mfcc_windows(batch, torch.tensor([9000, 16000]), rows, places, torch.tensor([25.0, 25.0]))
+    alone = features.mfcc_windows(batch[:1, :9000], torch.tensor([9000]), rows, places, torch.tensor([25.0]))
+    torch.testing.assert_close(short, alone, rtol=0, atol=1e-4)
+    assert short[:2].abs().amax() > 1
+    torch.testing.assert_close(short[2:], torch.zeros(2, 28, 12), rtol=0, atol=1e-4)
+    # At 50 frames a second, frame 2k + 1 begins in the middle of frame k at 25.
+    twice = features.mfcc_windows(batch, torch.tensor([16000, 16000]), 0 * clip[:1], frames[11:12], fps)
+    there = (twice[0] - torch.from_numpy(steps[21:49, 1:]).float()).abs().amax()
+    assert there < 1e-3
+
+
 @pytest.mark.parametrize("name", WINDOWS)
 def test_an_impulse_is_heard_around_its_frame_alike_on_both_sides(name):
     _, columns, reach, silence = WINDOWS[name]
@@ -221,3 +249,48 @@ def test_windows_do_not_depend_on_padding_and_end_in_silence(name):
     assert not torch.equal(found[0], found[1])
     assert torch.isfinite(found).all()
     assert (found[3:] == silence).all()
+
+
+# ------------------------------------------------------------------------------------------- log-mel of single frames
+
+
+def frame_mels(x, frames, fps=25.0):
+    """(F, 4, 128) of int16 samples at 44,100 a second."""
+    samples = torch.from_numpy(x / np.float32(32768))[None]
+    clip = torch.zeros(len(frames), dtype=torch.long)
+    return features.frame_mels(samples, torch.tensor([len(x)]), clip, torch.tensor(frames), torch.tensor([fps]))
+
+
+def test_frame_mels_are_what_librosa_gives_for_the_published_settings():
+    import librosa
+
+    x = sound(44100)
+    found = frame_mels(x, range(25)).numpy()
+    assert found.shape == (25, 4, 128)
+    for k, columns in enumerate(found):
+        piece = x[1764 * k : 1764 * (k + 1)].astype(float)
+        power = librosa.feature.melspectrogram(
+            y=piece, sr=44100, n_fft=1024, hop_length=512, n_mels=128, fmax=16000, pad_mode="reflect"
+        )
+        assert power.shape == (128, 4)
+        np.testing.assert_allclose(columns, librosa.power_to_db(power, ref=1.0, top_db=80).T, rtol=0, atol=2e-3)
+    assert np.ptp(found) > 60
+
+
+def test_frame_mels_hear_their_own_frame_alone():
+    x = np.zeros(44100, np.int16)
+    x[1764 * 10 + 900] = 20000
+    found = frame_mels(x, range(25))
+    assert (found > -100).flatten(1).any(dim=1).nonzero().flatten().tolist() == [10]
+    assert bool((frame_mels(x, [-1, 25, 40]) == -100).all())
+
+
+@pytest.mark.parametrize("fps", [24.0, 29.97, 50.0, 60.0])
+def test_four_columns_span_a_frame_at_every_rate(fps):
+    """A click at a quarter of the frame is loudest in the column whose middle is nearest."""
+    length = 44100 / fps
+    for place in (0.02, 0.3, 0.6, 0.87):
+        x = np.zeros(44100, np.int16)
+        x[int(int(5 * length) + place * length)] = 20000
+        column = frame_mels(x, [5], fps)[0].mean(dim=1).argmax().item()
+        assert column == round(place / 0.29)

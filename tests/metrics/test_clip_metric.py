@@ -51,3 +51,22 @@ def test_undefined_clips_take_no_part():
     assert np.isnan(values).tolist() == [False, True, True, False, False]
     assert metric.compute().item() == pytest.approx(np.average(values[[0, 3, 4]], weights=[4, 4, 1]), abs=1e-9)
     assert PSNR().compute().isnan()
+
+
+@pytest.mark.parametrize(
+    ("returned", "found"),
+    [
+        ((torch.tensor(0.5), torch.ones(2)), r"a tuple of \[\(\), \(2,\)\]"),
+        ((torch.ones(2, 5), torch.ones(2)), r"a tuple of \[\(2, 5\), \(2,\)\]"),
+        (torch.ones(2, 2), "a Tensor"),
+        ((0.5, 1), r"a tuple of \['float', 'int'\]"),
+    ],
+)
+def test_scores_that_belong_to_no_clip_are_refused(returned, found):
+    class Odd(PSNR):
+        def score(self, pred, target, spans):
+            return returned
+
+    video = torch.rand(2, 5, 3, 8, 8)
+    with pytest.raises(ValueError, match=rf"Odd\.score returned {found} for 2 clips; expected two tensors"):
+        Odd().update(video, video)

@@ -90,6 +90,12 @@ class NoRegion(Brightness):
     columns = (Column("brightness", "light"),)
 
 
+class WrongRegion(Brightness):
+    """Names frames that there are not."""
+
+    columns = (Column("moth/brightness", "light", region="moth"),)  # type: ignore[arg-type]
+
+
 HERE = f"{__name__}."
 
 
@@ -119,6 +125,7 @@ def test_a_metric_of_another_package_is_a_column_by_its_class_path():
         ("Other", "both declare the column 'native/psnr'; rename one"),
         ("Nowhere", "declares no column; expected"),
         ("NoRegion", "it needs region='mouth' or 'native'"),
+        ("WrongRegion", "has region moth; it needs region='mouth' or 'native'"),
         ("CASES", r"CASES is a dict; expected a class based on lipbench\.scoring\.base\.ClipMetric"),
         ("Absent", "Did you mean"),
     ],

@@ -6,13 +6,20 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from torch.nn import functional as F
 
+from lipbench.media import geometry
+from lipbench.nets.atvgnet import AudioToLandmarks, normalize
+from lipbench.nets.clip_autoencoder import ClipAutoencoder
+from lipbench.nets.convolutions import initialize_he
+from lipbench.nets.flownet import FlowNetS
 from lipbench.nets.wav2lip import Expert
 from lipbench.pretrained import weights
 from lipbench.training.base import BenchModule
-from lipbench.types import ClipBatch, ClipSpec
+from lipbench.types import ClipBatch, ClipSpec, View
 
 LENGTHS = (6, 9, 7, 8)  # frames of the clips: all different, so that padding shows
+_FINEST = 32  # pixels a side up to which each pixel is drawn alone; above, nobody could learn such a noise
 
 
 def make_batch(spec: ClipSpec, seed: int, lengths: tuple[int, ...] = LENGTHS, training: bool = False) -> ClipBatch:
@@ -44,7 +51,8 @@ def make_batch(spec: ClipSpec, seed: int, lengths: tuple[int, ...] = LENGTHS, tr
         "speech": torch.tensor([[0, frames] for frames in lengths]),
     }
     for key, view in spec.frames.items():
-        face = torch.rand(clips, 1, 3, *view.size, generator=draw)
+        sides = [side if side <= _FINEST else 4 for side in view.size]
+        face = F.interpolate(torch.rand(clips, 3, *sides, generator=draw), view.size, mode="bilinear")[:, None]
         video = 0.7 * face + 0.3 * _said(tokens, durations, frame)  # (B, window, 3, h, w)
         valid = torch.arange(window) < video_len[:, None]
         batch[key] = video * valid[:, :, None, None, None]
@@ -54,6 +62,12 @@ def make_batch(spec: ClipSpec, seed: int, lengths: tuple[int, ...] = LENGTHS, tr
             batch["identity"] = 0.7 * face + 0.3 * _said(tokens, durations, run)
         elif key == "video":
             batch["identity"] = video[:, :1].expand(-1, spec.references, -1, -1, -1)
+    if "landmarks" in spec.keys or "identity_landmarks" in spec.keys:
+        own = torch.rand(clips, 1, 68, 2, generator=draw)  # pixels by which the speaker differs from the template
+        valid = torch.arange(window) < video_len[:, None]
+        batch["landmarks"] = _shape(own, _said(tokens, durations, frame)) * valid[:, :, None, None]
+        first = _said(tokens, durations, torch.zeros(clips, spec.references, dtype=torch.long))
+        batch["identity_landmarks"] = _shape(own, first)
     batch |= {"tokens": tokens, "token_len": token_len, "durations": durations}
     if spec.audio_rate is not None:  # noise whose loudness follows the tokens
         samples = round(spec.audio_rate / 25)
@@ -72,6 +86,26 @@ def _said(tokens: torch.Tensor, durations: torch.Tensor, frame: torch.Tensor) ->
     return torch.stack([t.repeat_interleave(d)[f] for t, d, f in rows])[..., None, None, None] / 30.0
 
 
+def _shape(own: torch.Tensor, said: torch.Tensor) -> torch.Tensor:
+    """(B, T, 68, 2) canonical pixels: a mouth that is the wider open, the brighter the picture is."""
+    top, left, _, _ = geometry.box("face")
+    points = torch.from_numpy(geometry.TEMPLATE).float() + torch.tensor([left, top]) + own
+    points = points.expand(-1, said.shape[1], -1, -1).clone()
+    points[:, :, 55:60, 1] += 20 * said[:, :, :, 0, 0]
+    return points
+
+
+def make_landmark_stage(folder: Path, seed: int = 0) -> str:
+    """Path of a small untrained landmark stage for ATVGnet, whose landmarks differ from frame to frame."""
+    torch.manual_seed(seed)
+    net = AudioToLandmarks(width=2, hidden=4, layers=1)
+    initialize_he(net)
+    net.fit_basis(normalize(clip) for clip in FakeData().training_landmarks())
+    path = folder / f"landmarks{seed}.safetensors"
+    weights.save(path, net, arguments=net.arguments, view=View("face", 32, 32), trained_on="nothing")
+    return str(path)
+
+
 def make_expert(folder: Path, seed: int = 0) -> str:
     """Path of a small untrained expert for Wav2Lip."""
     torch.manual_seed(seed)
@@ -84,6 +118,21 @@ def make_expert(folder: Path, seed: int = 0) -> str:
         net.embed_sound(torch.randn(16, 80, 16))
     path = folder / f"expert{seed}.safetensors"
     weights.save(path, net, arguments=net.arguments, view=net.view, trained_on="nothing")
+    return str(path)
+
+
+def make_autoencoder(folder: Path) -> str:
+    """Path of a small untrained autoencoder of clips for the correlation GAN."""
+    return _untrained(ClipAutoencoder(4, 1), {"width": 4, "blocks": 1}, folder / "autoencoder.safetensors")
+
+
+def make_flow(folder: Path) -> str:
+    """Path of a small untrained FlowNet for the correlation GAN."""
+    return _untrained(FlowNetS(2), {"width": 2}, folder / "flow.safetensors")
+
+
+def _untrained(net: torch.nn.Module, arguments: dict[str, Any], path: Path) -> str:
+    weights.save(path, net, arguments=arguments, view=View("mouth_square", 16, 16), trained_on="nothing")
     return str(path)
 
 
@@ -131,6 +180,11 @@ class FakeData(pl.LightningDataModule):
         return self.loader(1, training=False)
 
     test_dataloader = predict_dataloader = val_dataloader
+
+    def training_landmarks(self) -> Iterator[torch.Tensor]:
+        spec = ClipSpec(frames={"video": View("face", 4, 4)}, keys=frozenset({"landmarks"}))
+        for clip, length in zip(make_batch(spec, 0, self.lengths)["landmarks"], self.lengths, strict=True):
+            yield clip[:length]
 
 
 def make_trainer(**options: Any) -> pl.Trainer:

@@ -100,6 +100,29 @@ def test_timings_are_those_of_the_instance() -> None:
     assert model.timing == "free"
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        ("needs", frozenset({"tokens", "video"}), r"Odd\.needs has 'video', .*; expected other keys: 'identity' for"),
+        ("needs", frozenset({"words"}), r"Odd needs \['words'\] .* and has \[.*'tokens'.*\]: add them to `clip_spec`"),
+        ("timings", frozenset({"giv"}), r"Odd\.timings is \['giv'\]; expected some of \['given', 'length', 'free'\]"),
+        ("generate", lambda *_: None, r"Odd\.generate returned NoneType; expected a dict with 'video' and 'video_len'"),
+        ("generate", lambda *_: {"video": torch.zeros(1)}, r"returned \['video'\]; expected a dict with 'video' and"),
+        (
+            "generate",
+            lambda *_: {"video": torch.zeros(2, 6, 8, 4, 3), "video_len": torch.tensor([6, 6])},
+            r"a video of shape \(2, 6, 8, 4, 3\); expected \(B, N, 3, 4, 8\), as the view 'video'",
+        ),
+    ],
+)
+def test_a_model_against_the_contract_is_told(
+    name: str, value: object, expected: str, trainer_for: Callable[..., pl.Trainer]
+) -> None:
+    odd = type("Odd", (Both,), {name: value})
+    with pytest.raises(ValueError, match=expected):
+        trainer_for(max_steps=1).validate(odd(), FakeData(1))
+
+
 @pytest.mark.parametrize("kind", [Both, Speaks])
 def test_a_model_does_all_that_it_can(kind: type[Both], trainer_for: Callable[..., pl.Trainer]) -> None:
     model, trainer = kind(), trainer_for(max_steps=2)

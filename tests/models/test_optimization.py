@@ -86,6 +86,16 @@ def test_optimizers_own_every_parameter(trainer_for: Callable[..., pl.Trainer]) 
         fit(Hidden())
 
 
+class Misnamed(Halves):
+    def compute_step(self, batch: Any) -> None:
+        self.step_optimizer("lft", {"left": self.left.weight.sum()})
+
+
+def test_a_step_of_no_optimizer_is_told(trainer_for: Callable[..., pl.Trainer]) -> None:
+    with pytest.raises(ValueError, match=r"given 'lft', .* of Misnamed; build_optimizers returns left, right$"):
+        trainer_for(max_steps=1, limit_val_batches=0).fit(Misnamed(), FakeData(1))
+
+
 def test_groups_have_settings_of_their_own(trainer_for: Callable[..., pl.Trainer]) -> None:
     class Grouped(Halves):
         def build_optimizers(self) -> dict[str, Optimizer]:

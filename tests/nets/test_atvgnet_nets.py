@@ -6,8 +6,17 @@ float32) where their recurrence is set to run over time; as published, VG_net ag
 
 import pytest
 import torch
+from scipy.spatial import procrustes
 
-from lipbench.nets.atvgnet import AudioToLandmarks, ConvGRU, LandmarkDiscriminator, LandmarksToVideo
+from lipbench.media import geometry
+from lipbench.nets.atvgnet import (
+    AudioToLandmarks,
+    ConvGRU,
+    LandmarkDiscriminator,
+    LandmarksToVideo,
+    in_pixels,
+    normalize,
+)
 from lipbench.nets.convolutions import initialize_he
 
 
@@ -22,7 +31,7 @@ def test_published_counts_and_shapes():
         assert count(generator) == 58_355_781
         unread = 1024 * 512 + 512 + 512 * 136 + 136
         assert count(discriminator) == 21_491_473 - unread
-        assert reader(torch.zeros(2, 6), torch.zeros(2, 16, 28, 12)).shape == (2, 16, 6)
+        assert reader(torch.zeros(2, 6), torch.zeros(2, 16, 28, 12))[0].shape == (2, 16, 6)
         made = generator(torch.zeros(2, 3, 128, 128), torch.zeros(2, 16, 68, 2), torch.zeros(2, 68, 2))
         assert made.video.shape == made.color.shape == (2, 16, 3, 128, 128)
         assert made.attention.shape == (2, 16, 1, 128, 128)
@@ -37,14 +46,54 @@ def test_landmarks_follow_audio_in_time():
     network = AudioToLandmarks(width=2, hidden=4, layers=1).eval()
     initialize_he(network)  # 0.02 leaves differences below float32's resolution in a network this small
     identity, audio = torch.randn(2, 6), torch.randn(2, 5, 28, 12)
-    out = network(identity, audio)
+    out, _ = network(identity, audio)
     assert out.shape == (2, 5, 6)
     assert out.dtype == torch.float32
     other = audio.clone()
     other[1, 2] = 0
-    changed = (network(identity, other) - out).abs().amax(dim=2) > 0
+    changed = (network(identity, other)[0] - out).abs().amax(dim=2) > 0
     assert changed.tolist() == [[False] * 5, [False, False, True, True, True]]
-    assert (network(-identity, audio) != out).any()
+    assert (network(-identity, audio)[0] != out).any()
+    first, state = network(identity, audio[:, :2])
+    rest, _ = network(identity, audio[:, 2:], state)
+    torch.testing.assert_close(torch.cat([first, rest], dim=1), out)
+    assert not torch.allclose(network(identity, audio[:, 2:])[0], rest)
+
+
+def test_components_are_those_of_motion_within_clips():
+    """Two made-up ways to move, of which one is faster, in clips of speakers that differ much more."""
+    torch.manual_seed(0)
+    network = AudioToLandmarks(components=2, width=1, hidden=1)
+    slow, fast = torch.zeros(68, 2), torch.zeros(68, 2)
+    slow[0, 0], fast[48:, 1] = 1, -1
+    speakers = torch.randn(5, 1, 68, 2)
+    time = torch.arange(12.0)[:, None, None]
+    clips = speakers + 0.1 * slow * (time % 2 - 0.5) + fast * (time % 3 - 1)
+    network.fit_basis(clips)
+    torch.testing.assert_close(network.mean, clips.mean((0, 1)))
+    torch.testing.assert_close(network.basis[0], -fast / 20**0.5, rtol=0, atol=1e-4)  # the largest entry is positive
+    torch.testing.assert_close(network.basis[1], slow, rtol=0, atol=1e-4)
+    torch.testing.assert_close(network.coefficients(network.mean + 3 * network.basis[1]), torch.tensor([0.0, 3.0]))
+    # One frame of a clip and the components of the others give the others, the speaker's own shape included.
+    known, wanted = clips[:, 0], network.coefficients(clips)
+    torch.testing.assert_close(network.moved(known, wanted), clips, rtol=0, atol=1e-5)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(network.coefficients(clips), wanted)
+    with pytest.raises(ValueError, match="need clips, found none"):
+        network.fit_basis([])
+
+
+def test_normalized_landmarks_have_the_published_scale():
+    top, left, _, _ = geometry.box("face")
+    points = torch.from_numpy(geometry.TEMPLATE) + torch.tensor([left, top])
+    scaled = normalize(points)
+    assert scaled.dtype == torch.float32
+    torch.testing.assert_close(scaled.mean(0), torch.zeros(2), rtol=0, atol=1e-6)
+    assert torch.linalg.vector_norm(scaled).item() == pytest.approx(5, abs=1e-5)
+    # Beside SciPy's analysis of the same points against themselves, as the published preparation calls it.
+    expected, _, _ = procrustes(points.numpy(), points.numpy())
+    torch.testing.assert_close(scaled, torch.from_numpy(5 * expected).float())
+    torch.testing.assert_close(in_pixels(scaled), points.float())
 
 
 def test_audio_windows_have_one_shape():
@@ -81,6 +130,10 @@ def test_recurrence_runs_over_time_and_not_over_the_batch():
     other[0, 1] = 0
     changed = (network(identity, other, still).video - video).abs().amax(dim=(2, 3, 4)) > 0
     assert changed.tolist() == [[False, True, True, True], [False] * 4]
+    first = network(identity, landmarks[:, :3], still)
+    rest = network(identity, landmarks[:, 3:], still, first.state)
+    torch.testing.assert_close(torch.cat([first.video, rest.video], dim=1), video)
+    assert not torch.allclose(network(identity, landmarks[:, 3:], still).video, rest.video)
 
 
 def test_attention_mixes_color_and_the_identity_image():

@@ -130,8 +130,8 @@ def run(
 
         ids = torch.tensor(tokens.encode(tokens.symbols(_words(str(text), ckpt_path, model))))  # (L,)
 
-        def speak(identity: "Tensor") -> "Speech":
-            return talking.from_text(loaded, identity, ids, watch)
+        def speak(identity: "Tensor", points: "Tensor") -> "Speech":
+            return talking.from_text(loaded, identity, points, ids, watch)
     else:
         samples, rate = sounds.read_audio(audio or given)
         wanted = loaded.clip_spec.audio_rate
@@ -141,8 +141,8 @@ def run(
         if total == 0:
             raise ValueError(f"{audio or given} holds {len(samples)} samples of sound, less than one frame of picture")
 
-        def speak(identity: "Tensor") -> "Speech":
-            return talking.from_sound(loaded, identity, heard, wanted, frames, watch)
+        def speak(identity: "Tensor", points: "Tensor") -> "Speech":
+            return talking.from_sound(loaded, identity, points, heard, wanted, frames, watch)
 
     dubbing = dub.Dubbing(loaded, target, backends.load(landmarks), face, total, speak)
     films.write_video(out, dubbing, talking.FPS, samples, rate)
@@ -209,7 +209,7 @@ def _driver(ckpt_path: Path, model: "GenerativeModel") -> Literal["text", "sound
     Raises:
         ValueError: It needs more than one of them and a face.
     """
-    face = {"identity", "durations", "n_frames", "pose", "pose_len"}
+    face = {"identity", "identity_landmarks", "durations", "n_frames", "pose", "pose_len"}
     lacking = model.needs - face - {"tokens", "token_len"}
     if "free" in model.timings and not lacking and "tokens" in model.needs:
         return "text"

@@ -16,11 +16,13 @@ def run() -> None:
     metrics = "Metrics (their columns and groups: docs/metrics.md)"
     for title, kind in (("Models (--model)", "model"), ("Corpora (--data)", "data"), (metrics, "metric")):
         print(f"{title}:")
-        for name, path in discovery.files(kind).items():
+        files = discovery.files(kind)
+        width = max(12, *map(len, files))
+        for name, path in files.items():
             package = discovery.package_of(kind, name)
-            print(f"  {name:12} {discovery.summary(path)}{f' ({package})' if package else ''}")
+            print(f"  {name:{width}} {discovery.summary(path)}{f' ({package})' if package else ''}")
             if kind == "data" and (protocols := discovery.protocols(path)):
-                print(f"  {'':12} protocols: {', '.join(protocols)}")
+                print(f"  {'':{width}} protocols: {', '.join(protocols)}")
         for sentence in discovery.conflicts(kind):
             print(f"  ! {sentence}")
         print()

@@ -20,7 +20,7 @@ from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities import rank_zero_info, rank_zero_only
 
 from lipbench import discovery, tracking
-from lipbench.console import argv, checkpointing, corpus_option, messages, next_steps, run_folders
+from lipbench.console import argv, checkpointing, corpus_option, messages, next_steps, recipe_files, run_folders
 from lipbench.data.datamodule import ClipDataModule
 from lipbench.errors import UsageError
 from lipbench.evaluation.evaluator import Evaluator
@@ -229,13 +229,15 @@ class Cli(LightningCLI):
         options = self._options
         got, want = options.model, self._asked[str(self.subcommand)].model
         wanted = dict(vars(want.init_args)) if "init_args" in want else {}
-        for name, sha256 in self._content["lipbench"].get("frozen", {}).items():
+        stages = self._content["lipbench"]
+        frozen = stages.get("frozen", {})
+        for name, sha256 in (frozen | stages.get("started", {})).items():
             if name not in got.init_args:
                 continue
             if wanted.get(name) is not None:
                 got.init_args[name] = wanted.pop(name)  # its hash is compared when it is loaded
             file = got.init_args[name]
-            if self.subcommand == "fit" and not (file and Path(file).expanduser().is_file()):
+            if self.subcommand == "fit" and name in frozen and not (file and Path(file).expanduser().is_file()):
                 raise FileNotFoundError(
                     f"{options.ckpt_path} was trained with --model.{name} {file}, and no such file is there. Training "
                     f"needs it to go on: give it where it lies now, --model.{name} FILE (SHA-256 {sha256[:12]}...)"
@@ -282,16 +284,22 @@ class Cli(LightningCLI):
             self._folder.rmdir()
 
     def _small_recipe(self) -> str:
-        """What to type for a model that a CPU can train, or nothing."""
+        """What to type instead of training a large model on a CPU, or nothing: a recipe of the same corpus if any."""
         model = _short(self._options)
         own = [path for path in discovery.recipes() if discovery.model_of(path) == model]
-        small = [str(path) for path in own if path.match("*_small.yaml")]
-        return f"; for a CPU there is --config {small[0]}" if small else ""
+        small = [recipe_files.name(path) for path in own if path.match("*_small.yaml")]
+        if self._parameters() <= _LARGE or not small:
+            return ""
+        corpus = f"{model}_{self.datamodule.corpus.name}_"
+        return f"; for a CPU there is --config {max(small, key=lambda name: name.startswith(corpus))}"
+
+    def _parameters(self) -> int:
+        return sum(parameter.numel() for parameter in self.model.parameters())
 
     def before_fit(self) -> None:
         """Say where things go, and what a large model means on a CPU."""
         rank_zero_info(f"run folder: {self.trainer.log_dir}")
-        size = sum(parameter.numel() for parameter in self.model.parameters())
+        size = self._parameters()
         if size > _LARGE and isinstance(self.trainer.accelerator, CPUAccelerator):
             rank_zero_info(
                 f"{_short(self.config.fit)} with {size:,} parameters, the paper's size, on a CPU: days "

@@ -158,6 +158,9 @@ class Grid(Corpus):
     protocols: ClassVar[tuple[Protocol, ...]] = (
         Protocol("grid/seen", 1, "grid", lambda clip: _published()[clip], lambda: _published()),
         Protocol("grid/unseen", 1, None, lambda clip: protocols_of.speaker(clip) in _UNSEEN, lambda: _published()),
+        # ATVGnet's hold-out (its author, lelechen63/ATVGnet issue 26); of the correlation GAN's only the number of test
+        # windows is known, which is that of one speaker.
+        Protocol("grid/s29", 1, "grid", lambda clip: protocols_of.speaker(clip) == "s29", lambda: _published()),
         Protocol(
             "grid/s1",
             1,

@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 from lipbench.data import protocol as protocol_registry
 from lipbench.data.durations import AlignmentFile, DurationSource
 from lipbench.data.protocol import Protocol
+from lipbench.errors import UsageError
 from lipbench.media.text import CHARACTERS, Tokenizer
 from lipbench.paths import home
 
@@ -71,18 +72,19 @@ class Corpus(ABC):
         """Check the class attributes and make the protocols known by their names.
 
         Raises:
-            TypeError: An attribute is missing, or a protocol does not belong to the corpus.
+            UsageError: An attribute is missing, or a protocol does not belong to the corpus.
         """
         super().__init_subclass__(**options)
         lacking = [name for name in Corpus.__annotations__ if not hasattr(cls, name)]
         if lacking:
-            raise TypeError(f"the corpus {cls.__qualname__} lacks the class attributes {', '.join(lacking)}")
+            listed = ", ".join(lacking)
+            raise UsageError(f"the corpus {cls.__qualname__} lacks the class attributes {listed}: add them")
         names = [protocol.name for protocol in cls.protocols]
         odd = [name for name in names if not name.startswith(f"{cls.name}/")]
         if odd or cls.default_protocol not in names:
-            raise TypeError(
-                f"the corpus {cls.__qualname__} has the protocols {', '.join(names)}; each name must begin with "
-                f"'{cls.name}/', and default_protocol ({cls.default_protocol!r}) must be one of them"
+            raise UsageError(
+                f"the corpus {cls.__qualname__} has the protocols {', '.join(names) or '(none)'}; each name must begin "
+                f"with '{cls.name}/', and default_protocol ({cls.default_protocol!r}) must be one of them"
             )
         protocol_registry.register(f"{cls.__module__}.{cls.__qualname__}", cls.name, cls.protocols)
 

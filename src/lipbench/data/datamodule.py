@@ -2,7 +2,7 @@
 
 import hashlib
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final, cast
 
@@ -238,7 +238,7 @@ class ClipDataModule(LightningDataModule):
         if "durations" in keys:
             keys |= {"tokens"}
         if self.store.packed is not None:
-            keys -= {"face"}
+            keys -= {"face", "other_speaker"}
         return ClipDataset(
             self.store,
             self._present[part],
@@ -321,6 +321,21 @@ class ClipDataModule(LightningDataModule):
     def on_after_batch_transfer(self, batch: ClipBatch, dataloader_idx: int) -> ClipBatch:
         """Pictures to float on the device."""
         return to_float(batch)
+
+    # ------------------------------------------------------------------------- for models that begin from statistics
+
+    def training_landmarks(self, most: int = 1000) -> Iterator[Tensor]:
+        """Landmarks of the paired training clips in this store, evenly spaced over the list.
+
+        Args:
+            most: Clips that are looked at.
+
+        Yields:
+            (T, 68, 2) float32 pixels of the canonical picture.
+        """
+        clips = self._present["paired"]
+        for place in np.unique(np.linspace(0, len(clips) - 1, most).round().astype(int)):
+            yield torch.from_numpy(self.store[clips[place]].landmarks.copy())
 
     # ---------------------------------------------------------------------------------------- for the evaluator
 

@@ -18,7 +18,7 @@ from lipbench.data.store import Store, StoredClip
 from lipbench.media import geometry, text
 from lipbench.types import ClipBatch, ClipSpec
 
-SCORING: Final = frozenset({"face", "landmarks", "mismatched", "sound"})
+SCORING: Final = frozenset({"face", "landmarks", "mismatched", "other_speaker", "sound"})
 """Batch keys that `test` supplies whether the model asks for them or not."""
 
 _JUDGED_RATE: Final = 16_000  # samples a second of `sound`, which every SyncNet hears
@@ -35,7 +35,7 @@ class ClipDataset(Dataset[dict[str, Any]]):
         store: Where they are.
         clip_ids: Which; their position is the batch's `index`.
         spec: What the model wants.
-        keys: Further batch keys, out of `ClipSpec.KEYS`.
+        keys: Further batch keys, out of `ClipSpec.KEYS`; "other_speaker" is left out if there is none.
         seed: Of windows and identity frames.
         training: Windows and random identity frames; otherwise whole clips and the first frame.
         speakers: Name -> `speaker_id`; -1 for others.
@@ -66,6 +66,7 @@ class ClipDataset(Dataset[dict[str, Any]]):
         self.speakers = dict(speakers)
         self.tokenizer = tokenizer
         self.partners = mismatched_clips(store, self.clip_ids) if "mismatched" in keys else []
+        self.others = other_speakers(store, self.clip_ids) if "other_speaker" in keys else []
 
     def __len__(self) -> int:
         """Clips."""
@@ -101,6 +102,8 @@ class ClipDataset(Dataset[dict[str, Any]]):
             item["durations"] = torch.from_numpy(clip.durations.copy())
         if "mismatched" in keys:
             item["mismatched"] = self._mismatched(clip, self.store[self.partners[index]], item)
+        if self.others:
+            item["other_speaker"] = self._other_speaker(clip, self.store[self.others[index]], item)
         return item
 
     def _seen(self, clip: StoredClip, frames: npt.NDArray[np.int64], rng: np.random.Generator) -> dict[str, Any]:
@@ -112,8 +115,12 @@ class ClipDataset(Dataset[dict[str, Any]]):
             item |= {name: geometry.crop(pictures, view) for name, view in spec.frames.items()}
         else:
             item = dict(clip.views(frames, spec.frames))
-        if "identity" in keys:
-            item["identity"] = clip.view(self._identity(frames, clip.n_frames, rng), spec.frames["video"])
+        if keys & {"identity", "identity_landmarks"}:
+            known = self._identity(frames, clip.n_frames, rng)  # (R,)
+            if "identity" in keys:
+                item["identity"] = clip.view(known, spec.frames["video"])
+            if "identity_landmarks" in keys:
+                item["identity_landmarks"] = torch.from_numpy(clip.landmarks[known])
         if "landmarks" in keys:
             item["landmarks"] = torch.from_numpy(clip.landmarks[frames])
         return item
@@ -147,14 +154,35 @@ class ClipDataset(Dataset[dict[str, Any]]):
                 **_tokens(other.symbols, self.tokenizer),
                 "durations": torch.from_numpy(np.diff(ends, prepend=0)),
             }
+        return mismatched | self._fitted(other, item)
+
+    def _other_speaker(self, clip: StoredClip, other: StoredClip, item: dict[str, Any]) -> dict[str, Any]:
+        """What another speaker's clip shows, up to this one's length, and its sound, as long as this one's."""
+        frames = np.arange(min(clip.n_frames, other.n_frames))
+        pictures = torch.from_numpy(other.pictures(frames)).permute(0, 3, 1, 2)  # (T, 3, 352, 320)
+        return {
+            "index": item["index"],
+            "clip_id": other.clip_id,
+            "video": geometry.crop(pictures, self.spec.frames["video"]),
+            "video_len": len(frames),
+            "fps": other.fps,
+            "speech": torch.tensor(other.speech).clamp(max=len(frames)),
+            "face": pictures,
+            "landmarks": torch.from_numpy(other.landmarks[frames]),
+            **self._fitted(other, item),
+        }
+
+    def _fitted(self, other: StoredClip, item: dict[str, Any]) -> dict[str, Any]:
+        """The sound of another clip, cut or filled with silence to this one's length."""
+        found: dict[str, Any] = {}
         judged_rate = _JUDGED_RATE if "sound" in self.keys else None
         for name, rate in (("audio", self.spec.audio_rate), ("sound", judged_rate)):
             if rate is not None:
                 sound = torch.zeros(item[f"{name}_len"])
                 heard = torch.from_numpy(other.audio(rate))[: len(sound)]
                 sound[: len(heard)] = heard
-                mismatched |= {name: sound, f"{name}_len": len(sound)}
-        return mismatched
+                found |= {name: sound, f"{name}_len": len(sound)}
+        return found
 
 
 class SentenceDataset(Dataset[dict[str, Any]]):
@@ -230,6 +258,24 @@ def mismatched_clips(store: Store, clip_ids: Sequence[str]) -> list[str]:
             )
         partners.append(partner)
     return partners
+
+
+def other_speakers(store: Store, clip_ids: Sequence[str]) -> list[str]:
+    """For each clip the next one in the list, the first after the last, of another speaker at the same frame rate.
+
+    One with as many frames or more comes before shorter ones. The list is empty if a clip has none.
+    """
+    names = ("speaker", "fps", "n_frames")
+    known = dict(zip(store.clip_ids, zip(*map(store.column, names), strict=True), strict=True))
+    found = []
+    for k, clip_id in enumerate(clip_ids):
+        speaker, fps, frames = known[clip_id]
+        turned = (*clip_ids[k + 1 :], *clip_ids[:k])
+        others = [other for other in turned if known[other][0] != speaker and known[other][1] == fps]
+        if not others:
+            return []
+        found.append(next((other for other in others if known[other][2] >= frames), others[0]))
+    return found
 
 
 def collate(items: Sequence[dict[str, Any]]) -> ClipBatch:

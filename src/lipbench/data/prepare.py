@@ -68,8 +68,8 @@ def prepare(
 
     Raises:
         FileNotFoundError: No corpus there.
-        ValueError: Unknown landmarks, or the store was made with other settings, or a damaged shard holds a speaker
-            that the corpus folder does not hold, or shards are missing that `finish` needs.
+        ValueError: Two clips have one id, unknown landmarks, or the store was made with other settings, or a damaged
+            shard holds a speaker that the corpus folder does not hold, or shards are missing that `finish` needs.
         RuntimeError: Another run is writing the same store or part, or a worker failed for a reason that lies in no
             clip.
     """
@@ -78,6 +78,13 @@ def prepare(
     clips = corpus.scan(place)
     if not clips:
         raise FileNotFoundError(f"no clip of the corpus {corpus.name} in {place}. {corpus.access}")
+    first: dict[str, Path] = {}
+    for clip in clips:
+        if first.setdefault(clip.clip_id, clip.video) != clip.video:
+            raise ValueError(
+                f"{corpus.__name__}.scan gives the id {clip.clip_id!r} to {first[clip.clip_id]} and to {clip.video}; "
+                "expected an id for each clip, such as CORPUS/SPEAKER/NAME"
+            )
     if limit is not None:
         clips = sources.limited(clips, limit)
     folder = Path(store) if store is not None else default_store(corpus.name)

@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, cast
+from typing import Final, cast, get_args
 
 import torch
 
@@ -87,7 +87,7 @@ def entries(metric: type[Metric]) -> list[MetricSpec]:
             'columns = (Column("my_metric", "my_group"),)'
         )
     for entry in found:
-        if (entry.column.region is None) == issubclass(metric, FramesMetric):
+        if entry.column.region not in (get_args(Region) if issubclass(metric, FramesMetric) else (None,)):
             wanted = "region='mouth' or 'native'" if issubclass(metric, FramesMetric) else "no region"
             had = f"region {entry.column.region}"
             raise UsageError(f"column {entry.name!r} of {metric.__qualname__} has {had}; it needs {wanted}")

@@ -10,12 +10,14 @@ said, so that synchrony alone is scored; the other sound is another clip's of th
 `wrong-audio`, the same video scored against the right clip, is our own choice. `silent-audio` looks for leakage: a
 model that takes the lips from its reference or pose pictures (Yaman et al. 2024, ECCV, arXiv:2307.09368) scores well as
 long as these show the clip itself. KeySync's LipLeak (Bigata et al. 2025, arXiv:2505.00497) drives by silence too and
-counts moving frames; that the bank's columns are scored instead is our own choice.
+counts moving frames; that the bank's columns are scored instead is our own choice. `other-speaker` is the correlation
+GAN's section 5.5 (Chen et al. 2018): the identity of one speaker, the sound of another, whose openings of the mouth it
+should have.
 """
 
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
-from typing import Any, Final, cast
+from typing import Any, Final, Literal, cast
 
 import torch
 from torch import Tensor
@@ -51,11 +53,13 @@ class Control:
         name: Row that scores it against the clip.
         drive: Batch -> the keys that are replaced.
         beside: Row that scores it beside the sound that drove it, in the columns that listen.
+        compared: Batch key of other clips, which it is scored against in the columns that hold across speakers.
     """
 
     name: str
     drive: Callable[[ClipBatch], dict[str, Any]]
     beside: str | None = None
+    compared: Literal["other_speaker"] | None = None
 
 
 def _foreign(batch: ClipBatch) -> dict[str, Any]:
@@ -69,6 +73,11 @@ def _foreign(batch: ClipBatch) -> dict[str, Any]:
     return cast("dict[str, Any]", batch["mismatched"])
 
 
+def _other_speaker(batch: ClipBatch) -> dict[str, Any]:
+    """The sound of another speaker's clip."""
+    return {"audio": batch["other_speaker"]["audio"]}
+
+
 def _silence(batch: ClipBatch) -> dict[str, Any]:
     """Digital silence as long as the clip's sound."""
     return {"audio": torch.zeros_like(batch["audio"])}
@@ -76,7 +85,11 @@ def _silence(batch: ClipBatch) -> dict[str, Any]:
 
 _CONTROLS: Final[dict[str, tuple[Control, ...]]] = {
     "tokens": (Control("wrong-text", _foreign),),
-    "audio": (Control("wrong-audio", _foreign, beside="cross-audio"), Control("silent-audio", _silence)),
+    "audio": (
+        Control("wrong-audio", _foreign, beside="cross-audio"),
+        Control("silent-audio", _silence),
+        Control("other-speaker", _other_speaker, compared="other_speaker"),
+    ),
 }
 """Batch key that drives a model -> its controls. The first key that a model needs says what it is driven by."""
 
@@ -84,9 +97,20 @@ AGAINST: Final = ("frozen-frame", "wrong-text", "wrong-audio")
 """Rows that a working model must beat clip by clip."""
 
 
-def controls(needs: Collection[str]) -> tuple[Control, ...]:
-    """The controls of a model that is handed these batch keys."""
-    return next((rows for key, rows in _CONTROLS.items() if key in needs), ())
+def controls(
+    needs: Collection[str], packed: bool = False, speakers: int = 2
+) -> tuple[tuple[Control, ...], dict[str, str]]:
+    """The controls of a model that is handed these batch keys, and those that cannot be made -> why.
+
+    Args:
+        needs: Batch keys.
+        packed: The store holds the model's view only.
+        speakers: Of the test clips.
+    """
+    driven = next((rows for key, rows in _CONTROLS.items() if key in needs), ())
+    why = "a packed store holds no whole pictures" if packed else "all test clips are of one speaker"
+    lacking = {own.name: why for own in driven if own.compared and (packed or speakers < 2)}
+    return tuple(own for own in driven if own.name not in lacking), lacking
 
 
 def left_out(bank: Bank, packed: bool, text: bool = True) -> dict[str, str]:
@@ -139,6 +163,11 @@ def rows(
     found = {}
     heard = looking_at(bank, "sound", packed)
     for control in driven:
+        if control.compared:
+            across = {entry.name for entry in bank.entries if entry.metric.across_speakers}
+            if across - bank.reasons.keys():
+                found[control.name] = restricted_row(bank, device, across, "another speaker's face is another picture")
+            continue
         found[control.name] = bank.row(device)
         if control.beside is not None and heard:
             why = f"as in {control.name}: only the sound beside the video differs"

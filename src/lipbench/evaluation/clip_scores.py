@@ -23,13 +23,16 @@ from lipbench.evaluation.scoreboard import MODEL
 from lipbench.pretrained import bundled
 from lipbench.scoring.base import PerClip
 from lipbench.scoring.sets import SetMetric
+from lipbench.scoring.views import ReferenceBatch
 from lipbench.types import ClipBatch, View
 
 Videos = dict[str, tuple[Tensor, Tensor | None]]
 """Row -> what was made for it, (B, N, 3, h, w) float in [0, 1], and (B,) valid frames; None means the reference's."""
 Arrays = tuple[npt.NDArray[np.generic], ...]
 
-_READ: Final = frozenset({"index", "video", "video_len", "fps", "face", "landmarks", "mismatched"})
+_READ: Final = frozenset(
+    {"index", "video", "video_len", "fps", "face", "landmarks", "mismatched", "other_speaker", "speech"}
+)
 """Batch keys that scoring reads whatever the columns are."""
 
 
@@ -170,6 +173,10 @@ class Scorer:
         scene = self._bank.scene(batch, self._plan.view)
         self._rows[MODEL].update(scene.take(*made[MODEL]), scene)
         for control in self._plan.driven:
+            if control.compared:
+                if control.name in self._rows:
+                    self._compare(control.name, scene, batch[control.compared], made[control.name][0])
+                continue
             self._rows[control.name].update(scene.take(*made[control.name]), scene)
             if control.beside in self._rows:
                 other = calibration.with_swapped(self._bank, scene, "sound")
@@ -190,6 +197,13 @@ class Scorer:
         elif self._kept and path:
             self._kept.write(path, {name: _single(scores, name) for name in self._plan.checks})
         return scores
+
+    def _compare(self, row: str, scene: ReferenceBatch, other: ClipBatch, made: Tensor) -> None:
+        """Score a video that shows the face of a scene and says what other clips say against those."""
+        sound = {key: other[key] for key in ("sound", "sound_len") if key in other}
+        shown = self._bank.scene(cast(ClipBatch, {**scene.batch, **sound}), self._plan.view)
+        target = self._bank.scene(other, self._plan.view)
+        self._rows[row].update(shown.take(made, other["video_len"]), target)
 
 
 def _single(scores: Scores, row: str) -> RowScores:

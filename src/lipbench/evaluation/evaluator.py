@@ -12,9 +12,11 @@ from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.trainer.states import TrainerFn
 
 from lipbench import discovery
+from lipbench.data import protocol
 from lipbench.errors import on_one_line, visible
 from lipbench.evaluation import calibration, clip_scores, formatting, output_folder, readings, record, workers, writing
 from lipbench.evaluation.bank import METRICS, Bank, ScoreRow
+from lipbench.evaluation.calibration import Control
 from lipbench.evaluation.clip_scores import Plan, Scorer, Videos
 from lipbench.evaluation.readings import ReadingRows
 from lipbench.evaluation.record import Record
@@ -98,7 +100,7 @@ class Evaluator(Callback):
         self.path: Path | None = None
         """Where the model's record was written."""
         self.left_out: dict[str, str] = {}
-        """Calibration rows that could not be made -> why."""
+        """Calibration and control rows that could not be made -> why."""
         self._trained: dict[str, Any] = {}
         self._clips: dict[int, tuple[str, str]] = {}
         self._pool: Pool | None = None
@@ -160,12 +162,16 @@ class Evaluator(Callback):
         data = trainer.datamodule  # type: ignore[attr-defined]
         packed = data.store_info["packed"] is not None
         self._view = model.clip_spec.frames["video"]
-        self._driven = calibration.controls(model.needs) if self.controls else ()
+        self._driven: tuple[Control, ...] = ()
+        self.left_out = {}
+        if self.controls:
+            speakers = len(set(map(protocol.speaker, data.test_ids)))
+            self._driven, self.left_out = calibration.controls(model.needs, packed, speakers)
         checks: list[str] = []
         mean = None
         if self.calibration:
             text = data.store_info["settings"].get("durations") != "none"
-            self.left_out = calibration.left_out(self._bank, packed, text)
+            self.left_out |= calibration.left_out(self._bank, packed, text)
             checks = [name for name in calibration.ROWS if name not in self.left_out]
             mean = data.mean_view(self._view).cpu().numpy()
         device = str(model.device)

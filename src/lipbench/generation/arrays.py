@@ -17,7 +17,7 @@ from lipbench.types import ClipBatch, View
 FPS: Final = 25.0
 """Frames a second of what is made: what every corpus so far is prepared at."""
 Image = npt.NDArray[np.generic]
-_FACE: Final = frozenset({"identity", "durations", "n_frames", "pose", "pose_len"})
+_FACE: Final = frozenset({"identity", "identity_landmarks", "durations", "n_frames", "pose", "pose_len"})
 
 
 class ArrayModel:
@@ -54,6 +54,7 @@ class ArrayModel:
         audio: Image | Tensor | None = None,
         sample_rate: int | None = None,
         frames: Image | Tensor | None = None,
+        landmarks: Image | Tensor | None = None,
     ) -> npt.NDArray[np.uint8]: ...
 
     @overload
@@ -65,6 +66,7 @@ class ArrayModel:
         audio: Image | Tensor | None = None,
         sample_rate: int | None = None,
         frames: Image | Tensor | None = None,
+        landmarks: Image | Tensor | None = None,
     ) -> Tensor: ...
 
     @torch.inference_mode()
@@ -76,6 +78,7 @@ class ArrayModel:
         audio: Image | Tensor | None = None,
         sample_rate: int | None = None,
         frames: Image | Tensor | None = None,
+        landmarks: Image | Tensor | None = None,
     ) -> npt.NDArray[np.uint8] | Tensor:
         """Make a video at 25 frames a second.
 
@@ -83,12 +86,14 @@ class ArrayModel:
         whole canonical pictures of 352x320 px (`StoredClip.pictures`), out of which the view is cut.
 
         Args:
-            reference: Who speaks.
+            reference: Who speaks: one picture, or as many as the model takes identity images.
             text: What is said, for a model that is driven by text: letters and spaces.
             audio: (S,) mono in [-1, 1], for a model that is driven by audio; resampled if need be.
             sample_rate: Samples a second of `audio`.
             frames: (N, ...) pictures whose lower halves the model replaces, for models that take poses; the last one
                 stands still if there are too few. Default: the reference throughout.
+            landmarks: (68, 2) float, the reference's points in pixels of the canonical picture
+                (`StoredClip.landmarks`), for models that need them.
 
         Returns:
             (N, h, w, 3) uint8 for an array as reference, (N, 3, h, w) float in [0, 1] for a tensor.
@@ -96,8 +101,15 @@ class ArrayModel:
         Raises:
             ValueError: Something is missing, of no use to this model, or has another shape, dtype or range.
         """
-        identity = self._pictures("reference", reference)  # (1, 3, h, w)
-        batch: ClipBatch = {"identity": identity[None]}  # (1, 1, 3, h, w)
+        identity = self._pictures("reference", reference)  # (1 or R, 3, h, w)
+        references = self.model.clip_spec.references
+        if len(identity) not in (1, references):
+            raise ValueError(f"reference holds {len(identity)} pictures; expected 1, or {references} for this model")
+        batch: ClipBatch = {"identity": identity.expand(1, references, -1, -1, -1)}  # (1, R, 3, h, w)
+        if "identity_landmarks" in self.model.needs:
+            batch["identity_landmarks"] = self._points(landmarks).expand(1, references, -1, -1)  # (1, R, 68, 2)
+        elif landmarks is not None:
+            raise ValueError(f"{type(self.model).__name__} makes no use of landmarks")
         if self.driver == "text":
             self._only("text", text, audio=audio, sample_rate=sample_rate, frames=frames)
             ids = text_ids(str(text))
@@ -105,7 +117,7 @@ class ArrayModel:
         else:
             self._only("audio", audio, text=text)
             samples, count = self._samples(audio, sample_rate)
-            shown = identity if frames is None else self._pictures("frames", frames)
+            shown = identity[:1] if frames is None else self._pictures("frames", frames)
             shown = shown[torch.arange(count).clamp(max=len(shown) - 1)]  # (N, 3, h, w)
             batch |= {
                 "audio": samples[None],
@@ -158,6 +170,18 @@ class ArrayModel:
                 f"{geometry.HEIGHT}x{geometry.WIDTH} px"
             )
         return pictures.float()
+
+    def _points(self, given: Image | Tensor | None) -> Tensor:
+        """(68, 2) float32 landmarks of the reference."""
+        if given is None:
+            raise ValueError(f"{type(self.model).__name__} needs the reference's landmarks: give landmarks=...")
+        points = torch.as_tensor(given)
+        if points.shape != (68, 2) or not points.is_floating_point() or not bool(points.isfinite().all()):
+            raise ValueError(
+                f"landmarks are {points.dtype} {tuple(points.shape)}; expected finite float (68, 2) in pixels of the "
+                "canonical picture"
+            )
+        return points.float()
 
     def _samples(self, audio: Image | Tensor | None, rate: int | None) -> tuple[Tensor, int]:
         """Audio at the model's rate, and how many frames it lasts."""

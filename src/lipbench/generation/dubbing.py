@@ -246,7 +246,8 @@ class Dubbing:
         landmarker: What finds faces.
         face: Number of the face, from left to right; None is the largest.
         total: Frames to make, where they are known beforehand.
-        speak: Identity (3, h, w) -> what is said with that face.
+        speak: Identity (3, h, w) and its landmarks (68, 2), in pixels of the canonical picture -> what is said with
+            that face.
 
     Attributes:
         frames: How many were made.
@@ -261,7 +262,7 @@ class Dubbing:
         landmarker: Landmarker,
         face: int | None,
         total: int | None,
-        speak: Callable[[Tensor], Speech],
+        speak: Callable[[Tensor, Tensor], Speech],
     ) -> None:
         self._view = model.clip_spec.frames["video"]
         self._mask = lower_face() if "pose" in model.needs else geometry.feather(self._view, _BORDER)[0].numpy()
@@ -282,8 +283,9 @@ class Dubbing:
 
         face = find(self._target, self._landmarker, self._face, self._total)
         self.size = face.frame.shape[0], face.frame.shape[1]
-        alone = geometry.warp([face.frame], geometry.similarity(face.points[None]))
-        speech = self._speak(self._seen(alone)[0])
+        aligned = geometry.similarity(face.points[None])  # (1, 2, 3)
+        points = torch.from_numpy(geometry.transform_points(face.points[None], aligned)[0]).float()  # (68, 2)
+        speech = self._speak(self._seen(geometry.warp([face.frame], aligned))[0], points)
         total = speech.frames
         track = _follow(self._target, face, self._landmarker, total)
         transforms, length = geometry.similarity(track.points), len(track.points)

@@ -55,12 +55,15 @@ class Speech:
     context: int | None
 
 
-def from_text(model: "GenerativeModel", identity: Tensor, ids: Tensor, watch: Callable[[ClipBatch], None]) -> Speech:
+def from_text(
+    model: "GenerativeModel", identity: Tensor, landmarks: Tensor, ids: Tensor, watch: Callable[[ClipBatch], None]
+) -> Speech:
     """What a text-driven model makes: all at once, and handed out piece by piece.
 
     Args:
         model: Takes its own time: timing "free".
         identity: (3, h, w) in [0, 1].
+        landmarks: (68, 2) of the identity, in pixels of the canonical picture.
         ids: (L,) int64 tokens.
         watch: Is shown what drives the model.
 
@@ -70,7 +73,8 @@ def from_text(model: "GenerativeModel", identity: Tensor, ids: Tensor, watch: Ca
     batch: ClipBatch = {
         "tokens": ids[None],
         "token_len": torch.tensor([len(ids)]),
-        "identity": identity[None, None],  # (1, 1, 3, h, w)
+        "identity": identity.expand(1, model.clip_spec.references, -1, -1, -1),  # (1, R, 3, h, w)
+        "identity_landmarks": landmarks.expand(1, model.clip_spec.references, -1, -1),  # (1, R, 68, 2)
     }
     with torch.inference_mode():
         made = model.run_generate(batch, "free")
@@ -84,6 +88,7 @@ def from_text(model: "GenerativeModel", identity: Tensor, ids: Tensor, watch: Ca
 def from_sound(
     model: "GenerativeModel",
     identity: Tensor,
+    landmarks: Tensor,
     samples: audio.Samples,
     rate: int,
     total: int,
@@ -94,6 +99,7 @@ def from_sound(
     Args:
         model: Driven by sound alone. Its `context` says how much of the surroundings it needs.
         identity: (3, h, w) in [0, 1].
+        landmarks: (68, 2) of the identity, in pixels of the canonical picture.
         samples: (S,) mono in [-1, 1].
         rate: Samples a second, as the model wants it.
         total: Frames of the whole sound.
@@ -109,7 +115,8 @@ def from_sound(
             "audio": heard[None],
             "audio_len": torch.tensor([len(heard)]),
             "fps": torch.tensor([FPS]),
-            "identity": identity[None, None],  # (1, 1, 3, h, w)
+            "identity": identity.expand(1, model.clip_spec.references, -1, -1, -1),  # (1, R, 3, h, w)
+            "identity_landmarks": landmarks.expand(1, model.clip_spec.references, -1, -1),  # (1, R, 68, 2)
             "pose": poses[None],
             "pose_len": torch.tensor([len(poses)]),
         }

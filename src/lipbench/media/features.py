@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 RATE: Final = 16_000
-"""Samples a second that every front end here takes."""
+"""Samples a second that every front end here takes, but for `frame_mels`."""
 CEPSTRA: Final = 13
 _WINDOW, _HOP, _FFT = 400, 160, 512  # samples: 25 ms, 10 ms, and the power of two above the window
 _FILTERS, _LIFTER, _EMPHASIS = 26, 22, 0.97
@@ -19,6 +19,11 @@ _EPS: Final = float(np.finfo(np.float64).eps)  # what the package puts in place 
 MELS: Final = 80
 _MEL_WINDOW, _MEL_HOP = 800, 200  # samples: 50 ms, 12.5 ms
 LIPGAN_CEPSTRA: Final = 12
+CLIP_RATE: Final = 44_100
+"""Samples a second that `frame_mels` takes."""
+CLIP_MELS: Final = 128
+_CLIP_FFT, _CLIP_HOP, _CLIP_COLUMNS, _CLIP_FPS = 1024, 512, 4, 25.0
+_ATVGNET_STEPS: Final = 28
 _LIPGAN_FILTERS, _LIPGAN_BAND = 40, (300.0, 3700.0)  # Hz
 
 
@@ -157,6 +162,75 @@ def cepstrum_windows(samples: Tensor, length: Tensor, clip: Tensor, frame: Tenso
     return cepstra[..., 1:].float().transpose(1, 2)
 
 
+def mfcc_windows(samples: Tensor, length: Tensor, clip: Tensor, frame: Tensor, fps: Tensor) -> Tensor:
+    """MFCC around video frames, as ATVGnet hears: 28 steps of 10 ms, four for each of seven frames at 25 fps.
+
+    After its published code (lelechen63/ATVGnet `code/demo.py`, commit 02d8f8f): `mfcc`, of which the first coefficient
+    is dropped, and with it the scale of the samples; silence of three frames before and after the audio. The window of
+    frame k begins with the step at the beginning of frame k - 3.
+
+    Own choice: at another frame rate a window has the same 0.28 s around the middle of its frame.
+
+    Args:
+        samples: (B, S) mono in [-1, 1], 16,000 a second, zero-padded.
+        length: (B,) valid samples.
+        clip: (M,) int64, the row of `samples` that each window is cut from.
+        frame: (M,) int64; outside of the clip there is silence.
+        fps: (B,) frames a second.
+
+    Returns:
+        (M, 28, 12) float32.
+    """
+    silence = _ATVGNET_STEPS + 2  # steps on both sides: a window of nothing else fits in
+    padded = F.pad(samples, (silence * _HOP, silence * _HOP))
+    cepstra = mfcc(padded, length + silence * _HOP)[..., 1:]  # (B, steps, 12)
+    middle = (frame.double() + 0.5) * RATE / _HOP / fps.double()[clip]  # (M,) in steps from the beginning of the clip
+    first = middle.round().long() - _ATVGNET_STEPS // 2 + silence
+    steps = first.clamp(0, cepstra.shape[1] - _ATVGNET_STEPS)[:, None] + torch.arange(
+        _ATVGNET_STEPS, device=first.device
+    )
+    return cepstra[clip[:, None], steps]  # (M, 28, 12)
+
+
+def frame_mels(samples: Tensor, length: Tensor, clip: Tensor, frame: Tensor, fps: Tensor) -> Tensor:
+    """Log-mel spectrograms of single video frames, as the correlation GAN hears: 4 columns a frame.
+
+    After its preparation scripts (lelechen63/3d_gan `grid_data.py` at HEAD), which cut the audio into frames of 1764
+    samples (25 frames a second) and transform each alone with librosa: 16-bit samples, FFT of 1024 under a periodic
+    Hann window every 512 samples, ends mirrored, power, 128 mel filters up to 16 kHz (Slaney), decibels with a floor of
+    80 below the frame's loudest value. The paper gives the same FFT and hop, a rate of 41.1 kHz (a misprint), and
+    64 x 128 values for 16 frames, which its hop alone would not give: 0.64 s have 55.1 columns.
+
+    Own choice: at another frame rate the four columns lie as far apart as the frame is long, 512 x 25 / fps samples.
+
+    Args:
+        samples: (B, S) mono in [-1, 1], 44,100 a second, zero-padded.
+        length: (B,) valid samples.
+        clip: (M,) int64, the row of `samples` that each frame is cut from.
+        frame: (M,) int64; outside of the clip there is silence, -100 dB.
+        fps: (B,) frames a second, up to 80.
+
+    Returns:
+        (M, 4, 128) float32 decibels, of a power of 1 in units of 16-bit samples; speech lies around 60.
+    """
+    there = torch.arange(samples.shape[1], device=samples.device) < length[:, None]
+    x = (samples.double() * _INT16).round().clamp(-_INT16, _INT16 - 1) * there  # (B, S)
+    rate = CLIP_RATE / fps.double()[clip]  # (M,) samples of a frame
+    last = rate.long()[:, None, None] - 1  # (M, 1, 1)
+    columns = torch.arange(_CLIP_COLUMNS, device=x.device) * _CLIP_HOP
+    centers = (columns * (_CLIP_FPS / fps.double()[clip])[:, None]).round().long()  # (M, 4)
+    offsets = torch.arange(_CLIP_FFT, device=x.device) - _CLIP_FFT // 2
+    inside = (centers[..., None] + offsets).abs()  # (M, 4, 1024) sample of the frame; mirrored at its ends
+    inside = torch.where(inside > last, 2 * last - inside, inside)
+    places = (frame.double() * rate).long()[:, None, None] + inside
+    valid = (places >= 0) & (places < x.shape[1])
+    windows = x[clip[:, None, None], places.clamp(0, x.shape[1] - 1)] * valid  # (M, 4, 1024)
+    taper = torch.hann_window(_CLIP_FFT, dtype=x.dtype, device=x.device)
+    power = torch.fft.rfft(windows * taper).abs().square() @ _clip_basis().to(x.device)  # (M, 4, 128)
+    decibels = 10 * power.clamp(min=1e-10).log10()
+    return torch.maximum(decibels, decibels.amax(dim=(1, 2), keepdim=True) - 80).float()
+
+
 def _emphasized(x: Tensor, length: Tensor) -> Tensor:
     """(B, S) -> (B, S) with pre-emphasis, 0 from `length` on, as if every row had been filtered alone."""
     x = torch.cat([x[:, :1], x[:, 1:] - _EMPHASIS * x[:, :-1]], dim=1)
@@ -206,6 +280,15 @@ def _mel_basis() -> Tensor:
     from librosa.filters import mel
 
     basis = mel(sr=RATE, n_fft=_MEL_WINDOW, n_mels=MELS, fmin=55, fmax=7600)  # (80, 401) float32
+    return torch.from_numpy(basis.T.astype(np.float64))
+
+
+@lru_cache(maxsize=1)
+def _clip_basis() -> Tensor:
+    """(513, 128) float64."""
+    from librosa.filters import mel
+
+    basis = mel(sr=CLIP_RATE, n_fft=_CLIP_FFT, n_mels=CLIP_MELS, fmax=16_000)  # (128, 513) float32
     return torch.from_numpy(basis.T.astype(np.float64))
 
 

@@ -118,6 +118,7 @@ class _LSE(ObservationMetric):
     unit = ""
     perfect: ClassVar[float | None] = None
     observes = "syncnet"
+    across_speakers = True
     aligned = False
     undefined = "it is shorter than 6 frames, or a frame holds NaN"
 

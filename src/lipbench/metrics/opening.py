@@ -74,6 +74,7 @@ class _Opening(ObservationMetric):
     perfect = 1.0
     undefined = "the mouth does not move, or fewer than 3 frames have landmarks"
     observes = "landmarks"
+    across_speakers = True
 
     def __init__(self, span: Literal["clip", "speech"] = "clip") -> None:
         super().__init__()

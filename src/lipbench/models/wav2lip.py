@@ -71,7 +71,6 @@ class Wav2Lip(SpeechToFace):
         "Prajwal K R et al., A Lip Sync Expert Is All You Need for Speech to Lip Generation in the Wild, ACM MM 2020"
     )
     discriminator: FrameDiscriminator | None
-    files: ClassVar[tuple[str, ...]] = ("expert",)
     takes: ClassVar[dict[str, str]] = {"expert": "wav2lip_expert"}
 
     def __init__(

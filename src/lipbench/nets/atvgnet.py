@@ -8,24 +8,56 @@ Layer for layer after the published code (lelechen63/ATVGnet `code/models.py`, c
   BatchNorm here sees the frames of all steps.
 - The discriminator returns logits (published: their sigmoid), and its `decoder`, 594,568 of the published 21,491,473
   parameters, is left out: nothing reads it.
+- `AudioToLandmarks` holds the basis of its principal components. Both generators take and return the state of their
+  recurrence, so that long clips can be generated in pieces.
 
 Generators start from a normal distribution with a deviation of 0.02, as their trainers do; the discriminator is left to
 PyTorch's default, as published.
 """
 
 import math
+from collections.abc import Iterable
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from lipbench.media import geometry
 from lipbench.nets.convolutions import ResidualBlock, conv2d
 
 POINTS = 68
 """Landmarks of a face."""
 COMPONENTS = 6
 """Principal components that landmarks are described by."""
+LstmState = tuple[Tensor, Tensor]
+"""Hidden state and cell, (layers, B, hidden) each."""
+
+_TEMPLATE = torch.from_numpy(geometry.TEMPLATE) + torch.tensor(geometry.box("face")[1::-1])  # (68, 2) canonical pixels
+_CENTER = _TEMPLATE.mean(0)
+_UNIT = float(torch.linalg.vector_norm(_TEMPLATE - _CENTER)) / 5  # 115.4 canonical pixels
+
+
+def normalize(points: Tensor) -> Tensor:
+    """Landmarks at the scale of the published ones: five times the result of a Procrustes analysis.
+
+    Procrustes analysis centers the points of every frame, scales them to norm 1 and rotates them. The canonical picture
+    has been aligned by a similarity transform of eyes and nose, so a single shift and factor remain for all frames:
+    those that give the template mean 0 and norm 5. Unlike Procrustes analysis, this shows a moving jaw in the points of
+    the jaw alone.
+
+    Args:
+        points: (..., 68, 2) x, y in pixels of the canonical picture.
+
+    Returns:
+        (..., 68, 2) float32, between -1 and 1 in a face like the template.
+    """
+    return (points.float() - _CENTER.to(points.device, torch.float32)) / _UNIT
+
+
+def in_pixels(normalized: Tensor) -> Tensor:
+    """Undo `normalize`: (..., 68, 2) -> (..., 68, 2) x, y in pixels of the canonical picture."""
+    return normalized * _UNIT + _CENTER.to(normalized)
 
 
 def _initialize_normal(network: nn.Module) -> None:
@@ -48,6 +80,8 @@ def _dense(*features: int) -> nn.Sequential:
 class AudioToLandmarks(nn.Module):
     """The published AT_net: MFCC around each frame -> principal components of its landmarks; 30,071,750 parameters.
 
+    The buffers `mean` (68, 2) and `basis` (components, 68, 2) say what the components are; `fit_basis` sets them.
+
     Args:
         components: Principal components.
         width: Channels of the first convolution, 64 as published.
@@ -57,6 +91,16 @@ class AudioToLandmarks(nn.Module):
 
     def __init__(self, components: int = COMPONENTS, width: int = 64, hidden: int = 256, layers: int = 3) -> None:
         super().__init__()
+        self.arguments: dict[str, Any] = {
+            "components": components,
+            "width": width,
+            "hidden": hidden,
+            "layers": layers,
+        }
+        self.mean: Tensor
+        self.basis: Tensor
+        self.register_buffer("mean", torch.zeros(POINTS, 2))
+        self.register_buffer("basis", torch.zeros(components, POINTS, 2))
         self.identity = _dense(components, hidden, 2 * hidden)
         self.audio = nn.Sequential(
             conv2d(1, width),
@@ -73,15 +117,64 @@ class AudioToLandmarks(nn.Module):
         self.out = nn.Linear(hidden, components)
         _initialize_normal(self)
 
-    def forward(self, identity: Tensor, audio: Tensor) -> Tensor:
+    @torch.no_grad()
+    def fit_basis(self, clips: Iterable[Tensor]) -> None:
+        """Find the mean shape, and the directions in which landmarks move most within a clip.
+
+        The published components are those of landmarks from which each speaker's own shape was taken out. Here the mean
+        of each clip is subtracted before the covariance is summed over frames; the mean shape is that of the clips'
+        means.
+
+        Args:
+            clips: (T, 68, 2) normalized landmarks of each clip.
+
+        Raises:
+            ValueError: There are none.
+        """
+        count, total = 0, torch.zeros(2 * POINTS, dtype=torch.float64)
+        covariance = torch.zeros(2 * POINTS, 2 * POINTS, dtype=torch.float64)
+        for clip in clips:
+            flat = clip.double().flatten(1).cpu()  # (T, 136)
+            covariance += (flat - flat.mean(0)).T @ (flat - flat.mean(0))
+            count, total = count + 1, total + flat.mean(0)
+        if not count:
+            raise ValueError("principal components of landmarks need clips, found none")
+        _, vectors = torch.linalg.eigh(covariance)  # (136, 136), eigenvalues ascending
+        basis = vectors.flip(1).T[: len(self.basis)]  # (components, 136)
+        largest = basis.gather(1, basis.abs().argmax(1, keepdim=True))  # (components, 1)
+        self.mean.copy_((total / count).view(POINTS, 2))
+        self.basis.copy_((basis * largest.sign()).view(-1, POINTS, 2))  # eigenvectors have no sign of their own
+
+    def coefficients(self, landmarks: Tensor) -> Tensor:
+        """Principal components of normalized landmarks: (..., 68, 2) -> (..., components)."""
+        with torch.autocast(landmarks.device.type, enabled=False):  # in half precision, a step is half a pixel
+            return (landmarks - self.mean).flatten(-2) @ self.basis.flatten(1).T
+
+    def moved(self, landmarks: Tensor, coefficients: Tensor) -> Tensor:
+        """Landmarks that are moved until they have other components; what these do not describe stays.
+
+        Args:
+            landmarks: (B, 68, 2) normalized, of the identity image.
+            coefficients: (B, T, components) that the frames shall have.
+
+        Returns:
+            (B, T, 68, 2) normalized.
+        """
+        change = coefficients - self.coefficients(landmarks)[:, None]  # (B, T, components)
+        with torch.autocast(landmarks.device.type, enabled=False):
+            shift = change @ self.basis.flatten(1)  # (B, T, 136)
+            return landmarks[:, None] + shift.reshape(*shift.shape[:2], POINTS, 2)
+
+    def forward(self, identity: Tensor, audio: Tensor, state: LstmState | None = None) -> tuple[Tensor, LstmState]:
         """Predict landmarks.
 
         Args:
             identity: (B, components) of the identity image's landmarks.
             audio: (B, T, 28, 12) MFCC around each frame: 28 steps of 10 ms, 12 coefficients.
+            state: Of the LSTM after the frames before; None at the beginning of a clip.
 
         Returns:
-            (B, T, components) float32.
+            (B, T, components) float32, and the state after the last frame.
 
         Raises:
             ValueError: Windows of another shape.
@@ -92,8 +185,8 @@ class AudioToLandmarks(nn.Module):
         heard = self.audio_out(self.audio(audio.flatten(0, 1)[:, None]))  # (B T, hidden)
         heard = heard.reshape(-1, frames, heard.shape[1])
         known = self.identity(identity)[:, None].expand(-1, frames, -1)
-        states, _ = self.lstm(torch.cat([known, heard], dim=2))
-        return self.out(states).float()  # type: ignore[no-any-return]
+        states, state = self.lstm(torch.cat([known, heard], dim=2), state)
+        return self.out(states).float(), state
 
 
 class ConvGRU(nn.Module):
@@ -117,11 +210,20 @@ class ConvGRU(nn.Module):
         for parameter in self.parameters():
             nn.init.uniform_(parameter, -bound, bound)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, T, in, h, w) -> states (B, T, hidden, h, w); the first state before is 0."""
+    def forward(self, x: Tensor, state: Tensor | None = None) -> Tensor:
+        """States over time.
+
+        Args:
+            x: (B, T, in, h, w).
+            state: (B, hidden, h, w) before the first step; None is 0.
+
+        Returns:
+            (B, T, hidden, h, w).
+        """
         batch, frames = x.shape[:2]
         inputs = self.input(x.flatten(0, 1)).reshape(batch, frames, 3 * self.hidden, *x.shape[3:])
-        state = inputs.new_zeros(batch, self.hidden, *x.shape[3:])
+        if state is None:
+            state = inputs.new_zeros(batch, self.hidden, *x.shape[3:])
         states = []
         for step in range(frames):
             reset_x, update_x, new_x = inputs[:, step].chunk(3, dim=1)
@@ -144,6 +246,8 @@ class GeneratedVideo(NamedTuple):
     """(B, T, 3, size, size) in (-1, 1)."""
     motion: Tensor
     """(B, T, 1, size / 4, size / 4) in (0, 1): attention from the landmarks' motion, between feature maps."""
+    state: Tensor
+    """(B, 8 width, size / 16, size / 16) of the recurrence after the last frame."""
 
 
 class LandmarksToVideo(nn.Module):
@@ -188,16 +292,19 @@ class LandmarksToVideo(nn.Module):
         _initialize_normal(self)
         self.gru.reset_parameters()
 
-    def forward(self, identity: Tensor, landmarks: Tensor, identity_landmarks: Tensor) -> GeneratedVideo:
+    def forward(
+        self, identity: Tensor, landmarks: Tensor, identity_landmarks: Tensor, state: Tensor | None = None
+    ) -> GeneratedVideo:
         """Generate clips.
 
         Args:
             identity: (B, 3, size, size) in [-1, 1].
-            landmarks: (B, T, 68, 2) of the frames to be made, normalized by the model.
-            identity_landmarks: (B, 68, 2) of the identity image.
+            landmarks: (B, T, 68, 2) of the frames to be made, normalized.
+            identity_landmarks: (B, 68, 2) of the identity image, normalized.
+            state: Of the recurrence after the frames before; None at the beginning of a clip.
 
         Returns:
-            Frames, attention, colors, attention from motion.
+            Frames, attention, colors, attention from motion, state.
 
         Raises:
             ValueError: An identity image of another size.
@@ -213,12 +320,15 @@ class LandmarksToVideo(nn.Module):
         motion = torch.sigmoid(self.motion_attention(torch.cat([moved, _each(still, frames)], dim=1)))
         change = self.landmark_features(moved) - _each(self.landmark_features(still), frames)
         x = self.bottleneck(torch.cat([_each(deep, frames), change], dim=1))  # (B T, 2 w, side, side)
-        x = self.decoder(self.gru(x.reshape(batch, frames, *x.shape[1:])).flatten(0, 1))  # (B T, 2 w, size / 4, ...)
+        states = self.gru(x.reshape(batch, frames, *x.shape[1:]), state)  # (B, T, 8 w, side, side)
+        x = self.decoder(states.flatten(0, 1))  # (B T, 2 w, size / 4, size / 4)
         x = self.decoder_fine(_each(shallow, frames) * (1 - motion) + x * motion)  # (B T, w / 2, size, size)
         color, attention = torch.tanh(self.color(x).float()), torch.sigmoid(self.attention(x).float())
         video = attention * color + (1 - attention) * _each(identity, frames)
-        parts = (video, attention, color, motion.float())
-        return GeneratedVideo(*(part.reshape(batch, frames, *part.shape[1:]) for part in parts))
+        video, attention, color, motion = (
+            part.reshape(batch, frames, *part.shape[1:]) for part in (video, attention, color, motion.float())
+        )
+        return GeneratedVideo(video, attention, color, motion, states[:, -1])
 
     def _landmark_map(self, landmarks: Tensor) -> Tensor:
         """(M, 68, 2) -> (M, 4 w, side, side)."""
@@ -272,11 +382,11 @@ class LandmarkDiscriminator(nn.Module):
 
         Args:
             video: (B, T, 3, size, size) in [-1, 1].
-            identity_landmarks: (B, 68, 2) of the identity image.
+            identity_landmarks: (B, 68, 2) of the identity image, normalized.
 
         Returns:
             (B,) logits, positive where a clip is taken for real: the mean over its frames, before the sigmoid as
-            published; (B, T, 68, 2) landmarks of the frames. Both float32.
+            published; (B, T, 68, 2) normalized landmarks of the frames. Both float32.
         """
         frames = video.shape[1]
         seen = self.frame_out(self.frame(video.flatten(0, 1)))  # (B T, 2 hidden)

@@ -10,6 +10,7 @@ BatchNorm here sees the frames of all steps.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +29,7 @@ class ClipAutoencoder(nn.Module):
 
     def __init__(self, width: int = 64, blocks: int = 6, per_frame: bool = False) -> None:
         super().__init__()
+        self.arguments: dict[str, Any] = {"width": width, "blocks": blocks, "per_frame": per_frame}
         self.per_frame = per_frame
         convolution: Callable[..., nn.Module] = nn.Conv2d if per_frame else nn.Conv3d
         norm: Callable[[int], nn.Module] = nn.BatchNorm2d if per_frame else nn.BatchNorm3d

@@ -31,6 +31,7 @@ from lipbench.nets.convolutions import (
     conv2d,
     conv3d,
     fold_time,
+    in_float32,
     initialize_he,
     linear,
     unfold_time,
@@ -277,8 +278,10 @@ class AudioCorrelationEncoder(nn.Module):
             raise ValueError(
                 f"{len(self.layers) // 3} convolutions halve {self.largest} values to one, found {features.shape[3]}"
             )
-        x = features[:, :, :-1] - features[:, :, 1:] if self.derivative else features
-        return self.layers(x).float().squeeze(3).transpose(1, 2)  # type: ignore[no-any-return]
+        x = features.float()
+        with in_float32(x):
+            x = self.layers(x[:, :, :-1] - x[:, :, 1:] if self.derivative else x)  # (B, C, T - 1 or T, 1)
+        return x.squeeze(3).transpose(1, 2)  # type: ignore[no-any-return]
 
 
 class MotionCorrelationEncoder(nn.Module):
@@ -316,4 +319,6 @@ class MotionCorrelationEncoder(nn.Module):
                 f"{len(self.layers) // 3} convolutions halve {self.largest} pixels to one, found "
                 f"{motion.shape[-2]}x{motion.shape[-1]}"
             )
-        return self.layers(motion.transpose(1, 2)).float().flatten(2).transpose(1, 2)  # type: ignore[no-any-return]
+        with in_float32(motion):
+            x = self.layers(motion.float().transpose(1, 2))  # (B, C, T, 1, 1)
+        return x.flatten(2).transpose(1, 2)  # type: ignore[no-any-return]

@@ -10,11 +10,12 @@ biases; those of FlowNetPytorch today (commit d5f3292) have none. Two things dif
 """
 
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from lipbench.nets.convolutions import initialize_he
+from lipbench.nets.convolutions import in_float32, initialize_he
 
 SCALES = (4, 8, 16, 32, 64)
 """How many pixels of the frames one pixel of each flow field covers along an axis, finest first."""
@@ -29,7 +30,8 @@ _UP_WIDTHS = (1, 2, 4, 8)  # of the transposed convolutions that lead to each of
 class FlowNetS(nn.Module):
     """Flow from one frame to the next at five resolutions.
 
-    The unit of the flow is that of the targets it is taught with; published are pixels of the frames divided by 20.
+    The unit of the flow is that of the targets it is taught with: pixels of the frames in `lipbench.models.flownet`,
+    published are pixels divided by 20.
 
     Args:
         width: Channels of the first convolution, 64 as published.
@@ -37,6 +39,7 @@ class FlowNetS(nn.Module):
 
     def __init__(self, width: int = 64) -> None:
         super().__init__()
+        self.arguments: dict[str, Any] = {"width": width}
         channels = [6, *(unit * width for unit in _WIDTHS)]
         self.convolutions = nn.ModuleList(
             nn.Sequential(
@@ -67,6 +70,10 @@ class FlowNetS(nn.Module):
         Returns:
             (N, 2, H / s, W / s) float32 for s in 4, 8, 16, 32, 64, sizes rounded up: x, then y.
         """
+        with in_float32(pairs):
+            return self._pyramid(pairs.float())
+
+    def _pyramid(self, pairs: Tensor) -> list[Tensor]:
         maps = []
         x = pairs.contiguous(memory_format=torch.channels_last)
         for layer in self.convolutions:
@@ -79,7 +86,7 @@ class FlowNetS(nn.Module):
             coarse = self.flow_upsampling[scale](flows[0])[..., :height, :width]
             x = torch.cat([skip, self.upsampling[scale](x)[..., :height, :width], coarse], dim=1)
             flows.insert(0, self.flow[scale](x))
-        return [flow.float() for flow in flows]
+        return flows
 
     def forward(self, video: Tensor) -> Tensor:
         """Flow between the adjacent frames of clips.

@@ -99,6 +99,9 @@ class ClipMetric(Metric, ABC):
     """Observation that `score` takes of the videos, such as "landmarks"; None takes their frames."""
     aligned: ClassVar[bool] = True
     """Frame k is compared with frame k: undefined where the two lengths differ."""
+    across_speakers: ClassVar[bool] = False
+    """Means something where the reference shows another speaker, who says the same: when it opens the mouth, not how it
+    looks."""
     file: ClassVar[str | None] = None
     """Name under which users give its weights file, which becomes the constructor's argument `weights`."""
 
@@ -124,8 +127,22 @@ class ClipMetric(Metric, ABC):
         held = sum(len(part) for part in self.index)
         return torch.arange(held, held + count) if index is None else index
 
-    def _keep(self, index: Tensor, value: Tensor, weight: Tensor) -> None:
-        """Append the scores (B,) of a batch."""
+    def _keep(self, index: Tensor, scored: tuple[Tensor, Tensor]) -> None:
+        """Append what `score` returns of a batch: values (B,) and weights (B,).
+
+        Raises:
+            ValueError: It is something else, which would give scores to the wrong clips.
+        """
+        parts: Any = scored  # another package's metric may return anything
+        parts = parts if isinstance(parts, tuple) else ()
+        found = [tuple(part.shape) if isinstance(part, Tensor) else type(part).__name__ for part in parts]
+        if found != [(index.numel(),)] * 2:
+            shown = f"a tuple of {found}" if parts else f"a {type(scored).__name__}"
+            raise ValueError(
+                f"{type(self).__name__}.score returned {shown} for {index.numel()} clips; expected two tensors, the "
+                f"value ({index.numel()},) and the weight ({index.numel()},) of each clip, such as over_frames returns"
+            )
+        value, weight = scored
         self.index.append(index.detach().to(self.device, torch.float64))
         self.value.append(value.detach().to(self.device, torch.float64))
         self.weight.append(weight.detach().to(self.device, torch.float64))
@@ -196,7 +213,7 @@ class _VideoMetric(ClipMetric):
         length = torch.full((len(target),), target.shape[1]) if length is None else length
         _refuse_counts(pred=len(pred), target=len(target), index=index.numel(), length=length.numel())
         speech = torch.stack([torch.zeros_like(length), length], 1) if speech is None else speech
-        self._keep(index, *self.score(pred, target, Spans(length, length if pred_len is None else pred_len, speech)))
+        self._keep(index, self.score(pred, target, Spans(length, length if pred_len is None else pred_len, speech)))
 
     @abstractmethod
     def _shape(self) -> checks.Shape | None:
@@ -262,7 +279,7 @@ class TranscriptMetric(ClipMetric):
         index = self._numbered(len(pred), index)
         length = torch.ones(len(target), dtype=torch.int64) if length is None else length
         _refuse_counts(pred=len(pred), target=len(target), index=index.numel(), length=length.numel())
-        self._keep(index, *self.score(pred, target, length))
+        self._keep(index, self.score(pred, target, length))
 
 
 def _refuse_counts(**counts: int) -> None:

@@ -36,6 +36,7 @@ class SetMetric(Metric, ABC):
     file: ClassVar[str | None] = None
     """None: its observer has the weights."""
     aligned: ClassVar[bool] = False
+    across_speakers: ClassVar[bool] = False
     undefined: ClassVar[str]
     """When there is no number, in words."""
 

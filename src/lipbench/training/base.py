@@ -42,8 +42,6 @@ class BenchModule(OptimizedModule, ABC):
     """Version of the networks, kept in checkpoints: raised when the same weights come to mean something else."""
     optional_init_prefixes: ClassVar[tuple[str, ...]] = ()
     """Names of submodules that `init_from` need not hold."""
-    files: ClassVar[tuple[str, ...]] = ()
-    """Arguments that name a file of a frozen network: on resuming it may lie elsewhere, but must be the same."""
     takes: ClassVar[dict[str, str]] = {}
     """Argument -> short name of the model whose training writes the file that it takes; told after that training."""
 

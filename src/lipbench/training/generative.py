@@ -46,7 +46,7 @@ class GenerativeModel(BenchModule):
         """How the next test or predict times its clips: as the evaluator sets it, else the closest to the truth."""
         if self._timing is not None:
             return self._timing
-        return next(timing for timing in _TIMINGS if timing in self.timings)
+        return self._closest_timing()
 
     @timing.setter
     def timing(self, timing: Timing) -> None:
@@ -76,14 +76,28 @@ class GenerativeModel(BenchModule):
             (B,). With "audio", `audio` (B, S) in [-1, 1], zero after `audio_len` (B,), and `sample_rate`.
         """
 
+    def _closest_timing(self) -> Timing:
+        """The first of `_TIMINGS` that the model supports. A `StopIteration` would end Lightning's loop in silence."""
+        timings: frozenset[str] = getattr(self, "timings", frozenset())
+        closest = next((timing for timing in _TIMINGS if timing in timings), None)
+        if closest is None:
+            raise ValueError(f"{type(self).__name__}.timings is {sorted(timings)}; expected some of {list(_TIMINGS)}")
+        return closest
+
     def run_generate(self, batch: ClipBatch, timing: Timing) -> Generated:
         """Call `generate` with exactly the keys that the timing allows.
 
         A model that needs `pose` gets the batch's frames with their lower half blanked, unless the batch holds poses.
 
         Raises:
-            ValueError: The model does not support this timing, or the batch lacks a key.
+            ValueError: The model does not support this timing, needs "video", or returns no video of its main view; or
+                the batch lacks a key.
         """
+        if "video" in self.needs:
+            raise ValueError(
+                f"{type(self).__name__}.needs has 'video', the reference that is to be generated; expected other keys: "
+                "'identity' for one frame of the speaker, 'pose' for frames without their lower half"
+            )
         if timing not in self.timings:
             raise ValueError(f"{type(self).__name__} has no timing {timing!r}; it has {sorted(self.timings)}")
         if "pose" in self.needs and "pose" not in batch and "video" in batch:
@@ -93,14 +107,31 @@ class GenerativeModel(BenchModule):
         lacking = keys - batch.keys()
         if lacking:
             raise ValueError(
-                f"{type(self).__name__} needs {sorted(lacking)} for timing {timing!r}; the batch lacks them"
+                f"{type(self).__name__} needs {sorted(lacking)} for timing {timing!r}; the batch lacks them and has "
+                f"{sorted(batch)}: add them to `clip_spec`, or take them out of `needs`"
             )
-        return self.generate(cast("ClipBatch", {key: batch[key] for key in keys}), timing)  # type: ignore[literal-required]
+        allowed = cast("ClipBatch", {key: batch[key] for key in keys})  # type: ignore[literal-required]
+        generated = self.generate(allowed, timing)
+        if "video" in self.capabilities:
+            self._check_video(generated)
+        return generated
+
+    def _check_video(self, generated: Any) -> None:  # noqa: ANN401 - another package's model may return anything
+        name = f"{type(self).__name__}.generate"
+        if not isinstance(generated, dict) or not {"video", "video_len"} <= generated.keys():
+            found = sorted(generated) if isinstance(generated, dict) else type(generated).__name__
+            raise ValueError(f"{name} returned {found}; expected a dict with 'video' and 'video_len'")
+        view, shape = self.clip_spec.frames.get("video"), tuple(generated["video"].shape)
+        if view is not None and (len(shape) != 5 or shape[2:] != (3, *view.size)):
+            height, width = view.size
+            raise ValueError(
+                f"{name} returned a video of shape {shape}; expected (B, N, 3, {height}, {width}), as the view "
+                "'video' of `clip_spec` says"
+            )
 
     def validation_step(self, batch: ClipBatch, batch_idx: int) -> Generated:
         """Generate with the timing closest to the truth; of video, log `val/l1` and `val/psnr` on common frames."""
-        timing = next(timing for timing in _TIMINGS if timing in self.timings)
-        generated = self.run_generate(batch, timing)
+        generated = self.run_generate(batch, self._closest_timing())
         if "video" in generated and "video" in batch:
             self._compare(generated, batch)
         return _joined(generated, super().validation_step(batch, batch_idx))

@@ -1,7 +1,7 @@
 """Optimization, written once: any number of optimizers, schedules, clipping, accumulation, means over processes."""
 
 import math
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
@@ -61,7 +61,7 @@ class _Sum:
         return {name: torch.stack(values).mean() for name, values in self.values.items()}
 
 
-class OptimizedModule(pl.LightningModule):
+class OptimizedModule(pl.LightningModule, ABC):
     """How all models are optimized: a model names its optimizers (`build_optimizers`) and steps each.
 
     Optimization is manual in Lightning's sense: `step_optimizer` does zero_grad, backward, the average over processes,
@@ -250,8 +250,14 @@ class OptimizedModule(pl.LightningModule):
             gradients are accumulated: then there is no step yet.
 
         Raises:
+            ValueError: There is no optimizer of that name.
             TrainingFailed: A loss or the gradient is not finite. The weights are still those of the last good step.
         """
+        if name not in self._names:
+            raise ValueError(
+                f"step_optimizer was given {name!r}, which is no optimizer of {type(self).__name__}; "
+                f"build_optimizers returns {', '.join(self._names)}"
+            )
         found = self.optimizers()
         optimizer = (found if isinstance(found, list) else [found])[self._names.index(name)]
         total = torch.stack([self.loss_weights.get(key, 1.0) * value.float() for key, value in terms.items()]).sum()

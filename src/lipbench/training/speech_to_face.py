@@ -19,12 +19,13 @@ class SpeechToFace(AdversarialModel):
 
     With timing "given" the sound says when things are said, as true durations do for models that are driven by text.
 
-    Subclasses set what follows and say what is heard for a face.
+    Subclasses set what follows and say what is heard for a face. One whose generator takes something else overrides
+    `make`, and `needs` if it sees no pose.
 
     Attributes:
         size: Pixels a side of the face view.
-        generator: Identity (M, 3, size, size) in [0, 1], pose (M, 3, size, size) with lower half 0, and what `hear`
-            gives for these frames -> faces (M, 3, size, size) float32 in [0, 1].
+        generator: Identity (M, 3, size, size) in [0, 1], pose (M, 3, size, size) with lower half 0, and what
+            `audio_windows` gives for these frames -> faces (M, 3, size, size) float32 in [0, 1].
     """
 
     timings = frozenset({"given", "free"})
@@ -50,8 +51,23 @@ class SpeechToFace(AdversarialModel):
         """All do: the published rates are constant, and the small recipes' cosine was run for both sides."""
         return True
 
+    def make(self, batch: ClipBatch, clip: Tensor, frame: Tensor) -> Tensor:
+        """Make faces outside training.
+
+        Args:
+            batch: What `needs` names.
+            clip: (M,) rows of the batch.
+            frame: (M,) frames of these clips; poses that run out start again.
+
+        Returns:
+            (M, 3, size, size) float32 in [0, 1].
+        """
+        pose = batch["pose"][clip, frame % batch["pose_len"][clip]]  # (M, 3, size, size)
+        made: Tensor = self.generator(batch["identity"][clip, 0], pose, self.audio_windows(batch, clip, frame))
+        return made
+
     def generate(self, batch: ClipBatch, timing: Timing) -> Generated:
-        """Make the frames of the clip, or with timing "free" those of the sound; poses that run out start again."""
+        """Make the frames of the clip, or with timing "free" those of the sound."""
         if timing == "free":
             rate = self.clip_spec.audio_rate or features.RATE
             frames = (batch["audio_len"] * batch["fps"].double() / rate).round().long()
@@ -61,7 +77,5 @@ class SpeechToFace(AdversarialModel):
         clip, place = there.nonzero(as_tuple=True)  # (M,) each
         video = batch["audio"].new_zeros(*there.shape, 3, self.size, self.size, dtype=torch.float32)
         for rows, places in zip(torch.split(clip, _FRAMES_AT_ONCE), torch.split(place, _FRAMES_AT_ONCE), strict=True):
-            pose = batch["pose"][rows, places % batch["pose_len"][rows]]  # (m, 3, size, size)
-            sound = self.audio_windows(batch, rows, places)
-            video[rows, places] = self.generator(batch["identity"][rows, 0], pose, sound)
+            video[rows, places] = self.make(batch, rows, places)
         return {"video": video, "video_len": frames}

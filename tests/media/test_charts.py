@@ -1,0 +1,48 @@
+"""Charts: values lie where the axes say, and every bar is as long as its count."""
+
+import numpy as np
+
+from lipbench.media import charts
+
+
+def colored(pixels, color):
+    return (np.abs(pixels.astype(int) - color).max(-1) < 40).nonzero()
+
+
+def test_a_line_rises_with_its_values():
+    line = charts.Line("a", [0, 1, 2], [0, 0, 10])
+    pixels = charts.line_chart([line], "title", "x", "y", (200, 300))
+    assert pixels.shape == (200, 300, 3)
+    rows, columns = colored(pixels, charts.BLUE)
+    left, right = rows[columns < 160].mean(), rows[columns == columns.max()].mean()
+    assert left > right + 80
+    assert np.ptp(rows[columns < 160]) < 4  # flat up to the middle
+
+
+def test_several_lines_have_a_legend():
+    lines = [charts.Line("first", [0, 1], [0, 1]), charts.Line("second", [0, 1], [1, 0], charts.ORANGE)]
+    for color in (charts.BLUE, charts.ORANGE):
+        assert (colored(charts.line_chart(lines, "", "x", "y", (200, 300)), color)[0] < 40).any()
+    assert not (colored(charts.line_chart(lines[:1], "", "x", "y", (200, 300)), charts.BLUE)[0] < 40).any()
+
+
+def test_a_constant_line_and_a_single_point_can_be_drawn():
+    for x in ([0, 1], [3]):
+        rows, _ = colored(charts.line_chart([charts.Line("", x, [5] * len(x))], "", "", "", (200, 300)), charts.BLUE)
+        assert len(x) == 1 or abs(rows.mean() - 103) < 2
+
+
+def test_bars_are_as_long_as_their_counts():
+    pixels = charts.bar_chart([10, 0, 5], ["a", "b", "c"], "title", "x", "y", (300, 400))
+    _, columns = colored(pixels, charts.BLUE)
+    first, second = (columns[columns < 200], columns[columns > 200])
+    heights = [np.unique(part, return_counts=True)[1].max() for part in (first, second)]
+    assert abs(heights[0] - 2 * heights[1]) <= 2
+    middle = 48 + (400 - 64) // 2
+    assert not np.isin(range(middle - 30, middle + 30), columns).any()
+
+
+def test_ticks_are_round():
+    assert charts._steps(-8, 8) == [-5, 0, 5]
+    assert charts._steps(0, 7) == [0, 2, 4, 6]
+    assert charts._steps(3, 3) == [3]
