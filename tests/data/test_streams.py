@@ -1,5 +1,10 @@
-"""Streams: the parts of the training clips, what each stream may show, and resuming over several of them."""
+"""Streams: the parts of the training clips, what each stream may show, and resuming over several of them.
 
+`python test_streams.py STORE FOLDER` trains on streams as one of two processes.
+"""
+
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -182,3 +187,48 @@ def test_a_resumed_fit_over_streams_sees_the_same_batches(
     assert len(straight.seen) == 3 * 3
     assert first.seen + second.seen == straight.seen
     assert torch.equal(second.weight, straight.weight)
+
+
+def two_processes(store: Path, folder: Path) -> None:
+    """Two epochs at once, and one after the other, on two processes; saves what this one saw and ended with."""
+
+    def run(name: str, epochs: int, resume: bool) -> Streamed:
+        model = Streamed()
+        saving = pl.callbacks.ModelCheckpoint(folder / name, save_last=True)
+        quiet = {"enable_progress_bar": False, "enable_model_summary": False, "logger": False}
+        trainer = pl.Trainer(
+            max_epochs=epochs,
+            accelerator="cpu",
+            devices=2,
+            strategy="ddp",
+            use_distributed_sampler=False,
+            num_sanity_val_steps=0,
+            limit_val_batches=0,
+            callbacks=[saving],
+            **quiet,  # type: ignore[arg-type]
+        )
+        module = ClipDataModule("rendered", str(store), "rendered/seen", 1, 0, seed=7, paired=0.4, disjoint=True)
+        trainer.fit(model, module, ckpt_path=str(folder / name / "last.ckpt") if resume else None)
+        return model
+
+    straight, first, second = run("a", 2, False), run("b", 1, False), run("b", 2, True)
+    assert first.seen + second.seen == straight.seen
+    assert torch.equal(second.weight, straight.weight)
+    torch.save({"seen": straight.seen, "weight": straight.weight.detach()}, folder / f"{straight.global_rank}.pt")
+
+
+def test_two_processes_share_every_stream(rendered_store: Path, tmp_path: Path) -> None:
+    """Equally many batches of other clips for each, the same weights in the end, and exactly resumed."""
+    subprocess.run([sys.executable, __file__, str(rendered_store), str(tmp_path)], check=True, timeout=300)
+    first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1))
+    assert torch.equal(first["weight"], second["weight"])
+    assert len(first["seen"]) == len(second["seen"]) > 2
+    for one, other in zip(first["seen"], second["seen"], strict=True):
+        assert one[:2] == other[:2]  # epoch and batch
+        for stream in range(2, 2 + len(STREAMS)):
+            assert not set(one[stream]) & set(other[stream])
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    two_processes(Path(sys.argv[1]), Path(sys.argv[2]))
