@@ -5,7 +5,7 @@ import subprocess
 import sys
 from itertools import chain
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import pytest
@@ -440,3 +440,31 @@ def test_batches_of_unequal_stores(tmp_path: Path) -> None:
     module = rendered(store, ClipSpec({"video": MOUTH}), protocol="rendered/unseen")
     with pytest.raises(ValueError, match="none of its 0 test clips"):
         module.setup("test")
+
+
+def test_the_other_speaker_has_the_same_rate_and_enough_frames(rendered_store: Path) -> None:
+    from lipbench.data.loader import other_speakers
+
+    class Known:
+        """Clips of two rates; the longest of a speaker."""
+
+        clip_ids: ClassVar[list[str]] = ["a/1", "a/2", "b/3", "b/4", "c/5"]
+
+        def column(self, name: str) -> list[Any]:
+            columns = {"speaker": [*"aabbc"], "fps": [25.0] * 4 + [30.0], "n_frames": [50, 75, 60, 80, 75]}
+            return columns[name]
+
+    known: Any = Known()
+    assert other_speakers(known, ["a/1", "a/2", "b/3", "b/4"]) == ["b/3", "b/4", "a/2", "a/1"]
+    assert other_speakers(known, ["a/1", "b/3", "c/5"]) == []  # c has no other at 30 frames a second
+    assert other_speakers(known, ["a/1", "a/2"]) == []
+    module = rendered(rendered_store, ClipSpec({"video": MOUTH}, audio_rate=16_000, keys=frozenset({"audio"})), "test")
+    assert module.other_speakers
+    batch = next(iter(module.test_dataloader()))
+    other = batch["other_speaker"]
+    assert all(
+        one.split("/")[1] != two.split("/")[1] for one, two in zip(batch["clip_id"], other["clip_id"], strict=True)
+    )
+    assert other["audio_len"].tolist() == batch["audio_len"].tolist()
+    assert other["face"].shape[:2] == other["landmarks"].shape[:2] == other["video"].shape[:2]
+    assert bool((other["video_len"] <= batch["n_frames"]).all())

@@ -24,6 +24,7 @@ from lipbench.data.loader import (
     TrainLoader,
     UnpaddedSampler,
     collate,
+    other_speakers,
     to_float,
 )
 from lipbench.data.parts import divide
@@ -356,6 +357,11 @@ class ClipDataModule(LightningDataModule):
                 "sha256": hashlib.sha256("\n".join(lines).encode()).hexdigest(),
             }
         return info
+
+    @property
+    def other_speakers(self) -> bool:
+        """Whether every test clip has one of another speaker at its frame rate, so that batches hold it."""
+        return bool(other_speakers(self.store, self.test_ids))
 
     def mean_view(self, view: View) -> Tensor:
         """Mean picture of the training split, from up to 100 of its clips and 5 frames of each, evenly spaced.

@@ -98,18 +98,18 @@ AGAINST: Final = ("frozen-frame", "wrong-text", "wrong-audio")
 
 
 def controls(
-    needs: Collection[str], packed: bool = False, speakers: int = 2
+    needs: Collection[str], packed: bool = False, other_speakers: bool = True
 ) -> tuple[tuple[Control, ...], dict[str, str]]:
     """The controls of a model that is handed these batch keys, and those that cannot be made -> why.
 
     Args:
         needs: Batch keys.
         packed: The store holds the model's view only.
-        speakers: Of the test clips.
+        other_speakers: Every test clip has one of another speaker beside it.
     """
     driven = next((rows for key, rows in _CONTROLS.items() if key in needs), ())
-    why = "a packed store holds no whole pictures" if packed else "all test clips are of one speaker"
-    lacking = {own.name: why for own in driven if own.compared and (packed or speakers < 2)}
+    why = "a packed store holds no whole pictures" if packed else "not every test clip has one of another speaker"
+    lacking = {own.name: why for own in driven if own.compared and (packed or not other_speakers)}
     return tuple(own for own in driven if own.name not in lacking), lacking
 
 

@@ -12,7 +12,6 @@ from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.trainer.states import TrainerFn
 
 from lipbench import discovery
-from lipbench.data import protocol
 from lipbench.errors import on_one_line, visible
 from lipbench.evaluation import calibration, clip_scores, formatting, output_folder, readings, record, workers, writing
 from lipbench.evaluation.bank import METRICS, Bank, ScoreRow
@@ -165,8 +164,7 @@ class Evaluator(Callback):
         self._driven: tuple[Control, ...] = ()
         self.left_out = {}
         if self.controls:
-            speakers = len(set(map(protocol.speaker, data.test_ids)))
-            self._driven, self.left_out = calibration.controls(model.needs, packed, speakers)
+            self._driven, self.left_out = calibration.controls(model.needs, packed, data.other_speakers)
         checks: list[str] = []
         mean = None
         if self.calibration:
