@@ -17,6 +17,7 @@ from lipbench.errors import UsageError, visible
 from lipbench.paths import default_store
 
 if TYPE_CHECKING:
+    from lipbench.data.corpus import Corpus
     from lipbench.data.store import Store
     from lipbench.evaluation.audio_motion import ClipCorrelation
 
@@ -97,10 +98,10 @@ def run(
     from lipbench.evaluation import audio_motion, output_folder
     from lipbench.evaluation.workers import suitable
 
-    corpus = discovery.load("data", data).name
-    opened = _store(corpus, data, store or default_store(corpus))
-    clip_ids = _chosen(opened, corpus, protocol, clips)
-    folder = out or Path("correlation") / corpus
+    corpus = discovery.load("data", data)
+    opened = _store(corpus, store or default_store(corpus.name))
+    clip_ids = _chosen(opened, corpus.name, protocol, clips)
+    folder = out or Path("correlation") / corpus.name
     output_folder.probe(folder)
     steps = range(first, last + 1)
     with progress.bar(True, len(clip_ids), 0, "correlating") as advance:
@@ -121,13 +122,14 @@ def run(
     print(f"{folder}: correlation.csv, curves.png, offsets.png")
 
 
-def _store(corpus: str, data: str, folder: Path) -> "Store":
+def _store(corpus: "type[Corpus]", folder: Path) -> "Store":
     """The store of a corpus.
 
     Raises:
         FileNotFoundError: There is none.
         ValueError: It holds another corpus, or frames in another form.
     """
+    from lipbench.data.corpus import prepare_advice
     from lipbench.data.store import Store
     from lipbench.evaluation.audio_motion import VIEW
 
@@ -135,12 +137,10 @@ def _store(corpus: str, data: str, folder: Path) -> "Store":
     try:
         store = Store(folder)
     except FileNotFoundError as error:
-        root = "" if corpus == "rendered" else " --root DIR"
-        where = "" if folder == default_store(corpus) else f" --store {folder}"
-        raise FileNotFoundError(f"{error}. Make it with: lipbench prepare --data {data}{root}{where}") from None
+        raise FileNotFoundError(f"{error}. {prepare_advice(corpus, folder)}") from None
     held = store.manifest["settings"]["data"]
-    if held != corpus:
-        raise ValueError(f"the store {folder} holds {held!r}, not {corpus!r}")
+    if held != corpus.name:
+        raise ValueError(f"the store {folder} holds {held!r}, not {corpus.name!r}. {prepare_advice(corpus, folder)}")
     if store.packed not in (None, VIEW):
         raise ValueError(
             f"the store {folder} is packed: it holds the view {store.packed} only; expected the whole store, or one "

@@ -11,12 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+from lipbench import discovery
 from lipbench.data import protocol as protocol_registry
 from lipbench.data.durations import AlignmentFile, DurationSource
 from lipbench.data.protocol import Protocol
 from lipbench.errors import UsageError
 from lipbench.media.text import CHARACTERS, Tokenizer
-from lipbench.paths import home
+from lipbench.paths import default_store, home
 
 
 @dataclass(frozen=True)
@@ -135,3 +136,15 @@ class Corpus(ABC):
             f"the corpus {cls.name} has no grammar to draw sentences from; take the text of its clips, "
             "ClipSpec(part='text')"
         )
+
+
+def prepare_advice(corpus: type[Corpus], store: Path) -> str:
+    """What to type for a store that is not there, or lacks clips.
+
+    Args:
+        corpus: Of the store.
+        store: Its folder.
+    """
+    where = "" if store == default_store(corpus.name) else f" --store {store}"
+    options = f" {corpus.prepare_options()}".rstrip()
+    return f"Make it with: lipbench prepare --data {discovery.short_name('data', corpus)}{options}{where}"

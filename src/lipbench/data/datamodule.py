@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from lipbench import discovery
-from lipbench.data.corpus import Corpus
+from lipbench.data.corpus import Corpus, prepare_advice
 from lipbench.data.loader import (
     SCORING,
     ClipDataset,
@@ -118,23 +118,16 @@ class ClipDataModule(LightningDataModule):
             ValueError: It holds another corpus.
         """
         if self._store is None:
+            advice = prepare_advice(self.corpus, self.store_path)
             try:
                 store = Store(self.store_path)
             except FileNotFoundError as error:
-                raise FileNotFoundError(f"{error}. {self._advice()}") from None
+                raise FileNotFoundError(f"{error}. {advice}") from None
             found = store.manifest["settings"]["data"]
             if found != self.corpus.name:
-                raise ValueError(
-                    f"the store {self.store_path} holds {found!r}, not {self.corpus.name!r}. {self._advice()}"
-                )
+                raise ValueError(f"the store {self.store_path} holds {found!r}, not {self.corpus.name!r}. {advice}")
             self._store = store
         return self._store
-
-    def _advice(self) -> str:
-        name = discovery.short_name("data", self.corpus)
-        where = "" if self.store_path == default_store(self.corpus.name) else f" --store {self.store_path}"
-        options = f" {self.corpus.prepare_options()}".rstrip()
-        return f"Make it with: lipbench prepare --data {name}{options}{where}"
 
     def setup(self, stage: str) -> None:
         """Open the store, divide it by the protocol, and say once how much of the protocol it holds.
@@ -151,7 +144,7 @@ class ClipDataModule(LightningDataModule):
                 total = len(getattr(self.split, part))
                 raise ValueError(
                     f"{self.protocol.name}: none of its {total:,} {part} clips is in the store {self.store_path} "
-                    f"({len(store)} clips). {self._advice()}"
+                    f"({len(store)} clips). {prepare_advice(self.corpus, self.store_path)}"
                 )
         if stage == "fit":
             for name, spec in self._streams().items():

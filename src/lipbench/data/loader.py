@@ -5,6 +5,7 @@ alone; so the batches are the same for any number of loader processes, and a res
 interrupted one would have seen.
 """
 
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
@@ -270,11 +271,17 @@ def other_speakers(store: Store, clip_ids: Sequence[str]) -> list[str]:
     found = []
     for k, clip_id in enumerate(clip_ids):
         speaker, fps, frames = known[clip_id]
-        turned = (*clip_ids[k + 1 :], *clip_ids[:k])
-        others = [other for other in turned if known[other][0] != speaker and known[other][1] == fps]
-        if not others:
+        chosen = shorter = ""
+        for place in itertools.chain(range(k + 1, len(clip_ids)), range(k)):  # ends at the first that fits
+            other = clip_ids[place]
+            if known[other][0] != speaker and known[other][1] == fps:
+                if known[other][2] >= frames:
+                    chosen = other
+                    break
+                shorter = shorter or other
+        if not (chosen or shorter):
             return []
-        found.append(next((other for other in others if known[other][2] >= frames), others[0]))
+        found.append(chosen or shorter)
     return found
 
 

@@ -40,6 +40,7 @@ from lipbench.nets.atvgnet import (
 )
 from lipbench.nets.fastspeech import length_mask
 from lipbench.training.adversarial import AdversarialModel, Adversary, Sample, Side
+from lipbench.training.generative import frames_heard
 from lipbench.types import ClipBatch, ClipSpec, Generated, Timing, View
 
 _MOUTH_Y: Final = 100.0  # factor of the errors of the mouth's y coordinates
@@ -187,10 +188,7 @@ class ATVGnet(AdversarialModel):
 
     def generate(self, batch: ClipBatch, timing: Timing) -> Generated:
         """Make the frames of the clip, or with timing "free" those of the audio, piece by piece."""
-        if timing == "free":
-            frames = (batch["audio_len"] * batch["fps"].double() / features.RATE).round().long()
-        else:
-            frames = batch["n_frames"]
+        frames = frames_heard(batch, timing, features.RATE)
         there = length_mask(frames, int(frames.max()))  # (B, N)
         place = torch.arange(there.shape[1], device=there.device).expand_as(there)
         heard = audio_windows(batch, place)  # (B, N, 28, 12)

@@ -134,8 +134,9 @@ class CorrGAN(SpeechToClip):
         if correlation_weight:
             self.audio_motion = AudioCorrelationEncoder(4 * width, derivative=derivative)
             self.video_motion = MotionCorrelationEncoder(2 if derivative else 3, correlation_widths)
-        judges_flow = bool(adversarial_weight) and motion == "flow"
-        self.flow_network = FlowNetS(flow_width) if judges_flow or (correlation_weight and derivative) else None
+        self._judges_flow = bool(adversarial_weight) and motion == "flow"
+        flows = self._judges_flow or (correlation_weight and derivative)
+        self.flow_network = FlowNetS(flow_width) if flows else None
         self.discriminator: Discriminator | None = None
         if adversarial_weight:
             self.discriminator = Discriminator(
@@ -202,8 +203,9 @@ class CorrGAN(SpeechToClip):
         sample = {"real": real, "made": made}
         if self.flow_network is not None:
             sample["made_flow"] = self.flow_network(made)
-            with torch.set_grad_enabled(self.correlation_of == "both"):
-                sample["real_flow"] = self.flow_network(real)
+            if self._judges_flow or self.correlation_of == "both":
+                with torch.set_grad_enabled(self.correlation_of == "both"):
+                    sample["real_flow"] = self.flow_network(real)
         if self.loss_weights["correlation"]:
             name = "{}_flow" if self.correlation == "derivative" else "{}"
             sides: Sequence[Side] = ("made",) if self.correlation_of == "generated" else ("real", "made")
@@ -283,8 +285,6 @@ class MatchingAdversary(Adversary):
         net: Video, audio and, where its third stream sees it, flow -> logits.
         mismatched: Whether the "audio" or the "video" is another clip's.
     """
-
-    net: nn.Module
 
     def __init__(self, net: nn.Module, mismatched: Literal["audio", "video"] = "audio") -> None:
         super().__init__(net)

@@ -4,6 +4,7 @@ from abc import abstractmethod
 from typing import Any, ClassVar, Final, cast
 
 import torch
+from torch import Tensor
 from torch.nn import functional as F
 
 from lipbench import losses
@@ -155,6 +156,22 @@ class GenerativeModel(BenchModule):
     def predict_step(self, batch: ClipBatch, batch_idx: int) -> Generated:
         """Generate as `timing` says."""
         return _joined(self.run_generate(batch, self.timing), super().predict_step(batch, batch_idx))
+
+
+def frames_heard(batch: ClipBatch, timing: Timing, rate: int) -> Tensor:
+    """How many frames a model makes that is driven by audio: those of the clip, or with timing "free" of the audio.
+
+    Args:
+        batch: `n_frames`, or with timing "free" `audio_len` and `fps`.
+        timing: See `GenerativeModel.generate`.
+        rate: Samples a second of the batch's audio.
+
+    Returns:
+        (B,) int64.
+    """
+    if timing == "free":
+        return (batch["audio_len"] * batch["fps"].double() / rate).round().long()
+    return batch["n_frames"]
 
 
 def _joined(generated: Generated, other: object) -> Generated:

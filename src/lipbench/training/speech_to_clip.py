@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from lipbench.media import features
 from lipbench.nets.corrgan import FRAMES
 from lipbench.training.adversarial import AdversarialModel
+from lipbench.training.generative import frames_heard
 from lipbench.types import ClipBatch, ClipSpec, Generated, Timing, View
 
 BANDS_PER_PIXEL: Final = 2
@@ -117,10 +118,7 @@ class SpeechToClip(AdversarialModel):
 
     def generate(self, batch: ClipBatch, timing: Timing) -> Generated:
         """Make the frames of the clip, or with timing "free" those of the audio."""
-        if timing == "free":
-            frames = (batch["audio_len"] * batch["fps"].double() / features.CLIP_RATE).round().long()
-        else:
-            frames = batch["n_frames"]
+        frames = frames_heard(batch, timing, features.CLIP_RATE)
         windows = [(row, start) for row, total in enumerate(frames.tolist()) for start in starts(total)]
         device, longest = batch["audio"].device, max(int(frames.max()), FRAMES)
         video = torch.zeros(len(frames), longest, 3, self.size, self.size, device=device)

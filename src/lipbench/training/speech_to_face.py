@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from lipbench.media import features
 from lipbench.nets.fastspeech import length_mask
 from lipbench.training.adversarial import AdversarialModel
+from lipbench.training.generative import frames_heard
 from lipbench.types import ClipBatch, Generated, Timing, View
 
 _FRAMES_AT_ONCE: Final = 128  # faces made together outside training, to bound the memory of large test batches
@@ -68,11 +69,7 @@ class SpeechToFace(AdversarialModel):
 
     def generate(self, batch: ClipBatch, timing: Timing) -> Generated:
         """Make the frames of the clip, or with timing "free" those of the sound."""
-        if timing == "free":
-            rate = self.clip_spec.audio_rate or features.RATE
-            frames = (batch["audio_len"] * batch["fps"].double() / rate).round().long()
-        else:
-            frames = batch["n_frames"]
+        frames = frames_heard(batch, timing, self.clip_spec.audio_rate or features.RATE)
         there = length_mask(frames, int(frames.max()))  # (B, N)
         clip, place = there.nonzero(as_tuple=True)  # (M,) each
         video = batch["audio"].new_zeros(*there.shape, 3, self.size, self.size, dtype=torch.float32)
