@@ -196,6 +196,17 @@ def test_one_recipe_is_an_experiment_of_one_stage(here, capsys):
     assert "fit tiny: to do: CPU" in shown
 
 
+def test_a_model_that_only_observes_is_scored_without_a_record(here, capsys):
+    write(Path("two"))
+    assert cli.main(["run", "two/expert.yaml"]) == 0
+    assert "expert scored" in capsys.readouterr().out
+    assert not Path("leaderboards").exists()
+    before = times("runs")
+    assert cli.main(["run", "two/expert.yaml"]) == 0
+    assert "scored" not in capsys.readouterr().out
+    assert times("runs") == before
+
+
 def test_two_do_not_work_in_one_folder(here, capsys):
     import fcntl
 

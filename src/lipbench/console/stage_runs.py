@@ -140,7 +140,8 @@ class Runner:
                 _timed("prepared", self._prepare)
             for place, stage in enumerate(self.experiment.stages):
                 found[stage.name] = self._stage(stage, start is not None and place >= names.index(start))
-            if any(map(self.experiment.tested, self.experiment.stages)):
+            tested = filter(self.experiment.tested, self.experiment.stages)
+            if any(map(self._recorded, tested)):
                 from lipbench.leaderboard import table
 
                 table.compare(self.results, self.tables)
@@ -304,7 +305,15 @@ class Runner:
         if not self.experiment.tested(stage):
             return True
         done = _read(folder / "tested.json")
-        return done is not None and done["key"] == self._test_key(stage, last) and Path(done["record"]).is_file()
+        if done is None or done["key"] != self._test_key(stage, last):
+            return False
+        return done["record"] is None or Path(done["record"]).is_file()
+
+    def _recorded(self, stage: Stage) -> bool:
+        """Whether scoring a stage made a record."""
+        folder = self.status(stage).folder
+        done = None if folder is None else _read(folder / "tested.json")
+        return done is not None and done["record"] is not None
 
     def _test_key(self, stage: Stage, last: Path) -> str:
         stated = stage.stated()
@@ -319,13 +328,17 @@ class Runner:
         )
 
     def _test(self, stage: Stage, folder: Path, last: Path) -> None:
-        """Score a stage's last checkpoint; its record is called after the stage's folder."""
+        """Score a stage's last checkpoint; its record is called after the stage's folder.
+
+        A model that only observes (a flow, an autoencoder) shows its scores in the terminal and has no record.
+        """
         run = str(stage.stated().get("evaluator", {}).get("name") or folder.name)
         words = [*self._words(stage, folder), "--ckpt_path", str(last), "--trainer.default_root_dir", str(folder)]
         words += self._options_taken(stage, scoring=True)
         self._call(stage, "test", [*words, "--evaluator.out", str(self.results), "--evaluator.name", run])
-        (record,) = sorted(self.results.glob(f"**/{run}.json"), key=lambda path: path.stat().st_mtime)[-1:]
-        self._write(folder / "tested.json", {"key": self._test_key(stage, last), "record": str(record.absolute())})
+        records = sorted(self.results.glob(f"**/{run}.json"), key=lambda path: path.stat().st_mtime)
+        record = str(records[-1].absolute()) if records else None
+        self._write(folder / "tested.json", {"key": self._test_key(stage, last), "record": record})
 
     def _call(self, stage: Stage, command: str, words: list[str]) -> None:
         """Run fit or test: in this process, or, where the stage asks for several devices, in one of its own."""
