@@ -217,6 +217,17 @@ def test_whole_clips_are_read_here_where_shared_memory_is_small(
     assert module.test_dataloader().num_workers == 2
 
 
+def test_audio_of_a_lower_rate_is_resampled_and_said(
+    rendered_store: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    rendered(rendered_store, ClipSpec({"video": MOUTH}, audio_rate=8_000))
+    assert "resampled" not in caplog.text
+    rendered(rendered_store, ClipSpec({"video": MOUTH}, audio_rate=44_100))
+    assert "44,100 audio samples a second, and rendered has clips of 8,000" in caplog.text
+    assert "nothing above 4,000 Hz" in caplog.text
+
+
 def test_limit_test_is_spread_out(rendered_store: Path) -> None:
     whole = rendered(rendered_store, ClipSpec({"video": MOUTH}), "test").test_ids
     few = rendered(rendered_store, ClipSpec({"video": MOUTH}), "test", limit_test=4)
