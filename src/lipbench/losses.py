@@ -186,6 +186,27 @@ def derivative_correlation(audio: Tensor, motion: Tensor, eps: float = 1e-8) -> 
     return 1 - cosine.mean()
 
 
+def contrastive(anchors: Tensor, positives: Tensor, negatives: Tensor, temperature: float = 0.07) -> Tensor:
+    """InfoNCE of audio embeddings with the visual context features of their frames (TalkLip's eq. 5 and 6).
+
+    The positive of an audio embedding is its frame's context feature, its negatives are other frames' audio
+    embeddings. Mean over frames as in the published code; the paper has the sum.
+
+    Args:
+        anchors: (N, C) audio embeddings of length 1.
+        positives: (N, C) context features of length 1.
+        negatives: (N, K) int64, the rows of `anchors` that each is contrasted with.
+        temperature: tau; 0.07 in the published code.
+
+    Returns:
+        Scalar, 0 or more.
+    """
+    own = (anchors * positives).sum(dim=1, keepdim=True)  # (N, 1)
+    others = (anchors @ anchors.T).gather(1, negatives)  # (N, K)
+    logits = torch.cat([own, others], dim=1).float() / temperature
+    return -logits.log_softmax(dim=1)[:, 0].mean()
+
+
 def flow_pyramid(
     flows: Sequence[Tensor], target: Tensor, weights: Sequence[float] = (0.005, 0.01, 0.02, 0.08, 0.32)
 ) -> Tensor:

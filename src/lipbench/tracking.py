@@ -25,12 +25,11 @@ from lipbench.evaluation.evaluator import Evaluator
 from lipbench.files import written_whole
 from lipbench.media import captions
 from lipbench.training.base import BenchModule
+from lipbench.training.checkpoints import DATA
 from lipbench.training.generative import GenerativeModel
 from lipbench.types import ClipBatch, Generated
 
 Mode = Literal["off", "offline", "online"]
-ENTRY: Final = "lipbench_data"
-"""Under which a checkpoint says what the model was trained on: name, protocol, and words if they are few."""
 _VOCABULARY: Final = 1000  # words at most: a corpus with more is an open vocabulary
 
 
@@ -178,7 +177,7 @@ class Tracking(_Writer):
     ) -> None:
         """Write it into the checkpoint, so that the file alone can be tested, and words it never met be named."""
         if self._trained_on is not None:
-            checkpoint[ENTRY] = self._trained_on
+            checkpoint[DATA] = self._trained_on
 
     def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Start with the first clip again."""

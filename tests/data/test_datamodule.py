@@ -217,9 +217,7 @@ def test_whole_clips_are_read_here_where_shared_memory_is_small(
     assert module.test_dataloader().num_workers == 2
 
 
-def test_audio_of_a_lower_rate_is_resampled_and_said(
-    rendered_store: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_audio_of_a_lower_rate_is_resampled_and_said(rendered_store: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO")
     rendered(rendered_store, ClipSpec({"video": MOUTH}, audio_rate=8_000))
     assert "resampled" not in caplog.text

@@ -52,8 +52,9 @@ def put(
         "clips": {"n": clips, "speakers": 1, "sha256": record.clips_sha256(ids)},
         "view": "mouth 40x80",
         "data": {"settings": {"landmarks": "dlib"}, "packed": None},
+        "training": {},
     }
-    about = {"model": {}, "training": {}, "scores": scores, "created": f"{seed}"}
+    about = {"model": {}, "scores": scores, "created": f"{seed}"}
     entry = Record(kind=kind, name=name, run=run, control=control, timing=timing, **about, **{**plain, **changes})
     return record.write([(entry, per_clip)], folder / "results")[0]
 

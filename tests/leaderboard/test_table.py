@@ -252,6 +252,19 @@ def test_a_row_below_the_frozen_frame_is_marked(full, capsys, monkeypatch):
     assert read.not_above_frozen[["good", "long"]].isna().all()
 
 
+def test_a_model_trained_on_another_protocol_is_marked(full, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    put(full, "talklip", "cross", 1.0, training={"batches": 5, "protocol": "rendered/unseen"})
+    put(full, "talklip", "own", 1.5, training={"batches": 5, "protocol": "grid/s1"})
+    compare(full)
+    shown = capsys.readouterr().out
+    assert shown.count("talklip†") == 1
+    assert "† Trained on another protocol than this one: talklip cross (rendered/unseen)." in " ".join(shown.split())
+    read = pd.read_csv(full / "grid_s1.csv").set_index("run")
+    assert read.trained_on["cross"] == "rendered/unseen"
+    assert read.trained_on[["own", "good"]].isna().all()
+
+
 def test_names_are_never_cut(tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "60")
     long = "a-name-of-a-run-that-is-longer-than-its-column-"

@@ -3,7 +3,8 @@
 from pathlib import Path
 from typing import NamedTuple
 
-from lipbench import discovery, tracking
+from lipbench import discovery
+from lipbench.training import checkpoints
 
 
 class Origin(NamedTuple):
@@ -50,7 +51,7 @@ def read(path: Path, model: str | None = None) -> Origin:
             f"it, give --model {meta['class']}"
         )
     short = model or discovery.short_name("model", meta["class"])
-    data = content.get(tracking.ENTRY)
+    data = content.get(checkpoints.DATA)
     data = data if isinstance(data, dict) else {}
     words = data.get("words")
     return Origin(

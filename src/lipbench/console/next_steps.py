@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from lipbench import discovery, tracking
+from lipbench import discovery
 from lipbench.console import corpus_option
 from lipbench.pretrained import bundled
 from lipbench.training import checkpoints, loading
@@ -63,5 +63,5 @@ def write_observer(checkpoint: Path, model: str, path: Path) -> None:
     content = checkpoints.read(checkpoint)
     config: dict[str, Any] = yaml.safe_load((checkpoint.parents[1] / "config.yaml").read_text("utf-8"))
     data = corpus_option.current(config) or config["data"]  # an older spelling, or the present one
-    meta, protocol = content["lipbench"], content[tracking.ENTRY]["protocol"]
+    meta, protocol = content["lipbench"], content[checkpoints.DATA]["protocol"]
     save(path, trained_on(protocol, meta["batches"], data["batch_size"], meta["seed"]))

@@ -218,8 +218,8 @@ class ClipDataModule(LightningDataModule):
             )
         if spec.audio_rate is not None and (lowest := min(store.column("sample_rate"))) < spec.audio_rate:
             rank_zero_info(
-                f"{named}the model wants {spec.audio_rate:,} audio samples a second, and {self.corpus.name} has clips of "
-                f"{lowest:,}: these are resampled, and hold nothing above {lowest // 2:,} Hz"
+                f"{named}the model wants {spec.audio_rate:,} audio samples a second, and {self.corpus.name} has clips "
+                f"of {lowest:,}: these are resampled, and hold nothing above {lowest // 2:,} Hz"
             )
         if store.packed is not None:
             probe = torch.zeros(1, 3, *store.packed.size, dtype=torch.uint8)

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import pytorch_lightning as pl
 import torch
@@ -100,7 +100,6 @@ class Evaluator(Callback):
         """Where the model's record was written."""
         self.left_out: dict[str, str] = {}
         """Calibration and control rows that could not be made -> why."""
-        self._trained: dict[str, Any] = {}
         self._clips: dict[int, tuple[str, str]] = {}
         self._pool: Pool | None = None
 
@@ -139,12 +138,6 @@ class Evaluator(Callback):
         if self.observations:
             return Path(self.observations)
         return home() / "cache" / "observations"
-
-    def on_load_checkpoint(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
-        """Remember how long the checkpoint was trained."""
-        self._trained = {"epoch": checkpoint.get("epoch")}
 
     def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Empty accumulators, the same rows on every process, and what fills them."""
@@ -313,7 +306,7 @@ class Evaluator(Callback):
                 "batches": model.batches,
                 "seed": model._seed,
                 "frozen_sha256": model.frozen_sha256,
-                **self._trained,
+                **model.trained,
             },
         )
         return board.records(

@@ -107,7 +107,7 @@ class Record:
         view: The model's view and size.
         timing: Who decided the durations; None for calibration rows and for models that make no video.
         model: class_path, arguments, parameters (by part), checkpoint_sha256 or weights_sha256, paper.
-        training: batches, epoch, seed.
+        training: batches, epoch, seed, protocol (whose training split; None where the checkpoint does not say).
         data: What the store says of itself: settings, counts, packed view.
         scores: Column -> score.
         paired: Comparisons with rows of the same test.
@@ -136,6 +136,12 @@ class Record:
     created: str = ""
     beside: list[str] = field(default_factory=list)
     schema: int = SCHEMA
+
+    @property
+    def trained_elsewhere(self) -> str | None:
+        """The protocol that the model was trained on, if it is another than the one it is scored under."""
+        trained = self.training.get("protocol")  # absent in records from before it was noted
+        return trained if isinstance(trained, str) and trained != self.protocol["name"] else None
 
     @property
     def preparation(self) -> dict[str, Any]:

@@ -185,7 +185,7 @@ def _board(
             if by
             else f"Not ranked: no row has any of {', '.join(primary)}."
         )
-    notes += [*apart, *_still_notes(ranked + rest, calibrations), *_lost(lines, there)]
+    notes += [*apart, *_still_notes(ranked + rest, calibrations), *_elsewhere(ranked + rest), *_lost(lines, there)]
     others = [line for line in lines if line.record.kind != "model"]
     names = record.CALIBRATIONS
     others.sort(
@@ -242,6 +242,12 @@ def _still_notes(models: Sequence[Line], calibrations: Sequence[Line]) -> list[s
         f"{board_lines.STILL} No better than a first frame that stands still (frozen-frame, {view}): {'; '.join(rows)}."
         for view, rows in below.items()
     ]
+
+
+def _elsewhere(models: Sequence[Line]) -> list[str]:
+    """A note for the models that were trained on other protocols."""
+    rows = [f"{line.label} ({line.record.trained_elsewhere})" for line in models if line.record.trained_elsewhere]
+    return [f"{board_lines.ELSEWHERE} Trained on another protocol than this one: {'; '.join(rows)}."] if rows else []
 
 
 def _lost(lines: Sequence[Line], there: set[_Key]) -> list[str]:

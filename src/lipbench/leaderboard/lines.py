@@ -15,6 +15,8 @@ OTHER: Final = "‡"
 """Marks a score that another observer gave than those of the table's other rows."""
 STILL: Final = "*"
 """Marks a model's score that is no better than a frozen first frame's."""
+ELSEWHERE: Final = "†"
+"""Marks a model that was trained on another protocol than the table's."""
 Kind = Literal["video", "text"]
 """What the rows of a table are compared in: what was generated, or what readers read."""
 _Measure = tuple[str | None, str, bool | None, float | None]

@@ -17,12 +17,13 @@ if TYPE_CHECKING:
 def rows(board: Board) -> tuple[list[str], list[list[object]]]:
     """A board as names of columns and rows: every metric, the ends of its 95 % interval, the clips that have it.
 
-    Scores that must not be compared with their column's others stand in the column `other_observer` instead.
+    Scores that must not be compared with their column's others stand in the column `other_observer` instead;
+    `trained_on` names another protocol that a model was trained on.
     """
     names = lines.columns([line.record for line in board.lines])
     header = ["rank", "kind", "model", "control", "run", "timing", "view", "clips"]
     header += [f"{name}{what}" for name in names for what in ("", ":low", ":high", ":clips")]
-    header += ["mean_rank", "not_above_frozen", "other_observer", "record"]
+    header += ["mean_rank", "not_above_frozen", "other_observer", "trained_on", "record"]
     found = []
     for line in board.lines:
         entry = line.record
@@ -38,7 +39,8 @@ def rows(board: Board) -> tuple[list[str], list[list[object]]]:
             else:
                 row += [score.value, *(score.ci95 or (None, None)), score.n]
         paths = " ".join(path.as_posix() for path in (line.path, *line.others))
-        found.append([*row, line.mean_rank, " ".join(sorted(line.still)), "; ".join(apart), paths])
+        row += [line.mean_rank, " ".join(sorted(line.still)), "; ".join(apart), entry.trained_elsewhere, paths]
+        found.append(row)
     return header, found
 
 

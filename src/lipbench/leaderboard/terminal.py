@@ -80,7 +80,7 @@ def _table(board: Board, columns: Sequence[str], best: dict[tuple[str, str], flo
             table.add_row("", Text(here, style="italic"))
             section = here
         label = f"{entry.name}, {entry.control}" if entry.kind == "control" else entry.name
-        told = Text(visible(label))
+        told = Text(f"{visible(label)}{lines.ELSEWHERE if entry.trained_elsewhere else ''}")
         if entry.kind != "calibration":
             told.append(f"\n{visible(entry.run)}", style="dim")
         view = [Text(visible(entry.view).replace(" ", "\n") if entry.kind == "model" else "")] if title else []

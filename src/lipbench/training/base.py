@@ -54,6 +54,8 @@ class BenchModule(OptimizedModule, ABC):
         """Name of a frozen network -> hash of its file; read back from checkpoints."""
         self.started_sha256: dict[str, str] = {}
         """Option that named the file from which a part started -> hash of that file; read back from checkpoints."""
+        self.trained: dict[str, Any] = {}
+        """Of the checkpoint that was loaded: its epoch, and the protocol whose clips it was trained on (or None)."""
         self.images: dict[str, Tensor] = {}
         """Name of a picture that `log_image` was given -> (H, W, 3) uint8, until tracking has written it."""
         self._starts: dict[str, tuple[nn.Module, Path, str]] = {}
@@ -293,6 +295,7 @@ class BenchModule(OptimizedModule, ABC):
         self._check_networks(meta, "this checkpoint")
         self.restore_optimization(meta)
         self.started_sha256 = dict(meta.get("started", {}))
+        self.trained = {"epoch": checkpoint.get("epoch"), "protocol": checkpoints.trained_on(checkpoint)}
         for name, sha256 in meta.get("frozen", {}).items():  # absent before there were such models
             own = self.frozen_sha256.setdefault(name, sha256)
             if own != sha256:

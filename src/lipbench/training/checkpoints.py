@@ -19,6 +19,8 @@ from lipbench.pretrained.weights import check_archive, check_finite, kind_of
 
 SCHEMA: Final = 1
 """Version of what lipbench adds to a checkpoint, under the key "lipbench"."""
+DATA: Final = "lipbench_data"
+"""Under which a checkpoint says what the model was trained on: name, protocol, and words if they are few."""
 
 _META: Final[dict[str, type | tuple[type, ...]]] = {
     "schema": int,
@@ -65,6 +67,13 @@ class CheckpointFiles(TorchCheckpointIO):
         path = Path(path)
         if path.is_file() and path.suffix == ".ckpt":
             path.unlink()
+
+
+def trained_on(checkpoint: Mapping[str, Any]) -> str | None:
+    """The protocol whose training split a checkpoint was trained on; None if it does not say."""
+    data = checkpoint.get(DATA)
+    protocol = data.get("protocol") if isinstance(data, dict) else None
+    return protocol if isinstance(protocol, str) else None
 
 
 def read(path: Path) -> dict[str, Any]:
