@@ -123,3 +123,16 @@ def test_a_clip_of_another_speaker_is_found_by_its_name(here, parts, capsys):
     name = parts.train[0].rpartition("/")[2]
     assert cli.main(["strip", str(here.checkpoint), "--clip", f"rendered/s9/{name}"]) == 2
     assert f"in it are {parts.train[0]}, ..." in capsys.readouterr().err
+
+
+def test_a_model_that_is_not_installed_is_named(here, capsys):
+    Path("strip_of_another.py").write_text("from lipbench.models.paralip import ParaLip\nclass Mine(ParaLip): ...\n")
+    stored = torch.load(here.checkpoint, weights_only=True)
+    stored["lipbench"] |= {"class": "strip_of_another.Mine"}
+    torch.save(stored, "mine.ckpt")
+    words = ["strip", "mine.ckpt", str(here.checkpoint)]
+    assert cli.main(words) == 1
+    assert "if you trust it, give --model strip_of_another.Mine" in capsys.readouterr().err
+    assert cli.main([*words, "--model", "strip_of_another.Mine"]) == 0
+    shown = np.asarray(Image.open("strip.png"))
+    assert np.array_equal(shown[106:186, -160:], shown[188:268, -160:])  # the same weights
