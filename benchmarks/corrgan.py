@@ -101,8 +101,8 @@ def main() -> None:
         edges = np.linspace(0, float(torch.cat([own, other_audio]).max()), BINS + 1)
         middles = ((edges[1:] + edges[:-1]) / 2).tolist()
         lines = [
-            charts.Line("own audio", middles, np.histogram(own, edges)[0].tolist(), charts.BLUE),
-            charts.Line("another clip's audio", middles, np.histogram(other_audio, edges)[0].tolist(), charts.ORANGE),
+            charts.Series("own audio", middles, np.histogram(own, edges)[0].tolist(), charts.BLUE),
+            charts.Series("another clip's audio", middles, np.histogram(other_audio, edges)[0].tolist(), charts.ORANGE),
         ]
         title = f"correlation loss of {len(own):,} generated windows of held-out clips"
         picture = charts.line_chart(lines, title, "correlation loss", "windows", (360, 720))
