@@ -16,6 +16,6 @@ def checkpoint(model: BenchModule, path: Path, trained_on: dict[str, Any] | None
     stored = {"state_dict": model.state_dict(), "hyper_parameters": dict(model.hparams), **plain}
     model.on_save_checkpoint(stored)
     if trained_on is not None:
-        stored[tracking.ENTRY] = trained_on
+        stored[checkpoints.DATA] = trained_on
     torch.save(stored, path)
     return path
