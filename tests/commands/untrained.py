@@ -6,7 +6,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 
-from lipbench import tracking
+from lipbench.training import checkpoints
 from lipbench.training.base import BenchModule
 
 
