@@ -60,6 +60,12 @@ def test_generator_has_the_published_layers():
         network = Generator()
     assert count(network) == face + sound(1) + decoder == 36_298_035
     assert (count(network.face), count(network.sound)) == (face, sound(1))
+    assert (count(network.decoder), count(network.to_rgb)) == (25_291_072, 23_235)
+    # Names in checkpoints, and their order, by which Adam's state in them is kept.
+    names = list(dict.fromkeys(name.rpartition(".")[0].partition(".")[0] for name in network.state_dict()))
+    assert names == ["face", "sound", "decoder", "to_rgb"]
+    assert {f"{part}.0.0.weight" for part in ("face", "decoder", "to_rgb")} <= network.state_dict().keys()
+    assert "sound.0.0.0.weight" in network.state_dict()
 
 
 def test_expert_has_the_published_layers():
