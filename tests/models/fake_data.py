@@ -14,6 +14,7 @@ from lipbench.nets.clip_autoencoder import ClipAutoencoder
 from lipbench.nets.convolutions import initialize_he
 from lipbench.nets.flownet import FlowNetS
 from lipbench.nets.wav2lip import Expert
+from lipbench.nets.wav2vec2 import Wav2Vec2
 from lipbench.pretrained import weights
 from lipbench.training.base import BenchModule
 from lipbench.types import ClipBatch, ClipSpec, View
@@ -119,6 +120,19 @@ def make_expert(folder: Path, seed: int = 0) -> str:
     path = folder / f"expert{seed}.safetensors"
     weights.save(path, net, arguments=net.arguments, view=net.view, trained_on="nothing")
     return str(path)
+
+
+SPEECH = {"widths": (4,) * 7, "hidden": 16, "layers": 2, "heads": 2, "ffn": 24}  # the position convolution's groups: 16
+
+
+def make_speech(folder: Path) -> str:
+    """Path of a small untrained wav2vec 2.0 for FaceFormer, with the published names."""
+    from safetensors.torch import save_file
+
+    torch.manual_seed(0)
+    tensors = {f"wav2vec2.{key}": value for key, value in Wav2Vec2(**SPEECH).state_dict().items()}  # type: ignore[arg-type]
+    save_file({**tensors, "lm_head.weight": torch.zeros(32, 16)}, folder / "model.safetensors")
+    return str(folder / "model.safetensors")
 
 
 def make_autoencoder(folder: Path) -> str:

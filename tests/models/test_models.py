@@ -10,7 +10,16 @@ from typing import Any
 import pytest
 import pytorch_lightning as pl
 import torch
-from fake_data import LENGTHS, FakeData, make_autoencoder, make_batch, make_expert, make_flow, make_landmark_stage
+from fake_data import (
+    LENGTHS,
+    FakeData,
+    make_autoencoder,
+    make_batch,
+    make_expert,
+    make_flow,
+    make_landmark_stage,
+    make_speech,
+)
 from pytorch_lightning.callbacks import ModelCheckpoint
 
 import lipbench.models
@@ -58,6 +67,19 @@ SMALL: dict[str, dict[str, Any]] = {
     "atvgnet": {
         **{"size": 16, "width": 4, "blocks": 1, "dropout": 0.1, "audio_width": 2, "audio_hidden": 4},
         **{"audio_layers": 1, "discriminator_width": 2, "discriminator_hidden": 4, "lr": 1e-2},
+    },
+    "faceformer": {
+        "size": 12,
+        "widths": (12, 8, 8),
+        "residuals": (1, 0),
+        "decoder_widths": (8, 8, 8),
+        "decoder_residuals": 1,
+        "hidden": 8,
+        "heads": 2,
+        "period": 4,
+        "window": 5,
+        **{"speech_widths": (4,) * 7, "speech_hidden": 16, "speech_layers": 2, "speech_heads": 2, "speech_ffn": 24},
+        "lr": 1e-2,
     },
     "lipgan": {
         "size": 12,
@@ -122,6 +144,7 @@ CASES: dict[str, Case] = {
         share=0.7,
     ),
     "atvgnet": Case(SMALL["atvgnet"], files={"landmarks": make_landmark_stage}, learns="pixel"),
+    "faceformer": Case(SMALL["faceformer"], files={"speech": make_speech}, learns="mse", judged=False),
     "lipgan": Case(SMALL["lipgan"]),
     "paralip": Case(SMALL["paralip"]),
     "speech2vid": Case(SMALL["speech2vid"], lengths=WINDOWS, judged=False),

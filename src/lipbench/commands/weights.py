@@ -79,7 +79,10 @@ def _list() -> None:
     home = paths.home()
     print("Published files")
     for name, known in KNOWN.items():
-        use = [f"use: {known.use}".replace(f"{known.observer} FILE", f"{known.observer} {name}")] if known.use else []
+        by_name = (
+            known.use.replace(f"{known.observer} FILE", f"{known.observer} {name}") if known.observer else known.use
+        )
+        use = [f"use: {by_name}"] if by_name else []
         licenses = f"licenses: code {known.code}; weights {known.weights}; data {known.data}"
         used_by = "; ".join(filter(None, (known.what, weights_files.columns(known.observer))))
         _entry(name, (used_by, _where(known, home), *use, licenses))

@@ -170,6 +170,12 @@ def _i3d(path: Path) -> str:
     return f"loads as {type(load_i3d(path)[0]).__name__}"
 
 
+def _wav2vec2(path: Path) -> str:
+    from lipbench.pretrained.networks import load_wav2vec2
+
+    return f"loads as {type(load_wav2vec2(path)[0]).__name__}"
+
+
 def _lipnet(path: Path) -> str:
     from lipbench.nets import lipnet
     from lipbench.pretrained import weights
@@ -198,6 +204,7 @@ STRUCTURE: Final[dict[str, Callable[[Path], str]]] = {
     "lipnet": _lipnet,
     "arcface": _arcface,
     "i3d": _i3d,
+    "wav2vec2": _wav2vec2,
     "fan": _only_tensors,  # the package face-alignment builds the network
     "s3fd": _only_tensors,
     "dlib": _dlib,

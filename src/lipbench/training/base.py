@@ -2,7 +2,7 @@
 
 import warnings
 from abc import ABC
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -21,6 +21,9 @@ from lipbench.training.moving_average import MovingAverage
 from lipbench.training.optimization import OptimizedModule, PlateauCallback
 from lipbench.training.throughput import Throughput
 from lipbench.types import ClipSpec, Generated
+
+Loader = Callable[[Path], tuple[nn.Module, str]]
+"""Path of a weights file -> the network in it, and the file's SHA-256."""
 
 
 class BenchModule(OptimizedModule, ABC):
@@ -58,7 +61,7 @@ class BenchModule(OptimizedModule, ABC):
         """Of the checkpoint that was loaded: its epoch, and the protocol whose clips it was trained on (or None)."""
         self.images: dict[str, Tensor] = {}
         """Name of a picture that `log_image` was given -> (H, W, 3) uint8, until tracking has written it."""
-        self._starts: dict[str, tuple[nn.Module, Path, str]] = {}
+        self._starts: dict[str, tuple[nn.Module, Path, str, Loader | None]] = {}
         self._validated = -1  # batches of the loader that were drawn when a validation last ended
         self._validate_first = False  # the resumed run stopped where a validation was due
 
@@ -174,7 +177,7 @@ class BenchModule(OptimizedModule, ABC):
         """
         self.frozen[name], self.frozen_sha256[name] = network.requires_grad_(False).eval(), sha256
 
-    def start_part(self, name: str, part: nn.Module, path: str | Path, what: str) -> None:
+    def start_part(self, name: str, part: nn.Module, path: str | Path, what: str, load: Loader | None = None) -> None:
         """Have a part of the model start from the weights file of an earlier stage, and go on training from there.
 
         Called in `setup` when fitting. A resumed run has the weights in its own checkpoint: then the file is not
@@ -184,30 +187,35 @@ class BenchModule(OptimizedModule, ABC):
         Args:
             name: The option that names the file; its hash is kept in checkpoints.
             part: A network of the class and arguments that the file's card names.
-            path: File of `lipbench.pretrained.weights`; may begin with "~".
+            path: File of `lipbench.pretrained.weights`, or what `load` reads; may begin with "~".
             what: What is looked for, for the message where it is not there: "reader at {path}; give ...".
+            load: Reads a published file, such as `lipbench.pretrained.networks.load_wav2vec2`.
         """
-        self._starts[name] = part, Path(path).expanduser(), what
+        self._starts[name] = part, Path(path).expanduser(), what, load
 
-    def _start(self, name: str, part: nn.Module, path: Path, what: str) -> None:
+    def _start(self, name: str, part: nn.Module, path: Path, what: str, load: Loader | None) -> None:
         """Take over the weights of a file in a fresh fit; in a resumed one, compare its hash."""
         resumed = bool(self.trainer.ckpt_path)
         if resumed and not path.is_file():
             return
         weights.located(path, what)
-        network, card = weights.load(path, type(part))
+        if load is None:
+            network, card = weights.load(path, type(part))
+            digest, made = card.sha256, f". It was made with {card.arguments}"
+        else:
+            (network, digest), made = load(path), ""
         own, stored = part.state_dict(), network.state_dict()
         odd = [key for key in own.keys() | stored.keys() if key not in own or key not in stored]
         odd += [key for key in own if key in stored and stored[key].shape != own[key].shape]
         if odd:
             raise ValueError(
-                f"--model.{name} {path} holds a {card.architecture} of other sizes than this model's: {min(odd)} "
-                f"differs. It was made with {card.arguments}"
+                f"--model.{name} {path} holds a {type(network).__module__.rpartition('.')[2]}."
+                f"{type(network).__qualname__} of other sizes than this model's: {min(odd)} differs{made}"
             )
-        kept = self.started_sha256.setdefault(name, card.sha256)
-        if kept != card.sha256:
+        kept = self.started_sha256.setdefault(name, digest)
+        if kept != digest:
             raise ValueError(
-                f"--model.{name} has SHA-256 {card.sha256[:12]}..., and the run that is resumed was trained with "
+                f"--model.{name} has SHA-256 {digest[:12]}..., and the run that is resumed was trained with "
                 f"{kept[:12]}...; give that file, or start a new run"
             )
         if not resumed:
