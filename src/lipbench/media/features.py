@@ -69,7 +69,8 @@ def _power(samples: Tensor, length: Tensor | None) -> Tensor:
         x = x * (torch.arange(x.shape[-1], device=x.device) < length[..., None])
     steps = mfcc_steps(x.shape[-1])
     x = F.pad(x, (0, (steps - 1) * _HOP + _WINDOW - x.shape[-1])).unfold(-1, _WINDOW, _HOP)  # (..., steps, 400)
-    return torch.fft.rfft(x, _FFT).abs().square() / _FFT
+    power: Tensor = torch.fft.rfft(x, _FFT).abs().square() / _FFT
+    return power
 
 
 def log_filterbanks(samples: Tensor, length: Tensor, n_frames: Tensor, fps: Tensor) -> Tensor:
