@@ -229,3 +229,21 @@ def label_smoothed_cross_entropy(logits: Tensor, target: Tensor, padding: int, s
     return F.cross_entropy(
         logits.float().flatten(0, 1), target.flatten(), ignore_index=padding, reduction="sum", label_smoothing=shared
     )
+
+
+def ctc(log_probs: Tensor, lengths: Tensor, targets: Sequence[Sequence[int]]) -> Tensor:
+    """CTC loss a symbol, mean over clips.
+
+    A clip with too few frames for its symbols has no path and counts as 0.
+
+    Args:
+        log_probs: (B, T, symbols), 0 is the blank.
+        lengths: (B,) frames.
+        targets: Ids of each clip.
+
+    Returns:
+        Scalar in nats.
+    """
+    ids = torch.tensor([k for target in targets for k in target], device=log_probs.device, dtype=torch.long)
+    counts = torch.tensor([len(target) for target in targets], device=log_probs.device)
+    return F.ctc_loss(log_probs.transpose(0, 1), ids, lengths, counts, blank=0, zero_infinity=True)
