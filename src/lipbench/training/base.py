@@ -56,7 +56,7 @@ class BenchModule(OptimizedModule, ABC):
         """Option that named the file from which a part started -> hash of that file; read back from checkpoints."""
         self.images: dict[str, Tensor] = {}
         """Name of a picture that `log_image` was given -> (H, W, 3) uint8, until tracking has written it."""
-        self._starts: dict[str, tuple[nn.Module, Path, str]] = {}
+        self._starts: dict[str, tuple[nn.Module, Path, str, tuple[str, ...]]] = {}
         self._validated = -1  # batches of the loader that were drawn when a validation last ended
         self._validate_first = False  # the resumed run stopped where a validation was due
 
@@ -172,7 +172,9 @@ class BenchModule(OptimizedModule, ABC):
         """
         self.frozen[name], self.frozen_sha256[name] = network.requires_grad_(False).eval(), sha256
 
-    def start_part(self, name: str, part: nn.Module, path: str | Path, what: str) -> None:
+    def start_part(
+        self, name: str, part: nn.Module, path: str | Path, what: str, without: tuple[str, ...] = ()
+    ) -> None:
         """Have a part of the model start from the weights file of an earlier stage, and go on training from there.
 
         Called in `setup` when fitting. A resumed run has the weights in its own checkpoint: then the file is not
@@ -184,17 +186,21 @@ class BenchModule(OptimizedModule, ABC):
             part: A network of the class and arguments that the file's card names.
             path: File of `lipbench.pretrained.weights`; may begin with "~".
             what: What is looked for, for the message where it is not there: "reader at {path}; give ...".
+            without: Beginnings of the names of tensors that are not taken over, and may have any size in the file.
         """
-        self._starts[name] = part, Path(path).expanduser(), what
+        self._starts[name] = part, Path(path).expanduser(), what, without
 
-    def _start(self, name: str, part: nn.Module, path: Path, what: str) -> None:
+    def _start(self, name: str, part: nn.Module, path: Path, what: str, without: tuple[str, ...]) -> None:
         """Take over the weights of a file in a fresh fit; in a resumed one, compare its hash."""
         resumed = bool(self.trainer.ckpt_path)
         if resumed and not path.is_file():
             return
         weights.located(path, what)
         network, card = weights.load(path, type(part))
-        own, stored = part.state_dict(), network.state_dict()
+        own, stored = (
+            {key: value for key, value in net.state_dict().items() if not key.startswith(without)}
+            for net in (part, network)
+        )
         odd = [key for key in own.keys() | stored.keys() if key not in own or key not in stored]
         odd += [key for key in own if key in stored and stored[key].shape != own[key].shape]
         if odd:
@@ -209,7 +215,7 @@ class BenchModule(OptimizedModule, ABC):
                 f"{kept[:12]}...; give that file, or start a new run"
             )
         if not resumed:
-            part.load_state_dict(stored)
+            part.load_state_dict(stored, strict=not without)
 
     def on_fit_start(self) -> None:
         """Take over the weights of earlier stages in a fresh fit; frozen networks go where the model went.

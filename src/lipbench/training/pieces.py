@@ -204,6 +204,20 @@ class PieceReader(ReadingModel):
         )
 
 
+def cut_steps(steps: Tensor, pieces: list[Piece]) -> Tensor:
+    """What goes with the frames of pieces, such as audio features.
+
+    Args:
+        steps: (B, T, F), a vector for every frame.
+        pieces: P of them.
+
+    Returns:
+        (P, longest, F), zero-padded.
+    """
+    rows = [steps[piece.clip].index_select(0, piece.frames.to(steps.device)) for piece in pieces]
+    return nn.utils.rnn.pad_sequence(rows, batch_first=True)
+
+
 def _draw(low: int, high: int) -> int:
     """An integer of low..high, both included."""
     return int(torch.randint(low, high + 1, ()))
