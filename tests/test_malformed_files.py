@@ -438,11 +438,14 @@ def test_nothing_in_a_weights_file_is_run_or_imported(
     paths = malicious_weights(world, tmp_path)
     (tmp_path / "made_up_module.py").write_text(f"from pathlib import Path\nPath({str(world.marker)!r}).touch()\n")
     recipe = world.recipe(WAV2LIP)
+    vocabulary = tmp_path / "dict.wrd.txt"
+    vocabulary.write_text("a 1\n")
     for number, (what, path) in enumerate(paths.items()):
         out = tmp_path / "out.safetensors"
         words = [["weights", "verify", str(path)]] if path.suffix == ".safetensors" else []
         if path.suffix == ".pt":
             words += [["weights", "convert", name, str(path), str(out)] for name in ("lipnet", "syncnet")]
+            words += [["weights", "convert", "avhubert", str(path), str(out), "--vocabulary", str(vocabulary)]]
             known = path.with_name(list(KNOWN.values())[number % len(KNOWN)].file.replace("*", "x"))
             known.write_bytes(path.read_bytes())
             words += [["weights", "verify", str(known)]]

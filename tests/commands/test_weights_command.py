@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import importlib.util
+import json
 import pickle
 import re
 import threading
@@ -16,8 +17,8 @@ import torch
 from lipbench import cli
 from lipbench.console import weights_files
 from lipbench.media import text
-from lipbench.nets import lipnet, syncnet
-from lipbench.pretrained import weights
+from lipbench.nets import avhubert, lipnet, syncnet
+from lipbench.pretrained import networks, weights
 from lipbench.pretrained.networks import load_syncnet
 from lipbench.pretrained.published import KNOWN
 from lipbench.types import View
@@ -74,6 +75,43 @@ def lipnet_file(tmp_path_factory):
     return path
 
 
+class Dictionary:
+    """Stands for fairseq's, which lies in every checkpoint beside the tensors."""
+
+    def __init__(self):
+        self.symbols = ["<s>"]
+
+
+@pytest.fixture(scope="module")
+def avhubert_file(tmp_path_factory):
+    """A checkpoint as fairseq saves it, with random weights under the published names, of a width that is small."""
+    names = json.loads((Path(__file__).parents[1] / "reference" / "avhubert.json").read_text())["tensors"]
+    small = {768: 32, 1536: 64, 3072: 24, 1000: 7, 128: 16, 48: 8}
+    torch.manual_seed(0)
+    tensors = {}
+    for name, shape in names.items():
+        in_resnet = ".resnet." in name
+        for k in range(1 if name.startswith("decoder.") else 2):
+            size = shape if in_resnet else [small.get(n, n) for n in shape]
+            made = 0.1 * torch.randn(size).half()
+            tensors[name.format(k=k)] = made.abs() + 1 if name.endswith("running_var") else made
+            if name.endswith("num_batches_tracked"):
+                tensors[name] = torch.tensor(7)
+    path = tmp_path_factory.mktemp("published") / "tiny_433h.pt"
+    content = {"args": None, "cfg": {"model": {"_name": "av_hubert_seq2seq"}}, "model": tensors}
+    torch.save(content | {"task_state": {"target_dictionary": Dictionary()}}, path)
+    return path
+
+
+@pytest.fixture
+def dictionary(tmp_path, monkeypatch):
+    """The units of that checkpoint; and its width counts as a published one."""
+    monkeypatch.setitem(networks._HEADS, 32, (4, 2))
+    path = tmp_path / "dict.wrd.txt"
+    path.write_text("\u2581the 1\ns 12\n\u2581o f 3\n", "utf-8")
+    return path
+
+
 def reader(path: Path, trained_on: str = "rendered/unseen, seed 0") -> Path:
     """A small reader in lipbench's format."""
     net = lipnet.LipNet((16, 24), (4, 6, 8), 8)
@@ -88,6 +126,10 @@ def reader(path: Path, trained_on: str = "rendered/unseen, seed 0") -> Path:
     return path
 
 
+def touch(path):
+    path.touch()
+
+
 class Hostile:
     """Would create a file when unpickled."""
 
@@ -95,7 +137,7 @@ class Hostile:
         self.path = path
 
     def __reduce__(self):
-        return (Path.touch, (self.path,))
+        return (touch, (self.path,))
 
 
 # ---------------------------------------------------------------------------------------------------------------- list
@@ -426,6 +468,75 @@ def test_convert_lipnet(told, places, lipnet_file):
     assert Reader("reader.safetensors").judge.startswith("lipnet.LipNet sha256 ")  # the bank takes it
 
 
+def test_convert_avhubert(told, places, avhubert_file, dictionary):
+    words = ("convert", "avhubert", avhubert_file, "reader.safetensors", "--vocabulary", dictionary)
+    code, out, err = told(*words)
+    assert (code, err) == (0, "")
+    assert "unverified" in out
+    assert "--evaluator.files.transcript reader.safetensors" in out
+    net, card = weights.load("reader.safetensors", avhubert.AVHubert)
+    assert card.vocabulary == ("<s>", "<pad>", "</s>", "<unk>", "\u2581the", "s", "\u2581o f")
+    assert card.view == View("avhubert_mouth", 96, 96)
+    assert "code: AV-HuBERT License Agreement, NON-COMMERCIAL RESEARCH ONLY" in card.trained_on
+    sizes = ("width", "layers", "heads", "ffn", "position_kernel", "position_groups", "decoder_layers", "decoder_heads")
+    assert [net.arguments[key] for key in sizes] == [32, 2, 4, 24, 16, 4, 1, 2]
+    assert (net.padding, net.end, net.beam, net.length_penalty) == (1, 2, 50, 1.0)
+    stored = torch.load(avhubert_file, weights_only=False)["model"]
+    for own, published in (
+        ("trunk.blocks.3.conv2", "encoder.w2v_model.feature_extractor_video.resnet.trunk.layer2.1.conv2"),
+        ("trunk.blocks.2.shortcut.1", "encoder.w2v_model.feature_extractor_video.resnet.trunk.layer2.0.downsample.1"),
+        ("blocks.1.attention.query", "encoder.w2v_model.encoder.layers.1.self_attn.q_proj"),
+        ("fusion", "encoder.w2v_model.post_extract_proj"),
+        ("norm", "encoder.w2v_model.encoder.layer_norm"),
+        ("fusion_norm", "encoder.w2v_model.layer_norm"),
+        ("decoder.blocks.0.memory_attention.value", "decoder.layers.0.encoder_attn.v_proj"),
+        ("decoder.norm", "decoder.layer_norm"),
+    ):
+        found = net.get_parameter(f"{own}.weight")
+        torch.testing.assert_close(found, stored[f"{published}.weight"].float(), rtol=1e-3, atol=1e-5)
+    from lipbench.scoring.readers import LipReader
+
+    (read,) = LipReader.load("reader.safetensors").read(torch.rand(1, 3, 3, 96, 96), torch.tensor([3]))
+    assert read is not None
+    assert set(read.replace(" ", "")) <= set("theosf")
+    assert told("verify", "reader.safetensors")[0] == told("verify", avhubert_file)[0] == 0
+
+
+def test_convert_avhubert_says_what_it_needs(told, places, avhubert_file, dictionary):
+    Path("short.txt").write_text("a 1\n")
+    Path("torn.txt").write_text("a 1\nb\n")
+    Path("twice.txt").write_text("a 1\nb 1\na 1\n")
+    Path("latin.txt").write_bytes(b"\xe9 1\n")
+    stored = torch.load(avhubert_file, weights_only=False)
+    before = "encoder.w2v_model."
+    pretrained = {key.removeprefix(before): value for key, value in stored["model"].items() if key.startswith(before)}
+    torch.save({"model": pretrained}, "base_vox_iter5.pt")
+    torch.save({"model": {"weight": torch.zeros(2)}}, "other_433h.pt")
+    torch.save({"args": None, "epoch": 3}, "empty_433h.pt")
+    file = str(avhubert_file)
+    refused = {
+        (file, None): (2, "avhubert needs --vocabulary dict.wrd.txt: its weights do not say which units"),
+        (file, "none.txt"): (1, "no dictionary at none.txt"),
+        (file, "short.txt"): (1, "it has 5 symbols with the 4 that fairseq adds, and the network writes 7"),
+        (file, "torn.txt"): (1, "torn.txt, line 2: found 'b', expected a symbol, a space and a number"),
+        (file, "twice.txt"): (1, "'a' stands twice"),
+        (file, "latin.txt"): (1, "no text in UTF-8"),
+        ("base_vox_iter5.pt", dictionary): (1, "an AV-HuBERT of pre-training, which has no decoder"),
+        ("other_433h.pt", dictionary): (1, "no fine-tuned AV-HuBERT: it has no decoder.embed_tokens.weight"),
+        ("empty_433h.pt", dictionary): (1, "holds args, epoch; expected a checkpoint with tensors in its entry"),
+    }
+    for (source, symbols), (expected, message) in refused.items():
+        options = [] if symbols is None else ["--vocabulary", symbols]
+        code, _, err = told("convert", "avhubert", source, "out.safetensors", *options)
+        assert code == expected, err
+        assert message in err
+        assert err.count("\n") == 1
+    code, _, err = told("convert", "lipnet", file, "out.safetensors", "--vocabulary", dictionary)
+    assert (code, "--vocabulary belongs to avhubert, not to lipnet" in err) == (2, True)
+    assert told("list", "--vocabulary", dictionary)[0] == 2
+    assert not Path("out.safetensors").exists()
+
+
 @pytest.mark.parametrize("name", ["syncnet", "lipnet"])
 def test_convert_refuses_what_does_not_fit(told, places, name):
     torch.save({"features.0.weight": torch.zeros(3)}, "alexnet.pth")
@@ -449,6 +560,21 @@ def test_convert_refuses_what_does_not_fit(told, places, name):
     assert sorted(path.name for path in Path().iterdir()) == sorted(expected)
 
 
+def test_converting_a_hostile_checkpoint_runs_nothing_in_it(told, places, avhubert_file, dictionary):
+    """What lies beside the tensors is left out; in their place it is refused."""
+    stored = torch.load(avhubert_file, weights_only=False)
+    torch.save(stored | {"cfg": Hostile(places / "ran")}, "beside.pt")
+    torch.save({"model": {"weight": Hostile(places / "ran")}}, "inside.pt")
+    torch.save(Hostile(places / "ran"), "alone.pt")
+    torch.save(stored | {"cfg": Hostile(places / "ran")}, "legacy.pt", _use_new_zipfile_serialization=False)
+    codes = {
+        file: told("convert", "avhubert", file, f"{file}.safetensors", "--vocabulary", dictionary)[0]
+        for file in ("beside.pt", "inside.pt", "alone.pt", "legacy.pt")
+    }
+    assert codes == {"beside.pt": 0, "inside.pt": 1, "alone.pt": 1, "legacy.pt": 1}
+    assert not (places / "ran").exists()
+
+
 @pytest.mark.parametrize("name", ["syncnet", "lipnet"])
 def test_converting_a_hostile_file_runs_nothing_in_it(told, places, name):
     content = {"netcnnaud.0.weight": torch.zeros(1), "x": Hostile(places / "ran")}
@@ -466,7 +592,11 @@ def test_converting_a_hostile_file_runs_nothing_in_it(told, places, name):
 def test_convert_is_typed_right(told, places, syncnet_file):
     Path("there.safetensors").write_text("mine")
     refused = {
-        ("alexnet", "x.pth", "x.safetensors"): "alexnet is used as it is published; converted are lipnet and syncnet",
+        (
+            "alexnet",
+            "x.pth",
+            "x.safetensors",
+        ): "alexnet is used as it is published; converted are avhubert, lipnet and syncnet",
         ("sincnet", "x.pth", "x.safetensors"): "Did you mean 'syncnet'?",
         ("syncnet", syncnet_file, "x.pth"): "x.pth must end in .safetensors",
         ("syncnet", syncnet_file, "there.safetensors"): "is there already",

@@ -416,6 +416,10 @@ OBSERVERS: dict[str, dict[str, Any]] = {
     "clip_autoencoder": {"size": 8, "width": 2, "blocks": 1},
     "flownet": {"size": 64, "width": 2, "window": 4},  # at 32, a stride of 2 on one pixel: broken in bf16 on CPUs
     "atvgnet_landmarks": {"width": 2, "hidden": 4, "layers": 1},
+    "avhubert": {
+        **{"size": 24, "front": 4, "widths": (4, 4, 8, 8), "width": 8, "layers": 1, "heads": 2, "ffn": 8, "beam": 2},
+        **{"position_kernel": 4, "position_groups": 2, "decoder_layers": 1, "decoder_heads": 2, "decoder_ffn": 8},
+    },
     "lipnet": {"size": (16, 24), "widths": (4, 6, 8), "hidden": 8},
     "lipresnet": {"size": (16, 24), "front": 4, "widths": (4, 4, 8, 8), "hidden": 8},
     "syncnet": {

@@ -7,11 +7,13 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import ModelCheckpoint
 
+from lipbench import losses
 from lipbench.media import text
 from lipbench.models.lipnet import LipNet
 from lipbench.models.lipresnet import LipResNet
 from lipbench.pretrained import weights
-from lipbench.training.ctc_reading import CTCReader, Piece, Word, spell, word_segments
+from lipbench.training.ctc_reading import CTCReader
+from lipbench.training.pieces import Piece, Word, spell, word_segments
 from lipbench.types import ClipBatch
 
 READERS: dict[str, tuple[type[CTCReader], dict[str, Any]]] = {
@@ -158,12 +160,12 @@ def test_cut_mirrors_and_moves() -> None:
 def test_loss_is_that_of_torch_and_finite_where_there_is_no_path() -> None:
     torch.manual_seed(0)
     log_probs = torch.randn(2, 5, 30).log_softmax(2)
-    loss = CTCReader.ctc_loss(log_probs, torch.tensor([5, 4]), [ids("ab"), ids("c")])
+    loss = losses.ctc(log_probs, torch.tensor([5, 4]), [ids("ab"), ids("c")])
     reference = torch.nn.functional.ctc_loss(
         log_probs.transpose(0, 1), torch.tensor([*ids("ab"), *ids("c")]), (5, 4), (2, 1), reduction="none"
     )
     assert loss.item() == pytest.approx((reference[0] / 2 + reference[1]).item() / 2)
-    assert CTCReader.ctc_loss(log_probs, torch.tensor([2, 4]), [ids("abc"), ids("c")]).item() == pytest.approx(
+    assert losses.ctc(log_probs, torch.tensor([2, 4]), [ids("abc"), ids("c")]).item() == pytest.approx(
         reference[1].item() / 2
     )
 
@@ -221,7 +223,7 @@ def test_gradients_reach_every_parameter(small: Callable[..., CTCReader]) -> Non
     model, batch = small(dropout=0.0), two_clips()
     pieces = model.pieces(batch)
     video, lengths = model.cut(batch["video"], pieces)
-    model.ctc_loss(model.net(video, lengths), lengths, [p.ids for p in pieces]).backward()
+    losses.ctc(model.net(video, lengths), lengths, [p.ids for p in pieces]).backward()
     assert not [key for key, p in model.named_parameters() if p.grad is None or p.grad.abs().sum() == 0]
 
 

@@ -3,7 +3,7 @@
 lipbench weights                                 every known file: present or absent, where, under which licenses
 lipbench weights verify [NAME|FILE ...]          hash and structure; of all files that are present, or of these
 lipbench weights fetch NAME                      download to where it is looked for, or be told how to get it
-lipbench weights convert NAME FILE OUT.safetensors
+lipbench weights convert NAME FILE OUT.safetensors [--vocabulary dict.wrd.txt]
                                                  a published file becomes lipbench's; nothing in it is executed
 """
 
@@ -35,15 +35,21 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("words", nargs="*", metavar="NAME|FILE", help="see above; names are those that list shows")
     parser.add_argument("--url", help="fetch: another place that has the same file")
+    parser.add_argument(
+        "--vocabulary", metavar="FILE", help="convert avhubert: the dictionary of its fine-tuning, dict.wrd.txt"
+    )
 
 
-def run(action: str = "list", words: list[str] | None = None, url: str | None = None) -> None:
+def run(
+    action: str = "list", words: list[str] | None = None, url: str | None = None, vocabulary: str | None = None
+) -> None:
     """List, verify, fetch or convert.
 
     Args:
         action: Which of them.
         words: What follows it.
         url: For fetch.
+        vocabulary: For convert.
 
     Raises:
         UsageError: The action or a name is unknown, or the words do not fit the action.
@@ -59,6 +65,8 @@ def run(action: str = "list", words: list[str] | None = None, url: str | None = 
         raise UsageError(f"type: lipbench weights {action} {_ACTIONS[action]}".rstrip())
     if url is not None and action != "fetch":
         raise UsageError(f"--url belongs to fetch, not to {action}")
+    if vocabulary is not None and action != "convert":
+        raise UsageError(f"--vocabulary belongs to convert, not to {action}")
     if action == "list":
         _list()
     elif action == "verify":
@@ -66,7 +74,8 @@ def run(action: str = "list", words: list[str] | None = None, url: str | None = 
     elif action == "fetch":
         _fetch(words[0], url)
     else:
-        _convert(words[0], Path(words[1]).expanduser(), Path(words[2]).expanduser())
+        source, out = (Path(word).expanduser() for word in words[1:])
+        _convert(words[0], source, out, Path(vocabulary).expanduser() if vocabulary else None)
 
 
 # ---------------------------------------------------------------------------------------------------------------- list
@@ -234,12 +243,12 @@ def _fetch(name: str, url: str | None) -> None:
 # ------------------------------------------------------------------------------------------------------------- convert
 
 
-def _convert(name: str, source: Path, out: Path) -> None:
+def _convert(name: str, source: Path, out: Path, vocabulary: Path | None) -> None:
     """Convert, and say how the new file is used; see `lipbench.pretrained.conversion.convert`."""
     from lipbench.pretrained import conversion
     from lipbench.pretrained.published import KNOWN
 
-    card = conversion.convert(name, source, out)
+    card = conversion.convert(name, source, out, vocabulary)
     known = KNOWN[name]
     print(f"{out}: {card.architecture} in half precision, sha256 {card.sha256}")
     print(f"use: --evaluator.files.{known.observer} {out}")

@@ -158,6 +158,12 @@ def _syncnet(path: Path) -> str:
     return f"loads as {type(load_syncnet(path)[0]).__name__}"
 
 
+def _avhubert(path: Path) -> str:
+    from lipbench.pretrained.networks import load_avhubert
+
+    return f"loads as {type(load_avhubert(path)).__name__}"
+
+
 def _arcface(path: Path) -> str:
     from lipbench.pretrained.networks import load_arcface
 
@@ -202,6 +208,7 @@ STRUCTURE: Final[dict[str, Callable[[Path], str]]] = {
     "inception": _inception,
     "syncnet": _syncnet,
     "lipnet": _lipnet,
+    "avhubert": _avhubert,
     "arcface": _arcface,
     "i3d": _i3d,
     "wav2vec2": _wav2vec2,

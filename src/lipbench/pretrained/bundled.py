@@ -13,7 +13,10 @@ from typing import Final
 FOLDER: Final = Path(__file__).parents[1] / "weights"
 """Where the files lie."""
 
-OBSERVER: Final = {"lipnet": "transcript", "lipresnet": "transcript", "syncnet": "syncnet"}
+OBSERVER: Final = {
+    **{"avhubert": "transcript", "lipnet": "transcript", "lipresnet": "transcript"},
+    "syncnet": "syncnet",
+}
 """File of `lipbench.nets`, and model, whose weights make an observation -> that observation."""
 _NAMES: Final = {"transcript": "lipresnet-small", "second_transcript": "lipnet-small", "syncnet": "syncnet-small"}
 _PROTOCOLS: Final = {  # corpus in the files' names -> what its judges judge

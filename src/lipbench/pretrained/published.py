@@ -195,6 +195,21 @@ KNOWN: Final[dict[str, Known]] = {
             use="lipbench fit --model faceformer --model.speech FILE",
         ),
         Known(
+            "avhubert",
+            "AV-HuBERT, base or large, fine-tuned for lip reading; which one is up to you, and the record says it",
+            observer="transcript",
+            file="*_433h.pt",
+            folder="home",
+            origin="facebookresearch/av_hubert: facebookresearch.github.io/av_hubert",
+            code="AV-HuBERT License Agreement, NON-COMMERCIAL RESEARCH ONLY",
+            weights="not stated beside that license of the code",
+            data="LRS3 and VoxCeleb2, terms of their own",
+            use=(
+                "lipbench weights convert avhubert FILE OUT.safetensors --vocabulary dict.wrd.txt; "
+                "--evaluator.files.transcript OUT.safetensors"
+            ),
+        ),
+        Known(
             "fan",
             "2D-FAN-4, 68 points of the landmarks 'face-alignment'",
             observer="",

@@ -61,7 +61,7 @@ class BenchModule(OptimizedModule, ABC):
         """Of the checkpoint that was loaded: its epoch, and the protocol whose clips it was trained on (or None)."""
         self.images: dict[str, Tensor] = {}
         """Name of a picture that `log_image` was given -> (H, W, 3) uint8, until tracking has written it."""
-        self._starts: dict[str, tuple[nn.Module, Path, str, Loader | None]] = {}
+        self._starts: dict[str, tuple[nn.Module, Path, str, Loader | None, tuple[str, ...]]] = {}
         self._validated = -1  # batches of the loader that were drawn when a validation last ended
         self._validate_first = False  # the resumed run stopped where a validation was due
 
@@ -177,7 +177,15 @@ class BenchModule(OptimizedModule, ABC):
         """
         self.frozen[name], self.frozen_sha256[name] = network.requires_grad_(False).eval(), sha256
 
-    def start_part(self, name: str, part: nn.Module, path: str | Path, what: str, load: Loader | None = None) -> None:
+    def start_part(
+        self,
+        name: str,
+        part: nn.Module,
+        path: str | Path,
+        what: str,
+        load: Loader | None = None,
+        without: tuple[str, ...] = (),
+    ) -> None:
         """Have a part of the model start from the weights file of an earlier stage, and go on training from there.
 
         Called in `setup` when fitting. A resumed run has the weights in its own checkpoint: then the file is not
@@ -190,10 +198,13 @@ class BenchModule(OptimizedModule, ABC):
             path: File of `lipbench.pretrained.weights`, or what `load` reads; may begin with "~".
             what: What is looked for, for the message where it is not there: "reader at {path}; give ...".
             load: Reads a published file, such as `lipbench.pretrained.networks.load_wav2vec2`.
+            without: Beginnings of the names of tensors that are not taken over, and may have any size in the file.
         """
-        self._starts[name] = part, Path(path).expanduser(), what, load
+        self._starts[name] = part, Path(path).expanduser(), what, load, without
 
-    def _start(self, name: str, part: nn.Module, path: Path, what: str, load: Loader | None) -> None:
+    def _start(
+        self, name: str, part: nn.Module, path: Path, what: str, load: Loader | None, without: tuple[str, ...]
+    ) -> None:
         """Take over the weights of a file in a fresh fit; in a resumed one, compare its hash."""
         resumed = bool(self.trainer.ckpt_path)
         if resumed and not path.is_file():
@@ -204,7 +215,10 @@ class BenchModule(OptimizedModule, ABC):
             digest, made = card.sha256, f". It was made with {card.arguments}"
         else:
             (network, digest), made = load(path), ""
-        own, stored = part.state_dict(), network.state_dict()
+        own, stored = (
+            {key: value for key, value in net.state_dict().items() if not key.startswith(without)}
+            for net in (part, network)
+        )
         odd = [key for key in own.keys() | stored.keys() if key not in own or key not in stored]
         odd += [key for key in own if key in stored and stored[key].shape != own[key].shape]
         if odd:
@@ -219,7 +233,7 @@ class BenchModule(OptimizedModule, ABC):
                 f"{kept[:12]}...; give that file, or start a new run"
             )
         if not resumed:
-            part.load_state_dict(stored)
+            part.load_state_dict(stored, strict=not without)
 
     def on_fit_start(self) -> None:
         """Take over the weights of earlier stages in a fresh fit; frozen networks go where the model went.

@@ -1,124 +1,36 @@
-"""What lip readers with CTC share: CTC training from single words to sentences, reading, and its error rates.
+"""What lip readers with CTC share: CTC training from single words to sentences, reading, and its error rates."""
 
-Training on whole sentences from scratch stays on a plateau for long where the network writes nothing but blanks. So
-training starts with clips cut into words, by the durations of their tokens, and the pieces grow to sentences (Chung et
-al. 2017, section 4.1, "curriculum learning", for a reader with attention).
-"""
+from typing import Any
 
-from itertools import pairwise
-from pathlib import Path
-from typing import Any, Final, NamedTuple
+from torch import Tensor
 
-import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
-from torch.optim import AdamW, Optimizer
-
+from lipbench import losses
 from lipbench.media import text
 from lipbench.nets import ctc
-from lipbench.pretrained import weights
-from lipbench.training.reading import ReadingModel
+from lipbench.training.pieces import PieceReader
 from lipbench.types import ClipBatch, ClipSpec, View
 
-_CONTEXT: Final = 3  # frames kept on both sides of a piece: neighbors shape the lips, and "at" lasts 1.5 frames
-_SILENCE: Final = text.SYMBOLS.index(text.SILENCE)
 
-
-class Word(NamedTuple):
-    """A word in a clip."""
-
-    start: int
-    """First frame."""
-    stop: int
-    """Frame after the last."""
-    ids: list[int]
-    """Its letters, as positions in `lipbench.media.text.SYMBOLS`."""
-
-
-class Piece(NamedTuple):
-    """A stretch of a clip and what is said in it."""
-
-    clip: int
-    """Row of the batch."""
-    frames: Tensor
-    """(n,) int64 positions in the clip, in order; some may be left out or stand twice."""
-    ids: list[int]
-    """Letters and, between words, silences: what CTC shall write."""
-
-
-def word_segments(tokens: list[int], durations: list[int]) -> list[Word]:
-    """The words among a clip's tokens: what stands between silences.
-
-    Args:
-        tokens: Positions in `SYMBOLS`, without padding.
-        durations: Frames of each.
-    """
-    words: list[Word] = []
-    frame, open_word = 0, False
-    for token, frames in zip(tokens, durations, strict=True):
-        spoken = token != _SILENCE
-        if spoken and open_word:
-            words[-1] = Word(words[-1].start, frame + frames, [*words[-1].ids, token])
-        elif spoken:
-            words.append(Word(frame, frame + frames, [token]))
-        open_word = spoken
-        frame += frames
-    return words
-
-
-def spell(words: list[Word]) -> list[int]:
-    """Ids of words with a silence between two of them."""
-    ids = [k for word in words for k in (*word.ids, _SILENCE)]
-    return ids[:-1]
-
-
-class CTCReader(ReadingModel):
+class CTCReader(PieceReader):
     """Base of lip readers that write symbols by CTC: a subclass makes `net` and hands the rest on.
 
     Args:
         size: (height, width) of the mouth view.
-        curriculum: Batches over which pieces grow from single words to sentences; 0 reads sentences from the start.
-        skip: Probability of a training frame to be left out, and as much to be shown twice (LipNet: 0.05).
-        shift: Pixels by which a training piece is moved at most, up, down and sideways (Stafylakis and Tzimiropoulos
-            2017: 5 at 112x112).
-        lr: Peak learning rate (AdamW, as DualLip).
-        weight_decay: Of AdamW.
-        options: Those of `BenchModule`.
+        options: Those of `PieceReader`.
 
     Attributes:
         net: (B, T, 3, height, width) in [0, 1] and (B,) lengths -> (B, T, symbols) log-probabilities, 0 the blank; its
             `arguments` make it again.
-        view: What it looks at.
     """
 
-    net: nn.Module
-
-    def __init__(
-        self,
-        *,
-        size: tuple[int, int],
-        curriculum: int = 5000,
-        skip: float = 0.05,
-        shift: int = 0,
-        lr: float = 2e-4,
-        weight_decay: float = 0.01,
-        **options: Any,  # noqa: ANN401 - BenchModule's arguments
-    ) -> None:
+    def __init__(self, *, size: tuple[int, int], **options: Any) -> None:  # noqa: ANN401 - PieceReader's arguments
         super().__init__(**options)
-        if not 0 <= skip < 0.5:
-            raise ValueError(f"skip is {skip}; expected at least 0 and less than 0.5")
         self.view = View("mouth", size[0], size[1])
-        self.curriculum, self.skip, self.shift = curriculum, skip, shift
-        self.lr, self.weight_decay = lr, weight_decay
 
     @property
     def clip_spec(self) -> ClipSpec:
         """Whole clips of mouths, tokens with durations."""
         return ClipSpec(frames={"video": self.view}, keys=frozenset({"tokens", "durations"}))
-
-    def build_optimizers(self) -> dict[str, Optimizer]:
-        """AdamW over everything."""
-        return {"reader": AdamW(self.parameters(), lr=self.lr, weight_decay=self.weight_decay, fused=True)}
 
     # Training
 
@@ -126,85 +38,7 @@ class CTCReader(ReadingModel):
         """CTC loss on pieces of the clips: words at first, sentences in the end."""
         pieces = self.pieces(batch)
         video, lengths = self.cut(batch["video"], pieces)
-        self.step_optimizer(
-            "reader", {"ctc": self.ctc_loss(self.net(video, lengths), lengths, [p.ids for p in pieces])}
-        )
-
-    def pieces(self, batch: ClipBatch) -> list[Piece]:
-        """Cut the clips of a batch into pieces of as many words as the curriculum has come to.
-
-        Nothing that is said is left out: the first piece of a clip may be shorter, so that cuts fall differently every
-        time. A whole sentence begins and ends anywhere in the silence around it.
-        """
-        share = min(1.0, (self.batches + 1) / self.curriculum) if self.curriculum else 1.0
-        tokens, durations = batch["tokens"].tolist(), batch["durations"].tolist()
-        found = []
-        rows = zip(tokens, durations, batch["token_len"].tolist(), batch["video_len"].tolist(), strict=True)
-        for clip, (ids, lasts, count, total) in enumerate(rows):
-            words = word_segments(ids[:count], lasts[:count])
-            most = max(1, round(share * len(words)))
-            if len(words) <= most:
-                start = _draw(0, max(0, words[0].start - _CONTEXT)) if words else 0
-                stop = _draw(min(total, words[-1].stop + _CONTEXT), total) if words else total
-                found.append(Piece(clip, self._frames(start, stop, spell(words)), spell(words)))
-                continue
-            cuts = [0, *range(_draw(1, most), len(words), most), len(words)]
-            for a, b in pairwise(cuts):
-                start = max(0, words[a].start - _CONTEXT)
-                stop = min(total, words[b - 1].stop + _CONTEXT)
-                ids_of_piece = spell(words[a:b])
-                found.append(Piece(clip, self._frames(start, stop, ids_of_piece), ids_of_piece))
-        return found
-
-    def _frames(self, start: int, stop: int, ids: list[int]) -> Tensor:
-        """Positions start..stop, some left out and some twice, unless too few were left to write all symbols."""
-        frames = torch.arange(start, stop)
-        drawn = torch.rand(stop - start)
-        counts = torch.ones_like(frames).masked_fill(drawn < self.skip, 0).masked_fill(drawn > 1 - self.skip, 2)
-        repeats = sum(a == b for a, b in pairwise(ids))  # CTC writes a blank between equal symbols
-        changed = frames.repeat_interleave(counts)
-        return changed if len(changed) >= max(1, len(ids) + repeats) else frames
-
-    def cut(self, video: Tensor, pieces: list[Piece]) -> tuple[Tensor, Tensor]:
-        """The pictures of pieces, each piece mirrored half of the time and moved by up to `shift` pixels.
-
-        Args:
-            video: (B, T, 3, H, W).
-            pieces: P of them.
-
-        Returns:
-            (P, longest, 3, H, W), zero-padded; (P,) lengths.
-        """
-        lengths = torch.tensor([len(p.frames) for p in pieces], device=video.device)
-        out = video.new_zeros(len(pieces), int(lengths.max()), *video.shape[2:])
-        height, width = video.shape[-2:]
-        border = self.shift
-        for row, piece in zip(out, pieces, strict=True):
-            pictures = video[piece.clip].index_select(0, piece.frames.to(video.device))  # (n, 3, H, W)
-            if torch.rand(()) < 0.5:
-                pictures = pictures.flip(-1)
-            if border:
-                top, left = _draw(0, 2 * border), _draw(0, 2 * border)
-                wide = F.pad(pictures, (border, border, border, border), mode="replicate")
-                pictures = wide[..., top : top + height, left : left + width]
-            row[: len(pictures)] = pictures
-        return out, lengths
-
-    @staticmethod
-    def ctc_loss(log_probs: Tensor, lengths: Tensor, targets: list[list[int]]) -> Tensor:
-        """CTC loss a symbol, mean over clips.
-
-        A clip with too few frames for its symbols has no path and counts as 0.
-
-        Args:
-            log_probs: (B, T, symbols), 0 is the blank.
-            lengths: (B,) frames.
-            targets: Ids of each clip.
-        """
-        ids = torch.tensor([k for target in targets for k in target], device=log_probs.device, dtype=torch.long)
-        counts = torch.tensor([len(target) for target in targets], device=log_probs.device)
-        loss: Tensor = F.ctc_loss(log_probs.transpose(0, 1), ids, lengths, counts, blank=0, zero_infinity=True)
-        return loss
+        self.step_optimizer("reader", {"ctc": losses.ctc(self.net(video, lengths), lengths, [p.ids for p in pieces])})
 
     # Reading
 
@@ -224,44 +58,11 @@ class CTCReader(ReadingModel):
         """(B, T, symbols), (B,) -> what the best paths spell; nothing where the pictures were not finite."""
         return [text.decode(ids or ()) for ids in ctc.greedy(log_probs, lengths)]
 
-    def spoken(self, batch: ClipBatch) -> list[str]:
-        """What the tokens of a batch spell."""
-        return [text.decode(ids) for ids in self._targets(batch)]
-
     def score(self, part: str, batch: ClipBatch) -> list[str]:
         """As every reader, and log the loss as `<part>/ctc`."""
         lengths = batch["video_len"]
         log_probs = self.net(batch["video"], lengths)
-        read, loss = self._words(log_probs, lengths), self.ctc_loss(log_probs, lengths, self._targets(batch))
+        read, loss = self._words(log_probs, lengths), losses.ctc(log_probs, lengths, self.targets(batch))
         self.log(f"{part}/ctc", loss.to(self.device), batch_size=len(read), sync_dist=True)
         self.log_error_rates(part, read, self.spoken(batch))
         return read
-
-    @staticmethod
-    def _targets(batch: ClipBatch) -> list[list[int]]:
-        """Ids that a perfect reader would write."""
-        rows = zip(batch["tokens"].tolist(), batch["token_len"].tolist(), strict=True)
-        return [spell(word_segments(ids[:count], [0] * count)) for ids, count in rows]
-
-    # As an observer
-
-    def save_observer(self, path: str | Path, trained_on: str) -> weights.Card:
-        """Write the network to a weights file that metrics read (`lipbench.pretrained.weights`).
-
-        Args:
-            path: Ends in ".safetensors".
-            trained_on: In words: corpus, protocol, how long, which seed.
-        """
-        return weights.save(
-            path,
-            self.net,
-            arguments=self.net.arguments,  # type: ignore[arg-type]
-            view=self.view,
-            trained_on=trained_on,
-            vocabulary=text.SYMBOLS,
-        )
-
-
-def _draw(low: int, high: int) -> int:
-    """An integer of low..high, both included."""
-    return int(torch.randint(low, high + 1, ()))
