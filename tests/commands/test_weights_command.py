@@ -106,7 +106,7 @@ def avhubert_file(tmp_path_factory):
 @pytest.fixture
 def dictionary(tmp_path, monkeypatch):
     """The units of that checkpoint; and its width counts as a published one."""
-    monkeypatch.setitem(networks._HEADS, 32, (4, 2))
+    monkeypatch.setitem(networks._AVHUBERT_HEADS, 32, (4, 2))
     path = tmp_path / "dict.wrd.txt"
     path.write_text("\u2581the 1\ns 12\n\u2581o f 3\n", "utf-8")
     return path
