@@ -127,3 +127,17 @@ def test_matching_losses_are_the_papers_logarithms() -> None:
     generator = losses.matching_generator(fake)
     assert generator.item() == pytest.approx(-torch.sigmoid(fake).log().mean().item(), rel=1e-6)
     assert losses.matching_generator(torch.tensor([-200.0])).item() == 200  # a saturated sigmoid would give infinity
+
+
+def test_label_smoothing_is_fairseqs():
+    torch.manual_seed(0)
+    logits, target = torch.randn(2, 3, 5), torch.tensor([[3, 4, 1], [2, 1, 1]])
+    log_probs = logits.log_softmax(-1)
+    expected = 0.0
+    for row, place in ((0, 0), (0, 1), (1, 0)):  # the others are padding
+        shares = torch.full((5,), 0.1 / 4)
+        shares[target[row, place]] = 0.9
+        expected -= (shares * log_probs[row, place]).sum().item()
+    assert losses.label_smoothed_cross_entropy(logits, target, padding=1).item() == pytest.approx(expected)
+    plain = F.cross_entropy(logits[:, :2].flatten(0, 1), target[:, :2].flatten(), ignore_index=1, reduction="sum")
+    assert losses.label_smoothed_cross_entropy(logits, target, 1, smoothing=0).item() == pytest.approx(plain.item())

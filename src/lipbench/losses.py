@@ -228,3 +228,25 @@ def flow_pyramid(
         pooled = F.adaptive_avg_pool2d(target.float(), (flow.shape[-2], flow.shape[-1]))
         total = total + weight * torch.linalg.vector_norm(flow.float() - pooled, dim=1).mean()
     return total
+
+
+def label_smoothed_cross_entropy(logits: Tensor, target: Tensor, padding: int, smoothing: float = 0.1) -> Tensor:
+    """Cross-entropy of symbols with smoothed labels, as fairseq's `label_smoothed_cross_entropy` (commit afc77bd).
+
+    The true symbol counts 1 - `smoothing`, every other one of the V - 1 an equal share of the rest.
+
+    Args:
+        logits: (B, L, V) scores of the symbol at each position.
+        target: (B, L) int64 true symbols.
+        padding: Symbol of positions that do not count.
+        smoothing: 0.1 in AV-HuBERT and TalkLip.
+
+    Returns:
+        Scalar in nats, summed over all symbols of the batch.
+    """
+    symbols = logits.shape[-1]
+    # PyTorch gives the true symbol a share of what is smoothed, too.
+    shared = smoothing * symbols / (symbols - 1)
+    return F.cross_entropy(
+        logits.float().flatten(0, 1), target.flatten(), ignore_index=padding, reduction="sum", label_smoothing=shared
+    )

@@ -294,3 +294,48 @@ def test_four_columns_span_a_frame_at_every_rate(fps):
         x[int(int(5 * length) + place * length)] = 20000
         column = frame_mels(x, [5], fps)[0].mean(dim=1).argmax().item()
         assert column == round(place / 0.29)
+
+
+# ----------------------------------------------------------------------------------------------------- log filterbanks
+
+FILTERBANKS = json.loads((Path(__file__).parents[1] / "reference" / "filterbanks.json").read_text())["rows"]
+
+
+def heard(int16, frames, fps=25.0):
+    """Filterbanks of one clip, (frames, 104)."""
+    samples = torch.from_numpy(int16 / np.float32(32768))[None]
+    sizes = torch.tensor([len(int16)]), torch.tensor([frames]), torch.tensor([fps])
+    return features.log_filterbanks(samples, *sizes)[0]
+
+
+def test_filterbanks_equal_the_published_package():
+    found = heard(sound(9000), 16)
+    assert found.shape == (16, features.FILTERBANKS)
+    for frame, expected in FILTERBANKS.items():  # of the last one, one of four steps is absent
+        np.testing.assert_allclose(found[int(frame)], expected, rtol=0, atol=1e-5)
+    assert not found[14:].any()  # the sound has 55 steps
+    assert torch.equal(heard(sound(9000), 9), found[:9])
+
+
+def test_filterbanks_of_a_batch_are_those_of_its_clips():
+    lengths, frames, fps = torch.tensor([9000, 5000, 300]), torch.tensor([14, 5, 3]), torch.tensor([25.0, 20.0, 29.97])
+    rows = [torch.from_numpy(sound(9000)[:n] / np.float32(32768)) for n in lengths.tolist()]
+    found = features.log_filterbanks(torch.nn.utils.rnn.pad_sequence(rows, batch_first=True), lengths, frames, fps)
+    assert found.shape == (3, 14, 104)
+    for row, (length, count, rate) in enumerate(zip(lengths.tolist(), frames.tolist(), fps.tolist(), strict=True)):
+        assert torch.equal(found[row, :count], heard(sound(9000)[:length], count, rate))
+        assert not found[row, count:].any()
+
+
+@pytest.mark.parametrize(("fps", "frames"), [(25.0, [23, 24]), (29.97, [23, 24]), (50.0, [22, 23, 24])])
+def test_filterbanks_stay_with_their_frames_at_any_rate(fps, frames):
+    """A click early in frame 24 is heard by no later frame; windows reach 55 ms beyond the beginning of theirs."""
+    x = np.zeros(32000, np.int16)
+    x[round(24.2 * 16000 / fps)] = 20000
+    assert heard(x, 40, fps).any(1).nonzero()[:, 0].tolist() == frames
+
+
+def test_silence_has_filterbanks():
+    found = heard(np.zeros(4000, np.int16), 6)
+    assert found.isfinite().all()
+    assert found.abs().max() < 1e-2

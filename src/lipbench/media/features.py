@@ -13,6 +13,8 @@ RATE: Final = 16_000
 CEPSTRA: Final = 13
 _WINDOW, _HOP, _FFT = 400, 160, 512  # samples: 25 ms, 10 ms, and the power of two above the window
 _FILTERS, _LIFTER, _EMPHASIS = 26, 22, 0.97
+FILTERBANKS: Final = 4 * _FILTERS
+"""Values a video frame of `log_filterbanks`."""
 _INT16: Final = 32768
 _EPS: Final = float(np.finfo(np.float64).eps)  # what the package puts in place of a power of exactly 0
 
@@ -51,18 +53,55 @@ def mfcc(samples: Tensor, length: Tensor | None = None) -> Tensor:
     Returns:
         (..., `mfcc_steps(S)`, 13) float32; row b has `mfcc_steps(length[b])` valid steps.
     """
+    power = _power(samples, length)  # (..., steps, 257)
+    energy = _positive(power.sum(-1)).log()  # (..., steps)
+    filters, cosines = _filters().to(power.device), _cosines(_FILTERS).to(power.device)
+    cepstra = _positive(power @ filters).log() @ cosines  # (..., steps, 13)
+    cepstra[..., 0] = energy
+    return cepstra.float()
+
+
+def _power(samples: Tensor, length: Tensor | None) -> Tensor:
+    """Power spectra of `python_speech_features`: (..., S) and (...) -> (..., steps, 257) float64; see `mfcc`."""
     x = (samples.double() * _INT16).round().clamp(-_INT16, _INT16 - 1)
     x = torch.cat([x[..., :1], x[..., 1:] - _EMPHASIS * x[..., :-1]], dim=-1)  # (..., S)
     if length is not None:  # the package pads after the pre-emphasis, so the sample after the last is 0 as well
         x = x * (torch.arange(x.shape[-1], device=x.device) < length[..., None])
     steps = mfcc_steps(x.shape[-1])
     x = F.pad(x, (0, (steps - 1) * _HOP + _WINDOW - x.shape[-1])).unfold(-1, _WINDOW, _HOP)  # (..., steps, 400)
-    power = torch.fft.rfft(x, _FFT).abs().square() / _FFT  # (..., steps, 257)
-    energy = _positive(power.sum(-1)).log()  # (..., steps)
-    filters, cosines = _filters().to(x.device), _cosines(_FILTERS).to(x.device)
-    cepstra = _positive(power @ filters).log() @ cosines  # (..., steps, 13)
-    cepstra[..., 0] = energy
-    return cepstra.float()
+    power: Tensor = torch.fft.rfft(x, _FFT).abs().square() / _FFT
+    return power
+
+
+def log_filterbanks(samples: Tensor, length: Tensor, n_frames: Tensor, fps: Tensor) -> Tensor:
+    """Log filterbanks of every video frame, as AV-HuBERT hears them.
+
+    As its published code (facebookresearch/av_hubert `avhubert/hubert_dataset.py`, commit 258fb50): `logfbank` of
+    `python_speech_features` 0.6 with its defaults (the 26 filters of `mfcc`, on the same windows of 16-bit samples),
+    four steps of 10 ms side by side for each frame, and their 104 values brought to mean 0 and variance 1 (eps 1e-5).
+    As in its training, zeros stand where the sound has no step any more, and steps after the last frame are left out.
+
+    Own choice: the four steps of frame k begin with the one nearest to the beginning of the frame, so that 25 frames a
+    second give the published ones, and at any other rate frames and sound stay together.
+
+    Args:
+        samples: (B, S) mono in [-1, 1], 16,000 a second, zero-padded.
+        length: (B,) valid samples.
+        n_frames: (B,) frames of each clip.
+        fps: (B,) frames a second.
+
+    Returns:
+        (B, T, 104) float32, T the most frames; zero after each clip's last frame.
+    """
+    logs = _positive(_power(samples, length) @ _filters().to(samples.device)).log().float()  # (B, steps, 26)
+    steps = 1 + (-(-(length - _WINDOW) // _HOP)).clamp(min=0)  # (B,) as `mfcc_steps`
+    frame = torch.arange(int(n_frames.max()), device=samples.device)  # (T,)
+    first = (frame.double() * (RATE / _HOP) / fps.double()[:, None]).round().long()  # (B, T)
+    places = first[:, :, None] + torch.arange(FILTERBANKS // _FILTERS, device=samples.device)  # (B, T, 4)
+    inside = (places < steps[:, None, None]) & (frame < n_frames[:, None])[:, :, None]
+    rows = torch.arange(len(logs), device=samples.device)[:, None, None]
+    stacked = logs[rows, places.clamp(max=logs.shape[1] - 1)] * inside[..., None]  # (B, T, 4, 26)
+    return F.layer_norm(stacked.flatten(2), (FILTERBANKS,))
 
 
 def _positive(power: Tensor) -> Tensor:
@@ -71,7 +110,7 @@ def _positive(power: Tensor) -> Tensor:
 
 @lru_cache(maxsize=1)
 def _filters() -> Tensor:
-    """SyncNet's filters (257, 26), float64."""
+    """Filters of `python_speech_features` (257, 26), float64."""
     top = 2595 * np.log10(1 + RATE / 2 / 700)
     corners_hz = 700 * (10 ** (np.linspace(0, top, _FILTERS + 2) / 2595) - 1)
     corners = np.floor((_FFT + 1) * corners_hz / RATE)  # FFT bins

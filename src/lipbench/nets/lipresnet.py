@@ -24,6 +24,11 @@ _DEVIATION: Final = 0.1688
 _BLOCKS: Final = 2  # a stage: ResNet-18
 
 
+def gray(frames: Tensor) -> Tensor:
+    """(M, 3, H, W) RGB -> (M, 1, H, W), weighed as OpenCV does."""
+    return torch.einsum("mchw,c->mhw", frames, frames.new_tensor(_LUMA))[:, None]
+
+
 def _rectifier(prelu: bool) -> Callable[[int], nn.Module]:
     """Channels -> a layer: PReLU with a slope a channel, or ReLU."""
     return nn.PReLU if prelu else lambda width: nn.ReLU(inplace=True)
@@ -148,7 +153,6 @@ class LipResNet(nn.Module):
             (B, T, V) float32 log-probabilities; what stands after a clip's length means nothing.
         """
         valid = length_mask(lengths, video.shape[1])  # (B, T)
-        frames = video[valid]  # (M, 3, H, W)
-        grey = torch.einsum("mchw,c->mhw", frames, frames.new_tensor(_LUMA))[:, None]  # (M, 1, H, W)
-        x = self.trunk(self.front_end((grey - _MEAN) / _DEVIATION, valid))  # (M, widths[-1])
+        frames = gray(video[valid])  # (M, 1, H, W)
+        x = self.trunk(self.front_end((frames - _MEAN) / _DEVIATION, valid))  # (M, widths[-1])
         return self.back_end(x, valid)  # type: ignore[no-any-return]

@@ -1,11 +1,14 @@
 """Networks out of weights files that somebody else published, or that lipbench wrote."""
 
+import re
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Final, cast
+from typing import Any, Final, cast
 
-from torch import nn
+from torch import Tensor, nn
 
 from lipbench.nets.arcface import DEPTHS, IResNet
+from lipbench.nets.avhubert import AVHubert
 from lipbench.nets.i3d import I3D
 from lipbench.nets.syncnet import SyncNet, SyncNetV2
 from lipbench.pretrained import weights
@@ -16,6 +19,46 @@ _PUBLISHED = {  # prefix in the published state dict -> ours; the layers' number
     "netcnnaud": "audio",
     "netfcaud": "audio_head",
 }
+
+_AVHUBERT: Final = (  # in published names -> in ours, one after the other
+    (r"^encoder\.w2v_model\.", ""),
+    (r"^feature_extractor_video\.resnet\.frontend3D\.0", "front_end.conv"),
+    (r"^feature_extractor_video\.resnet\.frontend3D\.1", "front_end.norm"),
+    (r"^feature_extractor_video\.resnet\.frontend3D\.2", "front_end.rectifier"),
+    (
+        r"^feature_extractor_video\.resnet\.trunk\.layer(\d)\.(\d)",
+        lambda m: f"trunk.blocks.{2 * int(m[1]) - 2 + int(m[2])}",
+    ),
+    (r"\.bn(\d)\.", r".norm\1."),
+    (r"\.relu(\d)\.", r".rectifier\1."),
+    (r"\.downsample\.", ".shortcut."),
+    (r"^feature_extractor_(video|audio)\.proj", r"\1_projection"),
+    (r"^layer_norm", "fusion_norm"),
+    (r"^post_extract_proj", "fusion"),
+    (r"^encoder\.pos_conv\.0\.weight_g", "position.parametrizations.weight.original0"),
+    (r"^encoder\.pos_conv\.0\.weight_v", "position.parametrizations.weight.original1"),
+    (r"^encoder\.pos_conv\.0", "position"),
+    (r"^encoder\.layers", "encoder.blocks"),
+    (r"^decoder\.layers", "decoder.blocks"),
+    (r"^encoder\.(.*)self_attn_layer_norm", r"encoder.\1attention_norm"),
+    (r"^encoder\.(.*)self_attn\.", r"encoder.\1attention."),
+    (r"self_attn_layer_norm", "self_norm"),
+    (r"encoder_attn_layer_norm", "memory_norm"),
+    (r"final_layer_norm", "ffn_norm"),
+    (r"\.layer_norm", ".norm"),
+    (r"^encoder\.", ""),
+    (r"\.self_attn\.", ".self_attention."),
+    (r"\.encoder_attn\.", ".memory_attention."),
+    (r"\.([qkv])_proj", lambda m: f".{({'q': 'query', 'k': 'key', 'v': 'value'})[m[1]]}"),
+    (r"\.out_proj", ".out"),
+    (r"\.fc1", ".ffn.0"),
+    (r"\.fc2", ".ffn.3"),
+    (r"embed_tokens", "embedding"),
+)
+_UNUSED: Final = ("encoder.w2v_model.mask_emb", "decoder.embed_positions._float_tensor")
+"""Published tensors that reading does not use: of pre-training, and of positions in older versions of fairseq."""
+_HEADS: Final = {768: (12, 4), 1024: (16, 8)}
+"""Width of a published AV-HuBERT -> heads of its transformer and of its decoder, which no shape tells."""
 
 _STEM: Final = ("conv1", "bn1", "prelu", "layer1", "layer2", "layer3", "layer4", "bn2", "fc", "features")
 
@@ -122,3 +165,70 @@ def load_i3d(path: str | Path) -> tuple[I3D, str]:
     network = I3D()
     weights.fill_published(network, weights.read_published(path), path)
     return network.eval().requires_grad_(False), sha256
+
+
+def load_avhubert(path: str | Path) -> AVHubert:
+    """Read a checkpoint of AV-HuBERT that was fine-tuned for lip reading or speech recognition, base or large.
+
+    Names and shapes are those of the published code (facebookresearch/av_hubert `avhubert/hubert_asr.py`, commit
+    258fb50). This loader has met only made-up files with these names and shapes: unverified.
+
+    Args:
+        path: The file, as fairseq saves it: the state dict lies in its entry "model". Only tensors are read from it;
+            nothing in it is executed.
+
+    Returns:
+        The network in eval mode without gradients; it searches with a beam of 50, as published.
+
+    Raises:
+        FileNotFoundError: No such file.
+        ValueError: It holds something else, such as a checkpoint of pre-training alone, which has no decoder.
+    """
+    path, _ = weights.located(path, "AV-HuBERT weights at {path}; give a fine-tuned checkpoint of av_hubert")
+    tensors = weights.read_published(path, "model")
+    if "feature_extractor_audio.proj.weight" in tensors:
+        raise ValueError(
+            f"{path.name} is an AV-HuBERT of pre-training, which has no decoder and reads nothing; give one that was "
+            "fine-tuned, such as base_vox_433h.pt"
+        )
+    network = AVHubert(**_avhubert_sizes(tensors, path))
+    renamed = {avhubert_name(key): value for key, value in tensors.items() if key not in _UNUSED}
+    weights.fill_published(network, renamed, path)
+    return network.eval().requires_grad_(False)
+
+
+def avhubert_name(published: str) -> str:
+    """Our name of a tensor of a fine-tuned AV-HuBERT."""
+    for pattern, own in _AVHUBERT:
+        published = re.sub(pattern, own, published)
+    return published
+
+
+def _avhubert_sizes(tensors: Mapping[str, Tensor], path: Path) -> dict[str, Any]:
+    """Arguments of the network, from the shapes of published tensors."""
+
+    def shape(name: str) -> tuple[int, ...]:
+        if name not in tensors:
+            raise ValueError(f"{path.name} is no fine-tuned AV-HuBERT: it has no {name}")
+        return tuple(tensors[name].shape)
+
+    def layers(prefix: str) -> int:
+        numbers = [int(key.removeprefix(prefix).partition(".")[0]) for key in tensors if key.startswith(prefix)]
+        return 1 + max(numbers, default=-1)
+
+    vocabulary, width = shape("decoder.embed_tokens.weight")
+    if width not in _HEADS:
+        raise ValueError(f"{path.name} is an AV-HuBERT of width {width}; published are {', '.join(map(str, _HEADS))}")
+    _, group, kernel = shape("encoder.w2v_model.encoder.pos_conv.0.weight_v")
+    return {
+        "vocabulary": vocabulary,
+        "width": width,
+        "layers": layers("encoder.w2v_model.encoder.layers."),
+        "heads": _HEADS[width][0],
+        "ffn": shape("encoder.w2v_model.encoder.layers.0.fc1.weight")[0],
+        "position_kernel": kernel,
+        "position_groups": width // group,
+        "decoder_layers": layers("decoder.layers."),
+        "decoder_heads": _HEADS[width][1],
+        "decoder_ffn": shape("decoder.layers.0.fc1.weight")[0],
+    }

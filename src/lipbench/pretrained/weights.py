@@ -25,7 +25,7 @@ from lipbench.types import View
 
 FORMAT: Final = 1
 _KEY: Final = "lipbench"  # under which the card lies in the header
-_MOST: Final = 8 << 30  # bytes of tensors in a published file; the largest that is known has 0.3 GB
+_MOST: Final = 8 << 30  # bytes of tensors in a published file; the largest that is known, AV-HuBERT, has 2 GB
 
 Net = TypeVar("Net", bound=nn.Module)
 
@@ -133,23 +133,51 @@ def located(path: str | Path, what: str) -> tuple[Path, str]:
     return path, sha256(path)
 
 
-def read_published(path: Path) -> dict[str, Tensor]:
+class _LeftOut:
+    """Stands for an object of any class in somebody else's file: it keeps nothing and does nothing."""
+
+    def __new__(cls, *args: object, **options: object) -> "_LeftOut":
+        """Whatever the object would have been made of."""
+        return super().__new__(cls)
+
+    def __init__(self, *args: object, **options: object) -> None:
+        pass
+
+    def __setstate__(self, state: object) -> None:
+        """Whatever it would have held."""
+
+
+def read_published(path: Path, entry: str | None = None) -> dict[str, Tensor]:
     """A state dict that somebody else's code wrote. Only tensors and plain containers are read, nothing is executed.
+
+    Args:
+        path: The file.
+        entry: Under which the state dict lies in a training checkpoint, such as fairseq's "model". What else such a
+            file holds is left out, objects of any class included, of which none is made. None expects the state dict
+            alone.
 
     Raises:
         ValueError: It is empty, torn, of another kind, holds more than tensors, or values that are not finite.
     """
     if kind_of(path) == "zip":  # older files are plain pickles
         check_archive(path)
+    what = "a plain dictionary of tensors" if entry is None else f"a checkpoint with tensors in its entry {entry!r}"
     try:
-        stored: Any = torch.load(path, map_location="cpu", weights_only=True)
+        classes = [] if entry is None else torch.serialization.get_unsafe_globals_in_checkpoint(path)
+        with torch.serialization.safe_globals([(_LeftOut, name) for name in classes]):
+            stored: Any = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch's reader raises a dozen kinds for files that are torn or of another kind
         raise ValueError(
             # Not torch's own words, which advise to read the file with its code run.
-            f"{path} is no plain dictionary of tensors, and nothing in it was run ({type(error).__name__})"
+            f"{path} is no {what.removeprefix('a ')}, and nothing in it was run ({type(error).__name__})"
         ) from error
+    if entry is not None:
+        if not isinstance(stored, dict) or not isinstance(stored.get(entry), dict):
+            found = ", ".join(map(str, list(stored)[:6])) if isinstance(stored, dict) else type(stored).__name__
+            raise ValueError(f"{path} holds {found}; expected {what}")
+        stored = dict(stored[entry])
     if not isinstance(stored, dict) or not all(isinstance(value, Tensor) for value in stored.values()):
-        raise ValueError(f"{path} holds {type(stored).__name__}; expected a plain dictionary of tensors")
+        raise ValueError(f"{path} holds {type(stored).__name__}; expected {what}")
     if not stored or not all(isinstance(key, str) for key in stored):
         raise ValueError(f"{path} holds a dictionary of {len(stored)} entries; expected tensors by their names")
     # A tensor of a few bytes may claim any shape: it is a view.
