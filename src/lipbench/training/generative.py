@@ -38,6 +38,11 @@ class GenerativeModel(BenchModule):
     so many frames on both sides of a piece, or with None makes the clip as a whole.
     """
 
+    encodes_audio: bool = False
+    """Whether the audio of the whole clip is encoded first, by `audio_embeddings`, and a frame depends on its own
+    embedding alone. A long clip can then be made in pieces of the embeddings, which `generate` takes where the batch
+    holds them."""
+
     def __init__(self, **options: Any) -> None:  # noqa: ANN401 - BenchModule's arguments
         super().__init__(**options)
         self._timing: Timing | None = None
@@ -77,6 +82,20 @@ class GenerativeModel(BenchModule):
             (B,). With "audio", `audio` (B, S) in [-1, 1], zero after `audio_len` (B,), and `sample_rate`.
         """
 
+    def audio_embeddings(self, batch: ClipBatch) -> Tensor:
+        """What the model makes of the audio at each frame, where it has such a thing.
+
+        Args:
+            batch: `audio`, `audio_len`, `fps`, `n_frames`.
+
+        Returns:
+            (B, T, C), T the most frames; meaningless after a clip's last frame.
+
+        Raises:
+            NotImplementedError: It has none.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no embedding of the audio for each frame")
+
     def _closest_timing(self) -> Timing:
         """The first of `_TIMINGS` that the model supports. A `StopIteration` would end Lightning's loop in silence."""
         timings: frozenset[str] = getattr(self, "timings", frozenset())
@@ -104,7 +123,7 @@ class GenerativeModel(BenchModule):
         if "pose" in self.needs and "pose" not in batch and "video" in batch:
             blanked = geometry.without_lower_half(batch["video"])
             batch = {**batch, "pose": blanked, "pose_len": batch["video_len"]}
-        keys = self.needs - _UNKNOWN[timing]
+        keys = self.needs - _UNKNOWN[timing] | ({"audio_embeddings"} & batch.keys() if self.encodes_audio else set())
         lacking = keys - batch.keys()
         if lacking:
             raise ValueError(
