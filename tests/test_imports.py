@@ -113,6 +113,7 @@ OPTIONAL = [
     "simplejpeg",
     "espeakng_loader",
     "scipy",
+    "sklearn",
 ]
 
 

@@ -77,17 +77,29 @@ def loggers(root: Path, name: str, version: str, wandb: Mode = "off", batches: i
     board = TensorBoardLogger(root, name=name, version=version, default_hp_metric=False, purge_step=batches)
     found: list[Logger] = [table, board]
     if wandb != "off":
-        if wandb == "online":
-            import wandb as service
-
-            if not (os.environ.get("WANDB_API_KEY") or service.api.api_key):
-                raise ValueError("W&B knows no key on this machine. Type: wandb login, or use --tracking.wandb offline")
-        folder = (root / name / version).absolute()  # W&B's own process may have started in another folder
-        folder.mkdir(parents=True, exist_ok=True)  # W&B falls back to a temporary folder if it is missing
-        found.append(
-            WandbLogger(name=f"{name}/{version}", save_dir=folder, project="lipbench", offline=wandb == "offline")
-        )
+        found.append(wandb_logger(root / name / version, f"{name}/{version}", wandb))
     return found
+
+
+def wandb_logger(folder: Path, name: str, mode: Literal["offline", "online"]) -> WandbLogger:
+    """A run of W&B in the project "lipbench".
+
+    Args:
+        folder: Where its files go; made if need be.
+        name: Of the run.
+        mode: See `loggers`.
+
+    Raises:
+        ValueError: "online" was asked for and this machine knows no W&B key.
+    """
+    if mode == "online":
+        import wandb as service
+
+        if not (os.environ.get("WANDB_API_KEY") or service.api.api_key):
+            raise ValueError('W&B knows no key on this machine. Type: wandb login, or take "offline" for "online"')
+    folder = folder.absolute()  # W&B's own process may have started in another folder
+    folder.mkdir(parents=True, exist_ok=True)  # W&B falls back to a temporary folder if it is missing
+    return WandbLogger(name=name, save_dir=folder, project="lipbench", offline=mode == "offline")
 
 
 class _Rows(ExperimentWriter):
@@ -116,12 +128,6 @@ class _Rows(ExperimentWriter):
 
     def _check_log_dir_exists(self) -> None:
         """The folder is there, and its files stay."""
-
-
-def _words(batch: ClipBatch, row: int, made: Generated | None = None) -> list[str] | None:
-    """The word of each frame of one clip, as the batch or, if it is given, the model times them; None if unknown."""
-    durations = batch.get("durations") if made is None else made.get("durations", batch.get("durations"))
-    return None if durations is None or "tokens" not in batch else captions.spoken(batch["tokens"][row], durations[row])
 
 
 def spread(first: int, last: int, count: int) -> list[int]:
@@ -212,11 +218,11 @@ class Tracking(_Writer):
             first, last = rows["speech"][row].tolist() if "speech" in rows else (0, length)
             video = made["video"][row, : int(made["video_len"][row])]
             picture = captions.strip(
-                rows["video"][row, :length],
-                video,
+                [
+                    captions.Row("reference", rows["video"][row, :length], captions.batch_words(rows, row)),
+                    captions.Row("generated", video, captions.batch_words(rows, row, made)),
+                ],
                 spread(first, min(last, length), self.frames),
-                _words(rows, row),
-                _words(rows, row, made),
                 rows["text"][row] if "text" in rows else "",
                 float(rows["fps"][row]) if "fps" in rows else None,
             )
@@ -308,8 +314,8 @@ class Videos(_Writer):
             beside = captions.side_by_side(
                 batch["video"][row, : int(batch["video_len"][row])],
                 made,
-                _words(batch, row),
-                _words(batch, row, outputs),
+                captions.batch_words(batch, row),
+                captions.batch_words(batch, row, outputs),
                 batch["text"][row] if "text" in batch else "",
             )
             for folder, written in (("videos", frames), ("side_by_side", beside)):

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import pytorch_lightning as pl
 import torch
 from PIL import Image
+from untrained import checkpoint
 
 from lipbench import cli
 from lipbench.media import audio, geometry, landmarks, video
@@ -67,15 +67,6 @@ def hearing(tmp_path_factory):
     torch.manual_seed(0)
     model = LipGAN(24, "mel", (4, 4, 4, 8), (1, 1, 0), (4, 4, 4, 8), (1, 1, 1, 1), 1, 8, adversarial_weight=0)
     return checkpoint(model, tmp_path_factory.mktemp("hearing") / "hearing.ckpt")
-
-
-def checkpoint(model, path):
-    """The checkpoint of an untrained model."""
-    plain = {"pytorch-lightning_version": pl.__version__}
-    stored = {"state_dict": model.state_dict(), "hyper_parameters": dict(model.hparams), **plain}
-    model.on_save_checkpoint(stored)
-    torch.save(stored, path)
-    return path
 
 
 @pytest.fixture(scope="module")
@@ -184,9 +175,9 @@ def test_a_picture_speaks_by_its_landmarks(here, face, tmp_path, monkeypatch):
 
 def test_heat_maps_come_along(here, hearing, patient, face, tmp_path, capsys):
     drivers = {hearing: {"audio": tone(tmp_path / "tone.wav", 0.6)}, patient: {"text": "bin"}}
-    for k, (checkpoint, driver) in enumerate(drivers.items()):
+    for k, (path, driver) in enumerate(drivers.items()):
         heat = tmp_path / f"heat{k}.png"
-        assert typed(ckpt_path=checkpoint, image=face, out=tmp_path / "out.mp4", heatmap=heat, **driver) == 0
+        assert typed(ckpt_path=path, image=face, out=tmp_path / "out.mp4", heatmap=heat, **driver) == 0
         assert f"{heat}: frames 2, 4, 6, 8, 10, 12" in capsys.readouterr().out
         height, width = np.asarray(Image.open(heat)).shape[:2]
         assert width > 3 * 160  # what was made, and stages
@@ -271,7 +262,7 @@ def test_punctuation_is_left_out_and_unknown_words_are_named(here, patient, face
         ({"image": "grey.png"}, "no face found in grey.png"),
         ({"image": "text.png"}, "is no picture"),
         ({"ckpt_path": "none.ckpt", "image": "grey.png"}, "no checkpoint at none.ckpt"),
-        ({"ckpt_path": "last"}, "generate needs the file of a checkpoint"),
+        ({"ckpt_path": "last"}, "expected the file of a checkpoint, found 'last'"),
         ({"ckpt_path": "text.png"}, "is no file of PyTorch"),
         ({"ckpt_path": "foreign.ckpt"}, "was not written by lipbench"),
         ({"ckpt_path": "elsewhere.ckpt"}, "is no model of lipbench"),

@@ -477,3 +477,24 @@ def test_the_other_speaker_has_the_same_rate_and_enough_frames(rendered_store: P
     assert other["audio_len"].tolist() == batch["audio_len"].tolist()
     assert other["face"].shape[:2] == other["landmarks"].shape[:2] == other["video"].shape[:2]
     assert bool((other["video_len"] <= batch["n_frames"]).all())
+
+
+def test_one_clip_is_that_of_the_test_batches(rendered_store: Path) -> None:
+    module = rendered(rendered_store, ClipSpec({"video": MOUTH}, window=3, audio_rate=4000, keys=ALL), "test")
+    batch = batches(module, module.test_dataloader())[0]
+    row, clip_id = 1, batch["clip_id"][1]
+    alone = module.one_clip(clip_id, module.clip_spec, frozenset({"face", "landmarks"}))  # type: ignore[arg-type]
+    length = {"video": "video_len", "frame": "video_len", "face": "video_len", "landmarks": "video_len"}
+    length |= {"audio": "audio_len", "tokens": "token_len", "durations": "token_len"}
+    for key in ("video", "frame", "face", "landmarks", "audio", "tokens", "durations", "identity", "n_frames", "fps"):
+        whole = batch[key][row]
+        expected = whole[: int(batch[length[key]][row])] if key in length else whole
+        assert torch.equal(alone[key][0], expected), key  # type: ignore[literal-required]
+    assert alone["clip_id"] == [clip_id]
+    other = module.split.train[0]  # of another part, too
+    assert module.one_clip(other, ClipSpec({"video": MOUTH}, window=3))["video"].shape[:2] == (
+        1,
+        module.store[other].n_frames,
+    )
+    with pytest.raises(KeyError, match="is not in the store"):
+        module.one_clip("rendered/s1/none", ClipSpec({"video": MOUTH}))

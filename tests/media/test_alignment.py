@@ -127,3 +127,10 @@ def test_every_real_alignment_gives_whole_clips(grid_root):
         words = alignment.read_align(path)
         assert len(alignment.spoken(words)) == 6
         assert alignment.durations(words, spelled(words), 75, 25).sum() == 75
+
+
+def test_frames_of_words_are_those_whose_centers_lie_in_them():
+    spoken = [Word(0.1, 0.14, "at"), Word(0.141, 0.15, "a"), Word(0.2, 0.3, "bin")]
+    words = [Word(0, 0.1, "sil"), *spoken, Word(0.3, 0.4, "sil")]
+    assert alignment.word_frames(words, 10, 25.0) == [("at", 2, 3), ("a", 4, 4), ("bin", 5, 7)]
+    assert alignment.word_frames([], 10, 25.0) == []

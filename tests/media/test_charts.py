@@ -10,7 +10,7 @@ def colored(pixels, color):
 
 
 def test_a_line_rises_with_its_values():
-    line = charts.Line("a", [0, 1, 2], [0, 0, 10])
+    line = charts.Series("a", [0, 1, 2], [0, 0, 10])
     pixels = charts.line_chart([line], "title", "x", "y", (200, 300))
     assert pixels.shape == (200, 300, 3)
     rows, columns = colored(pixels, charts.BLUE)
@@ -20,7 +20,7 @@ def test_a_line_rises_with_its_values():
 
 
 def test_several_lines_have_a_legend():
-    lines = [charts.Line("first", [0, 1], [0, 1]), charts.Line("second", [0, 1], [1, 0], charts.ORANGE)]
+    lines = [charts.Series("first", [0, 1], [0, 1]), charts.Series("second", [0, 1], [1, 0], charts.ORANGE)]
     for color in (charts.BLUE, charts.ORANGE):
         assert (colored(charts.line_chart(lines, "", "x", "y", (200, 300)), color)[0] < 40).any()
     assert not (colored(charts.line_chart(lines[:1], "", "x", "y", (200, 300)), charts.BLUE)[0] < 40).any()
@@ -28,7 +28,7 @@ def test_several_lines_have_a_legend():
 
 def test_a_constant_line_and_a_single_point_can_be_drawn():
     for x in ([0, 1], [3]):
-        rows, _ = colored(charts.line_chart([charts.Line("", x, [5] * len(x))], "", "", "", (200, 300)), charts.BLUE)
+        rows, _ = colored(charts.line_chart([charts.Series("", x, [5] * len(x))], "", "", "", (200, 300)), charts.BLUE)
         assert len(x) == 1 or abs(rows.mean() - 103) < 2
 
 
@@ -46,3 +46,26 @@ def test_ticks_are_round():
     assert charts._steps(-8, 8) == [-5, 0, 5]
     assert charts._steps(0, 7) == [0, 2, 4, 6]
     assert charts._steps(3, 3) == [3]
+
+
+def test_points_of_a_plane_keep_their_distances_and_colors():
+    square = charts.Series("b (4)", [0, 0, 10, 10], [0, 10, 0, 10])
+    middle = charts.Series("p (1)", [5], [5], charts.ORANGE)
+    pixels = charts.scatter_chart([square, middle], "title", "note", (300, 500))
+    assert pixels.shape == (300, 500, 3)
+    blue, orange = (np.stack(colored(pixels[44:], color)) for color in (charts.BLUE, charts.ORANGE))  # rows, columns
+    center = orange.mean(1)
+    assert np.abs(center - (blue.min(1) + blue.max(1)) / 2).max() < 1.5
+    height, width = np.ptp(blue, axis=1)
+    assert abs(height - width) <= 2  # though the chart is wider than high
+    assert height > 200
+    corner = blue[:, (blue[0] < center[0]) & (blue[1] < center[1])]
+    assert np.ptp(corner, axis=1).max() <= 2 * charts._DOT
+    for color in (charts.BLUE, charts.ORANGE):
+        assert (colored(pixels, color)[0] < 44).any()  # the legend
+
+
+def test_a_single_point_lies_in_the_middle():
+    rows, columns = colored(charts.scatter_chart([charts.Series("", [3], [-2])], "", "", (300, 300)), charts.BLUE)
+    assert abs(rows.mean() - (44 + 290) / 2) < 1.5
+    assert abs(columns.mean() - 150) < 1.5

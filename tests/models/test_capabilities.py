@@ -100,6 +100,11 @@ def test_timings_are_those_of_the_instance() -> None:
     assert model.timing == "free"
 
 
+def test_audio_embeddings_are_optional() -> None:
+    with pytest.raises(NotImplementedError, match="Both offers no audio embeddings"):
+        Both().audio_embeddings({})
+
+
 @pytest.mark.parametrize(
     ("name", "value", "expected"),
     [

@@ -318,6 +318,17 @@ def test_resumed_within_an_accumulation_equals_uninterrupted(
         )
 
 
+def test_losses_may_become_more(tmp_path: Path, trainer_for: Callable[..., pl.Trainer]) -> None:
+    """Three losses, which the progress bar shows, and from the third batch on four, which would be too many."""
+    from test_models import data_of, small
+
+    trainer = trainer_for(max_steps=4, limit_val_batches=0)
+    trainer.fit(small("corrgan", tmp_path, adversarial_from=2), data_of("corrgan", 4))
+    assert {"train/correlation", "train/adversarial"} <= trainer.logged_metrics.keys()
+    assert "train/correlation" in trainer.progress_bar_metrics
+    assert "train/adversarial" not in trainer.progress_bar_metrics
+
+
 def test_a_discriminator_that_begins_later_can_be_resumed(
     tmp_path: Path, trainer_for: Callable[..., pl.Trainer]
 ) -> None:

@@ -360,3 +360,22 @@ def test_says_how_to_get_an_expert(
         trainer_for(max_steps=1).fit(small(expert=None), fake_data(1))
     with pytest.raises(FileNotFoundError, match=r"no expert at .*gone\.safetensors; .* fit --model wav2lip_expert"):
         trainer_for(max_steps=1).fit(small(expert=str(tmp_path / "gone.safetensors")), fake_data(1))
+
+
+def test_audio_embeddings_are_what_faces_are_made_of(
+    small: Callable[..., Wav2Lip], batch_for: Callable[..., ClipBatch]
+) -> None:
+    model = small()
+    fitted(model, batch_for(model.clip_spec, 0, training=True))
+    whole = batch_for(model.clip_spec, 0)
+    heard: list[Tensor] = []
+    model.generator.sound.register_forward_hook(lambda _, given, found: heard.append(found.flatten(1)))
+    with torch.no_grad():
+        model.run_generate(whole, "given")
+        sound: Any = {key: value for key, value in whole.items() if key in ("audio", "audio_len", "fps", "n_frames")}
+        found = model.audio_embeddings(sound)
+    assert found.shape == (4, 9, 8)
+    there = torch.arange(9) < whole["n_frames"][:, None]
+    assert torch.equal(found[there], heard[0])
+    assert heard[0].unique(dim=0).shape[0] > 20  # most frames have an embedding of their own
+    assert not found[~there].any()

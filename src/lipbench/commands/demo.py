@@ -8,11 +8,7 @@ from lipbench import discovery
 from lipbench.paths import home
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from lipbench.console.stages import Experiment
-    from lipbench.data.store import StoredClip
-    from lipbench.types import ClipBatch
 
 GROUP = "Start here"
 _DEFAULT: Final[tuple[str, ...]] = ("paralip", "lipgan")  # one driven by text, one by sound
@@ -83,51 +79,29 @@ def _pictures(checkpoint: Path, target: Path, store: Path) -> None:
     from PIL import Image
 
     from lipbench import tracking
-    from lipbench.data import protocol
-    from lipbench.data import store as stores
-    from lipbench.media import captions, geometry, text, video
+    from lipbench.data.datamodule import ClipDataModule
+    from lipbench.evaluation import strips
+    from lipbench.media import captions, geometry, video
     from lipbench.training import loading
     from lipbench.training.generative import GenerativeModel
 
     model = loading.load(checkpoint, GenerativeModel)  # type: ignore[type-abstract]
     view = model.clip_spec.frames["video"]
-    prepared = stores.Store(store)
-    clip = prepared[protocol.load("rendered/seen").split(prepared.clip_ids).test[0]]
-    frames = range(clip.n_frames)
-    real = clip.view(frames, view).float() / 255  # (T, 3, h, w)
+    data = ClipDataModule("rendered", str(store), num_workers=0)
+    data.clip_spec = model.clip_spec
+    data.setup("test")
+    clip = data.store[data.test_ids[0]]
+    batch = data.one_clip(clip.clip_id, model.clip_spec)
     with torch.inference_mode():
-        generated = model.run_generate(_batch(clip, real, model.clip_spec.audio_rate), model.timing)
-    made = generated["video"][0]  # (T, 3, h, w)
-    ids = torch.tensor(text.encode(clip.symbols))  # (L,)
-    words = captions.spoken(ids, torch.tensor(clip.durations.copy()))
-    picture = captions.strip(real, made, tracking.spread(*clip.speech, 10), words, fps=clip.fps)
+        made = model.run_generate(batch, model.timing)["video"][0]  # (T, 3, h, w)
+    words = strips.words(clip)
+    rows = [captions.Row("reference", batch["video"][0], words), captions.Row("generated", made)]
+    picture = captions.strip(rows, tracking.spread(*clip.speech, 10), fps=clip.fps)
     Image.fromarray(picture).save(target.with_suffix(".png"))
-    reference = torch.from_numpy(clip.pictures(frames)).permute(0, 3, 1, 2).float() / 255  # (T, 3, 352, 320)
+    pixels = torch.from_numpy(clip.pictures(range(clip.n_frames)))
+    reference = pixels.permute(0, 3, 1, 2).float() / 255  # (T, 3, 352, 320)
     mask = geometry.feather(view)  # (1, 352, 320)
     spoken = mask * geometry.paste(reference, made.clamp(0, 1), view) + (1 - mask) * reference  # (T, 3, 352, 320)
     pictures = captions.side_by_side(reference, spoken, words)
     sound = clip.audio(clip.sample_rate)
     video.write_video(target.with_suffix(".mp4"), pictures, clip.fps, sound, clip.sample_rate)
-
-
-def _batch(clip: "StoredClip", real: "Tensor", audio_rate: int | None) -> "ClipBatch":
-    """Everything that drives a model, for one clip."""
-    import torch
-
-    from lipbench.media import text
-
-    symbols, length = clip.symbols, torch.tensor([clip.n_frames])
-    batch: ClipBatch = {
-        "tokens": torch.tensor([text.encode(symbols)]),
-        "token_len": torch.tensor([len(symbols)]),
-        "durations": torch.tensor(clip.durations.copy())[None],
-        "n_frames": length,
-        "video": real[None],
-        "video_len": length,
-        "fps": torch.tensor([clip.fps]),
-        "identity": real[None, :1],
-    }
-    if audio_rate is not None:
-        sound = torch.from_numpy(clip.audio(audio_rate))[None]
-        batch |= {"audio": sound, "audio_len": torch.tensor([sound.shape[1]])}
-    return batch

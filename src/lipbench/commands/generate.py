@@ -85,12 +85,9 @@ def run(
     if (image is None) == (video is None):
         found = "neither" if image is None else "both"
         raise UsageError(f"whose face shall speak? Give --image PICTURE or --video FILE; found {found}")
-    if str(ckpt_path) in ("last", "best"):
-        runs = sorted(
-            Path("runs").glob(f"*/version_*/checkpoints/{ckpt_path}.ckpt"), key=lambda path: path.stat().st_mtime
-        )
-        newest = f"; the newest here is {runs[-1]}" if runs else ""
-        raise UsageError(f"generate needs the file of a checkpoint, found --ckpt_path {ckpt_path}{newest}")
+    from lipbench.console import run_folders
+
+    run_folders.refuse_alias(ckpt_path)
     given = image if video is None else video
     assert given is not None
     if out.resolve() in {path.resolve() for path in (given, audio) if path is not None}:

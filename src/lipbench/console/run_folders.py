@@ -6,6 +6,8 @@ from typing import IO
 
 import yaml
 
+from lipbench.errors import UsageError
+
 _held: list[IO[str]] = []  # locks, open while a run writes
 
 
@@ -61,6 +63,19 @@ def release() -> None:
     """Nobody writes into the run folders of this process any more."""
     while _held:
         _held.pop().close()
+
+
+def refuse_alias(checkpoint: Path) -> None:
+    """Refuse "last" and "best", which stand for a file only where a model and a corpus are named too, as for `test`.
+
+    Raises:
+        UsageError: It is one of them; the message names the newest such file below runs/.
+    """
+    if str(checkpoint) in ("last", "best"):
+        found = Path("runs").glob(f"*/version_*/checkpoints/{checkpoint}.ckpt")
+        newest = max(found, key=lambda path: path.stat().st_mtime, default=None)
+        told = f"; the newest here is {newest}" if newest else ""
+        raise UsageError(f"expected the file of a checkpoint, found {str(checkpoint)!r}{told}")
 
 
 def root_of(checkpoint: Path) -> str | None:

@@ -2,7 +2,7 @@
 
 import hashlib
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, cast
 
@@ -234,20 +234,45 @@ class ClipDataModule(LightningDataModule):
             held = {texts[clip] for clip in self.split.test if clip in texts}
             return SentenceDataset([s for s in self.corpus.sentences() if s not in held], self.corpus.tokenizer)
         keys = spec.keys | SCORING if scoring else spec.keys
+        return self._clips(self._present[part], spec, keys, seed, training=part not in ("validation", "test"))
+
+    def _clips(
+        self, clip_ids: Sequence[str], spec: ClipSpec, keys: frozenset[str], seed: int, *, training: bool
+    ) -> ClipDataset:
         if "durations" in keys:
             keys |= {"tokens"}
         if self.store.packed is not None:
             keys -= {"face", "other_speaker"}
         return ClipDataset(
             self.store,
-            self._present[part],
+            clip_ids,
             spec,
             keys,
             seed=seed,
-            training=part not in ("validation", "test"),
+            training=training,
             speakers={name: k for k, name in enumerate(self.speakers)},
             tokenizer=self.corpus.tokenizer,
         )
+
+    def one_clip(self, clip_id: str, spec: ClipSpec, keys: frozenset[str] = frozenset()) -> ClipBatch:
+        """A clip of the store, of whatever part, as batches of `test` hold it: whole, with its first frame as identity.
+
+        Called after `setup`.
+
+        Args:
+            clip_id: Which.
+            spec: What a model wants.
+            keys: Further batch keys, such as "face".
+
+        Returns:
+            A batch of one, its pictures in float.
+
+        Raises:
+            KeyError: The clip is not in the store.
+            ValueError: The store cannot supply what the model wants.
+        """
+        self._check(spec, self.store)
+        return to_float(collate([self._clips([clip_id], spec, spec.keys | keys, self.seed, training=False)[0]]))
 
     def _ranks(self) -> tuple[int, int]:
         """Processes, and which one this is."""

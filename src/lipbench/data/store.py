@@ -25,6 +25,7 @@ from lipbench.data import jpeg, manifest
 from lipbench.data.shards import REMEDY, DamagedStore, open_shard, row_hash, shard_metadata, short, summary
 from lipbench.errors import visible
 from lipbench.media import geometry
+from lipbench.media.alignment import Word
 from lipbench.media.audio import resample
 from lipbench.types import View
 
@@ -142,9 +143,9 @@ class StoredClip:
         return str(self._value("text"))
 
     @cached_property
-    def words(self) -> list[tuple[float, float, str]]:
+    def words(self) -> list[Word]:
         """Start and end in seconds and the word, silences included; empty where word times are unknown."""
-        return [(w["start"], w["end"], w["word"]) for w in self._value("words")]
+        return [Word(w["start"], w["end"], w["word"]) for w in self._value("words")]
 
     @cached_property
     def symbols(self) -> list[str]:

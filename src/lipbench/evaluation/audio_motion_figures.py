@@ -46,12 +46,12 @@ def curves(found: Sequence[ClipCorrelation], shifts: Sequence[int]) -> npt.NDArr
         audio, motion = overlap(torch.from_numpy(clip.audio), torch.from_numpy(clip.motion), best)
         frames = (np.arange(len(audio)) + max(-best, 0)).tolist()
         both = [
-            charts.Line("audio change", frames, _standardized(audio), charts.BLUE),
-            charts.Line(f"lip motion, shift {best}", frames, _standardized(motion), charts.ORANGE),
+            charts.Series("audio change", frames, _standardized(audio), charts.BLUE),
+            charts.Series(f"lip motion, shift {best}", frames, _standardized(motion), charts.ORANGE),
         ]
         title = f"{visible(clip.clip_id)}: best shift {best}, r = {clip.r[clip.best]:.2f}"
         left = charts.line_chart(both, title, "frame of the audio", "standard deviations", (_ROW, _WIDE))
-        line = charts.Line("r", shifts, clip.r.tolist())
+        line = charts.Series("r", shifts, clip.r.tolist())
         right = charts.line_chart([line], "", SHIFT_AXIS, "Pearson's r", (_ROW, _NARROW))
         rows.append(np.concatenate([left, right], 1))
     return np.concatenate(rows)

@@ -137,6 +137,18 @@ def speech_frames(words: Sequence[Word], n_frames: int, fps: float) -> tuple[int
     return (first, last) if first < last else (0, n_frames)
 
 
+def word_frames(words: Sequence[Word], n_frames: int, fps: float) -> list[tuple[str, int, int]]:
+    """Frames of each spoken word, by frame centers, as in `durations`.
+
+    Returns:
+        The word, its first frame and the frame after its last, equal where no frame's center lies in the word.
+    """
+    said = spoken(words)
+    edges = np.array([(word.start, word.end) for word in said]).reshape(-1, 2)
+    frames = np.searchsorted(_centers(n_frames, fps), edges - _EPSILON)  # (W, 2)
+    return [(word.word, first, last) for word, (first, last) in zip(said, frames.tolist(), strict=True)]
+
+
 _EPSILON: Final = 1e-6  # seconds: a frame center on a word's edge belongs to what follows, whatever the rounding
 
 

@@ -1,4 +1,4 @@
-"""Line charts and bar charts as images: curves over frames, and counts."""
+"""Line, bar and scatter charts as images: curves over frames, counts, and points in a plane."""
 
 import math
 from collections.abc import Sequence
@@ -16,19 +16,22 @@ _BLACK: Final[Color] = (32, 32, 32)
 _GRAY: Final[Color] = (216, 216, 216)
 _FINE: Final = 2  # drawn larger by this factor and then reduced, so that lines are smooth
 _FONT: Final = 12  # px
-_LEFT, _RIGHT, _TOP, _BOTTOM = 48, 16, 44, 38  # px around the axes
+_TOP: Final = 44  # px above the axes
+_AROUND: Final = (_TOP, 16, 38, 48)  # px above, right of, below and left of them
+_MARGIN: Final = 10  # px beside and below the frame of a scatter chart
+_DOT: Final = 4.5  # px: radius of a point
 _TICKS: Final = 6  # at most, for each axis
 
 
 @dataclass(frozen=True)
-class Line:
-    """A curve of a line chart.
+class Series:
+    """A curve of a line chart, or the points of one color in a scatter chart.
 
     Args:
         label: What it shows, for the legend.
         x: Places.
         y: Values, as many.
-        color: Of the line and its label.
+        color: Of the line or the points, and of the label.
     """
 
     label: str
@@ -38,7 +41,7 @@ class Line:
 
 
 def line_chart(
-    curves: Sequence[Line], title: str, x_label: str, y_label: str, size: tuple[int, int]
+    curves: Sequence[Series], title: str, x_label: str, y_label: str, size: tuple[int, int]
 ) -> npt.NDArray[np.uint8]:
     """Draw curves over one pair of axes.
 
@@ -56,14 +59,14 @@ def line_chart(
     y = np.concatenate([np.asarray(curve.y, np.float64) for curve in curves])
     margin = 0.08 * float(np.ptp(y)) or 1.0
     chart = _Chart(size, (float(x.min()), float(x.max())), (float(y.min()) - margin, float(y.max()) + margin))
+    chart.axes()
     chart.label(title, x_label, y_label)
     for place in _steps(*chart.x_range):
         chart.x_tick(place, f"{place:g}")
-    right = size[1] - _RIGHT
     for curve in curves:
         chart.draw.line([chart.at(*point) for point in zip(curve.x, curve.y, strict=True)], curve.color, 2 * _FINE)
-    for curve in reversed(curves[: len(curves) * (len(curves) > 1)]):
-        right -= chart.text(right, _TOP - 10, curve.label, "rm", curve.color) + 16
+    if len(curves) > 1:
+        chart.legend(curves)
     return chart.pixels()
 
 
@@ -84,6 +87,7 @@ def bar_chart(
         (height, width, 3) RGB.
     """
     chart = _Chart(size, (-0.6, len(counts) - 0.4), (0.0, 1.1 * max(*counts, 1)))
+    chart.axes()
     chart.label(title, x_label, y_label)
     for place, (count, label) in enumerate(zip(counts, labels, strict=True)):
         chart.x_tick(place, label)
@@ -91,6 +95,38 @@ def bar_chart(
         if count:
             chart.draw.rectangle((left, upper, right, lower), BLUE)
         chart.text((left + right) / 2 / _FINE, upper / _FINE - 8, str(count), "mm")
+    return chart.pixels()
+
+
+def scatter_chart(groups: Sequence[Series], title: str, note: str, size: tuple[int, int]) -> npt.NDArray[np.uint8]:
+    """Draw points of a plane whose axes mean nothing but distance, such as that of t-SNE: both have the same scale.
+
+    Args:
+        groups: One or more, all in the legend. None covers another: points are drawn in an order that mixes them.
+        title: Above the frame.
+        note: Below the title, left of the legend.
+        size: (height, width) px.
+
+    Returns:
+        (height, width, 3) RGB.
+    """
+    x = np.concatenate([np.asarray(group.x, np.float64) for group in groups])
+    y = np.concatenate([np.asarray(group.y, np.float64) for group in groups])
+    height, width = size[0] - _TOP - _MARGIN, size[1] - 2 * _MARGIN  # px of the frame
+    unit = 1.1 * max(float(np.ptp(x)) / width, float(np.ptp(y)) / height) or 1.0  # of the plane, for a px
+    ranges = [
+        (float(axis.min() + axis.max() - unit * room) / 2, float(axis.min() + axis.max() + unit * room) / 2)
+        for axis, room in ((x, width), (y, height))
+    ]
+    chart = _Chart(size, ranges[0], ranges[1], (_TOP, _MARGIN, _MARGIN, _MARGIN))
+    chart.frame()
+    chart.label(title, "", note)
+    chart.legend(groups)
+    points = [(*chart.at(*place), group.color) for group in groups for place in zip(group.x, group.y, strict=True)]
+    for k in np.random.default_rng(0).permutation(len(points)):
+        px, py, color = points[k]
+        around = (px - _DOT * _FINE, py - _DOT * _FINE, px + _DOT * _FINE, py + _DOT * _FINE)
+        chart.draw.ellipse(around, color, (255, 255, 255), 1)
     return chart.pixels()
 
 
@@ -105,35 +141,51 @@ def _steps(low: float, high: float) -> list[float]:
 
 
 class _Chart:
-    """White canvas with axes.
+    """White canvas on which values have places.
 
     Args:
         size: (height, width) px.
         x_range: Values at the left and the right end of the axes.
         y_range: Values at their lower and upper end.
+        around: px above, right of, below and left of the axes.
     """
 
-    def __init__(self, size: tuple[int, int], x_range: tuple[float, float], y_range: tuple[float, float]) -> None:
+    def __init__(
+        self,
+        size: tuple[int, int],
+        x_range: tuple[float, float],
+        y_range: tuple[float, float],
+        around: tuple[int, int, int, int] = _AROUND,
+    ) -> None:
         from PIL import Image, ImageDraw, ImageFont
 
         self.x_range, self._y_range = x_range, y_range
         self._height, self._width = size
+        self._top, self._right, self._bottom, self._left = around
         self._image = Image.new("RGB", (self._width * _FINE, self._height * _FINE), (255, 255, 255))
         self._font = ImageFont.load_default(_FONT * _FINE)
         self.draw = ImageDraw.Draw(self._image)
-        for value in _steps(*y_range):
-            self.draw.line([self.at(x_range[0], value), self.at(x_range[1], value)], _GRAY, _FINE)
-            self.text(_LEFT - 6, self.at(x_range[0], value)[1] / _FINE, f"{value:g}", "rm")
-        corners = [self.at(x_range[0], y_range[1]), self.at(x_range[0], y_range[0]), self.at(x_range[1], y_range[0])]
-        self.draw.line(corners, _BLACK, _FINE)
+
+    def axes(self) -> None:
+        """Draw both axes, and a line across with its value at each of the vertical one's steps."""
+        (left, right), (low, high) = self.x_range, self._y_range
+        for value in _steps(low, high):
+            self.draw.line([self.at(left, value), self.at(right, value)], _GRAY, _FINE)
+            self.text(self._left - 6, self.at(left, value)[1] / _FINE, f"{value:g}", "rm")
+        self.draw.line([self.at(left, high), self.at(left, low), self.at(right, low)], _BLACK, _FINE)
+
+    def frame(self) -> None:
+        """Draw a line around the place of the axes, in their stead."""
+        (left, right), (low, high) = self.x_range, self._y_range
+        self.draw.rectangle([*self.at(left, high), *self.at(right, low)], None, _GRAY, _FINE)
 
     def at(self, x: float, y: float) -> tuple[float, float]:
         """Place of a pair of values on the enlarged canvas."""
         (left, right), (low, high) = self.x_range, self._y_range
         across = (x - left) / ((right - left) or 1.0)
         up = (y - low) / (high - low)
-        px = _LEFT + across * (self._width - _LEFT - _RIGHT)
-        py = self._height - _BOTTOM - up * (self._height - _TOP - _BOTTOM)
+        px = self._left + across * (self._width - self._left - self._right)
+        py = self._height - self._bottom - up * (self._height - self._top - self._bottom)
         return px * _FINE, py * _FINE
 
     def text(self, x: float, y: float, words: str, anchor: str, color: Color = _BLACK) -> int:
@@ -143,9 +195,15 @@ class _Chart:
 
     def label(self, title: str, x_label: str, y_label: str) -> None:
         """Write what the chart and its axes show."""
-        self.text(_LEFT, 14, title, "lm")
+        self.text(self._left, 14, title, "lm")
         self.text(self._width / 2, self._height - 10, x_label, "mm")
-        self.text(_LEFT, _TOP - 10, y_label, "lm")
+        self.text(self._left, self._top - 10, y_label, "lm")
+
+    def legend(self, series: Sequence[Series]) -> None:
+        """Write the labels in their colors above the axes, on the right."""
+        right = self._width - self._right
+        for own in reversed(series):
+            right -= self.text(right, self._top - 10, own.label, "rm", own.color) + 16
 
     def x_tick(self, x: float, words: str) -> None:
         """Mark a place on the horizontal axis."""

@@ -41,7 +41,7 @@ from lipbench.training.adversarial import CrossEntropy, lower_halves
 from lipbench.training.ctc_reading import spell, word_segments
 from lipbench.training.generative import frames_heard
 from lipbench.training.optimization import PlateauCallback
-from lipbench.training.speech_to_face import SpeechToFace
+from lipbench.training.speech_to_face import SpeechToFace, frames_in_pieces
 from lipbench.types import ClipBatch, ClipSpec, Generated, Timing
 
 Switch = Literal["audio", "reader", "end"]
@@ -131,7 +131,7 @@ class TalkLip(SpeechToFace):
     ) -> None:
         super().__init__(betas=betas, **options)
         self.size, self.audio, self.reader, self.share, self.run = size, audio, reader, share, run
-        self.context_width = context_width
+        self.hidden, self.context_width = hidden, context_width
         self.loss_weights = {
             "l1": 1 - lip_weight - adversarial_weight,
             "lip": lip_weight,
@@ -373,22 +373,21 @@ class TalkLip(SpeechToFace):
             batch: `audio`, `audio_len`, `fps`, `n_frames`.
 
         Returns:
-            (B, T, E), T the most frames; meaningless after a clip's last frame.
+            (B, T, E), T the most frames; 0 after a clip's last frame.
         """
         frames, most = batch["n_frames"], int(batch["n_frames"].max())
         if isinstance(self.audio_encoder, AudioEncoder):
-            clip, place = length_mask(frames, most).nonzero(as_tuple=True)  # (M,) each
-            found = self.audio_windows(batch, clip, place)  # (M, E)
-            embeddings = found.new_zeros(len(frames), most, found.shape[1])
-            embeddings[clip, place] = found
+            embeddings = batch["audio"].new_zeros(len(frames), most, self.hidden)
+            for clip, place in frames_in_pieces(frames):
+                embeddings[clip, place] = self.audio_windows(batch, clip, place).float()
             return embeddings
         filterbanks = features.log_filterbanks(batch["audio"], batch["audio_len"], frames, batch["fps"])  # (B, T, 104)
         parts = []
         for start, first, stop in encoded_pieces(most):
-            length = (frames - start).clamp(min=1, max=_AT_ONCE)
+            length = (frames - start).clamp(min=1, max=_AT_ONCE)  # of a clip that is over, one frame is heard
             heard = self.audio_encoder.hear(filterbanks[:, start : start + _AT_ONCE])  # (B, t, E)
             parts.append(self.audio_encoder.encode(None, heard, length)[:, first - start : stop - start])
-        return torch.cat(parts, dim=1)
+        return torch.cat(parts, dim=1) * length_mask(frames, most)[..., None]
 
     def audio_windows(self, batch: ClipBatch, clip: Tensor, frame: Tensor) -> Tensor:
         """Audio embeddings of frames.

@@ -28,7 +28,7 @@ from lipbench.nets.fastspeech import length_mask
 from lipbench.nets.wav2lip import COLUMNS, FRAMES, Expert, Generator
 from lipbench.pretrained import weights
 from lipbench.training.adversarial import CrossEntropy, lower_halves
-from lipbench.training.speech_to_face import SpeechToFace
+from lipbench.training.speech_to_face import SpeechToFace, frames_in_pieces
 from lipbench.types import ClipBatch, ClipSpec, Generated
 
 _NO_EXPERT: Final = (
@@ -70,6 +70,7 @@ class Wav2Lip(SpeechToFace):
     paper: ClassVar[str] = (
         "Prajwal K R et al., A Lip Sync Expert Is All You Need for Speech to Lip Generation in the Wild, ACM MM 2020"
     )
+    generator: Generator
     discriminator: FrameDiscriminator | None
     takes: ClassVar[dict[str, str]] = {"expert": "wav2lip_expert"}
 
@@ -94,7 +95,7 @@ class Wav2Lip(SpeechToFace):
         **options: Any,  # noqa: ANN401 - arguments of the bases
     ) -> None:
         super().__init__(betas=betas, **options)
-        self.size, self.identity, self.expert = size, identity, expert
+        self.size, self.hidden, self.identity, self.expert = size, hidden, identity, expert
         self.sync_weight, self.sync_from, self.sync_below = sync_weight, sync_from, sync_below
         self.adversarial_weight = adversarial_weight
         self.generator = Generator(
@@ -178,6 +179,15 @@ class Wav2Lip(SpeechToFace):
     def audio_windows(self, batch: ClipBatch, clip: Tensor, frame: Tensor) -> Tensor:
         """Mel spectrogram (M, 80, 16)."""
         return features.mel_windows(batch["audio"], batch["audio_len"], clip, frame, batch["fps"], COLUMNS)
+
+    def audio_embeddings(self, batch: ClipBatch) -> Tensor:
+        """What the audio encoder gives for the sound around each frame: (B, T, hidden), 0 or more."""
+        frames = batch["n_frames"]
+        found = batch["audio"].new_zeros(len(frames), int(frames.max()), self.hidden, dtype=torch.float32)
+        for clip, place in frames_in_pieces(frames):
+            windows = self.audio_windows(batch, clip, place)[:, None]  # (M, 1, 80, 16)
+            found[clip, place] = self.generator.sound(windows).flatten(1).float()
+        return found
 
     # The switch of the synchronization
 

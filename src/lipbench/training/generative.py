@@ -83,18 +83,21 @@ class GenerativeModel(BenchModule):
         """
 
     def audio_embeddings(self, batch: ClipBatch) -> Tensor:
-        """What the model makes of the audio at each frame, where it has such a thing.
+        """What the model makes of the audio before it generates, a vector a frame; for models that have such a vector.
+
+        `lipbench embed` shows how well these vectors tell words apart. A model that offers them overrides this method.
 
         Args:
-            batch: `audio`, `audio_len`, `fps`, `n_frames`.
+            batch: `audio`, `audio_len`, `fps` and `n_frames` of whole clips, and nothing else.
 
         Returns:
-            (B, T, C), T the most frames; meaningless after a clip's last frame.
+            (B, T, C) float32, T the longest clip's `n_frames`; row t of a clip belongs to its frame t, and rows after
+            its last frame are 0.
 
         Raises:
-            NotImplementedError: It has none.
+            NotImplementedError: The model offers none.
         """
-        raise NotImplementedError(f"{type(self).__name__} has no embedding of the audio for each frame")
+        raise NotImplementedError(f"{type(self).__name__} offers no audio embeddings")
 
     def _closest_timing(self) -> Timing:
         """The first of `_TIMINGS` that the model supports. A `StopIteration` would end Lightning's loop in silence."""

@@ -121,6 +121,7 @@ class OptimizedModule(pl.LightningModule, ABC):
         """Name of a loss -> its weight in the sum; 1 where not named."""
         self._seed: int | None = None
         self._names: list[str] = []
+        self._in_bar: dict[str, bool] = {}  # by loss: whether the progress bar shows it
         self._begun: set[str] = set()  # optimizers that have taken a step: the schedule of a later one begins with it
         self._counted = False  # this batch already has its optimizer step that Lightning counts
         self._steps = True  # this batch ends an accumulation
@@ -290,7 +291,8 @@ class OptimizedModule(pl.LightningModule, ABC):
         # Not logged in the hook: when hooks alternate, Lightning forgets the earlier values of an epoch's first batch.
         self.log(f"train/grad_norm_{name}", self._norm)
         for key, value in zip(names[:-1], values, strict=False):
-            self.log(f"train/{key}", value, prog_bar=len(names) <= 4)
+            # Where a loss begins later, the others stay as they are: Lightning refuses a change.
+            self.log(f"train/{key}", value, prog_bar=self._in_bar.setdefault(key, len(names) <= 4))
         return self._found
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:

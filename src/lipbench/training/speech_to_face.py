@@ -1,6 +1,7 @@
 """Speech to face, frame by frame: what LipGAN, Wav2Lip and TalkLip have in common."""
 
 from abc import abstractmethod
+from collections.abc import Iterator
 from typing import Final
 
 import torch
@@ -12,7 +13,7 @@ from lipbench.training.adversarial import AdversarialModel
 from lipbench.training.generative import frames_heard
 from lipbench.types import ClipBatch, Generated, Timing, View
 
-_FRAMES_AT_ONCE: Final = 128  # faces made together outside training, to bound the memory of large test batches
+_FRAMES_AT_ONCE: Final = 128
 
 
 class SpeechToFace(AdversarialModel):
@@ -70,9 +71,22 @@ class SpeechToFace(AdversarialModel):
     def generate(self, batch: ClipBatch, timing: Timing) -> Generated:
         """Make the frames of the clip, or with timing "free" those of the sound."""
         frames = frames_heard(batch, timing, self.clip_spec.audio_rate or features.RATE)
-        there = length_mask(frames, int(frames.max()))  # (B, N)
-        clip, place = there.nonzero(as_tuple=True)  # (M,) each
-        video = batch["audio"].new_zeros(*there.shape, 3, self.size, self.size, dtype=torch.float32)
-        for rows, places in zip(torch.split(clip, _FRAMES_AT_ONCE), torch.split(place, _FRAMES_AT_ONCE), strict=True):
-            video[rows, places] = self.make(batch, rows, places)
+        video = batch["audio"].new_zeros(
+            len(frames), int(frames.max()), 3, self.size, self.size, dtype=torch.float32
+        )  # (B, N, 3, size, size)
+        for clip, place in frames_in_pieces(frames):
+            video[clip, place] = self.make(batch, clip, place)
         return {"video": video, "video_len": frames}
+
+
+def frames_in_pieces(frames: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """The frames of clips in groups of at most 128, to bound the memory of what is made of each.
+
+    Args:
+        frames: (B,) how many each clip has.
+
+    Yields:
+        (M,) rows of the batch, and (M,) frames of these clips.
+    """
+    clip, place = length_mask(frames, int(frames.max())).nonzero(as_tuple=True)
+    yield from zip(torch.split(clip, _FRAMES_AT_ONCE), torch.split(place, _FRAMES_AT_ONCE), strict=True)
