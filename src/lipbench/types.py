@@ -122,6 +122,9 @@ class ClipBatch(TypedDict, total=False):
     pose_len: Tensor  # (B,) int64
     audio: Tensor  # (B, S) float32 mono in [-1, 1], always the whole clip
     audio_len: Tensor  # (B,) int64
+    audio_embeddings: (
+        Tensor  # (B, T, C) one a frame, of models that encode the whole audio first, see `GenerativeModel`
+    )
     tokens: Tensor  # (B, L) int64, 0 = padding
     token_len: Tensor  # (B,) int64
     durations: Tensor  # (B, L) int64 frames, summing to n_frames

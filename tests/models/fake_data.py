@@ -8,8 +8,9 @@ import pytorch_lightning as pl
 import torch
 from torch.nn import functional as F
 
-from lipbench.media import geometry
+from lipbench.media import geometry, text
 from lipbench.nets.atvgnet import AudioToLandmarks, normalize
+from lipbench.nets.avhubert import AVHubert
 from lipbench.nets.clip_autoencoder import ClipAutoencoder
 from lipbench.nets.convolutions import initialize_he
 from lipbench.nets.flownet import FlowNetS
@@ -133,6 +134,23 @@ def make_speech(folder: Path) -> str:
     tensors = {f"wav2vec2.{key}": value for key, value in Wav2Vec2(**SPEECH).state_dict().items()}  # type: ignore[arg-type]
     save_file({**tensors, "lm_head.weight": torch.zeros(32, 16)}, folder / "model.safetensors")
     return str(folder / "model.safetensors")
+
+
+def make_reader(folder: Path, vocabulary: tuple[str, ...] = text.SYMBOLS, seed: int = 0) -> str:
+    """Path of a small untrained lip reader for TalkLip."""
+    torch.manual_seed(seed)
+    sizes: dict[str, Any] = {"size": 24, "front": 4, "widths": (4, 4, 4, 8), "width": 16, "layers": 4, "heads": 2}
+    sizes |= {"ffn": 16, "position_kernel": 8, "position_groups": 2, "decoder_layers": 1, "decoder_heads": 2}
+    sizes |= {"decoder_ffn": 16, "dropout": 0.0, "padding": 0, "end": 1, "ctc": True, "beam": 1}
+    net = AVHubert(len(vocabulary), **sizes)
+    for part in net.modules():
+        if isinstance(part, torch.nn.BatchNorm2d | torch.nn.BatchNorm3d):
+            part.momentum = 1.0
+    with torch.no_grad():
+        net.see(torch.rand(2, 9, 3, 24, 24), torch.tensor([9, 7]))  # statistics that leave no map dead
+    path = folder / f"reader{len(vocabulary)}-{seed}.safetensors"
+    weights.save(path, net, arguments=net.arguments, view=net.view, trained_on="nothing", vocabulary=vocabulary)
+    return str(path)
 
 
 def make_autoencoder(folder: Path) -> str:

@@ -18,6 +18,7 @@ from fake_data import (
     make_expert,
     make_flow,
     make_landmark_stage,
+    make_reader,
     make_speech,
 )
 from pytorch_lightning.callbacks import ModelCheckpoint
@@ -110,6 +111,16 @@ SMALL: dict[str, dict[str, Any]] = {
     },
     "speech2vid": {"references": 2, "width": 4, "lr": 1e-2},
     "speech2vid_frame": {"references": 2, "width": 4, "window": 3, "lr": 1e-2},
+    "talklip": {
+        **{"size": 12, "widths": (12, 8, 8), "residuals": (1, 0), "decoder_widths": (8, 8, 8), "decoder_residuals": 1},
+        "hidden": 8,
+        "audio_encoder": {"width": 16, "layers": 4, "heads": 2, "ffn": 16, "position_kernel": 8, "position_groups": 2},
+        "context_width": 16,
+        "discriminator_width": 2,
+        "audio_from": 0,
+        "reader_from": 0,
+        "lr": 1e-2,
+    },
     "vgan": {
         "size": 16,
         "width": 4,
@@ -149,6 +160,7 @@ CASES: dict[str, Case] = {
     "paralip": Case(SMALL["paralip"]),
     "speech2vid": Case(SMALL["speech2vid"], lengths=WINDOWS, judged=False),
     "speech2vid_frame": Case(SMALL["speech2vid_frame"], judged=False),
+    "talklip": Case(SMALL["talklip"], files={"reader": make_reader}, lengths=(18, 20, 6, 17)),
     "vgan": Case(SMALL["vgan"], lengths=WINDOWS, learns="adversarial"),
     "wav2lip": Case(SMALL["wav2lip"], files={"expert": make_expert}),
 }

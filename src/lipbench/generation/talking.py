@@ -105,6 +105,16 @@ def from_sound(
         total: Frames of the whole sound.
         watch: Is shown what drives the model in the first piece.
     """
+    encoded: Tensor | None = None
+    if model.encodes_audio:
+        whole: ClipBatch = {
+            "audio": torch.from_numpy(samples)[None],
+            "audio_len": torch.tensor([len(samples)]),
+            "fps": torch.tensor([FPS]),
+            "n_frames": torch.tensor([total]),
+        }
+        with torch.inference_mode():
+            encoded = model.audio_embeddings(whole)  # (1, total, C)
 
     def make(piece: Piece) -> Tensor:
         begin, end = piece.first - len(piece.before), piece.first + len(piece.shown) + len(piece.after)
@@ -120,12 +130,14 @@ def from_sound(
             "pose": poses[None],
             "pose_len": torch.tensor([len(poses)]),
         }
+        if encoded is not None:
+            batch["audio_embeddings"] = encoded[:, begin:end]
         if piece.first == 0:
             watch(batch)
         with torch.inference_mode():
             return model.run_generate(batch, "free")["video"][0, len(piece.before) :][: len(piece.shown)]
 
-    return Speech(total, make, model.context)
+    return Speech(total, make, model.context if encoded is None else 0)
 
 
 def in_pieces(

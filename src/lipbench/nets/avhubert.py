@@ -59,7 +59,84 @@ class EncoderBlock(nn.Module):
         return x + self.dropout(self.ffn(self.ffn_norm(x)))  # type: ignore[no-any-return]
 
 
-class AVHubert(nn.Module):
+class AudioHubert(nn.Module):
+    """What of AV-HuBERT hears: its transformer and what leads to it, without the video front end and the decoder.
+
+    Its weights are called as those of an `AVHubert`, which it can start from.
+
+    Args:
+        width: Channels of the transformer.
+        layers: Its blocks.
+        heads: Its attention heads.
+        ffn: Channels between the linear layers of its blocks.
+        position_kernel: Frames that the convolution sees from which positions are learned.
+        position_groups: Its groups.
+        dropout: In the transformer.
+
+    Attributes:
+        sizes: The arguments but for `dropout`.
+        blocks: Those of the transformer.
+    """
+
+    def __init__(
+        self,
+        width: int = 768,
+        layers: int = 12,
+        heads: int = 12,
+        ffn: int = 3072,
+        position_kernel: int = 128,
+        position_groups: int = 16,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.width = width
+        self.sizes = {
+            **{"width": width, "layers": layers, "heads": heads, "ffn": ffn},
+            **{"position_kernel": position_kernel, "position_groups": position_groups},
+        }
+        self.audio_projection = nn.Linear(FILTERBANKS, width)
+        self.fusion_norm, self.fusion = nn.LayerNorm(2 * width), nn.Linear(2 * width, width)
+        position = nn.Conv1d(width, width, position_kernel, padding=position_kernel // 2, groups=position_groups)
+        nn.init.normal_(position.weight, std=math.sqrt(4 / (position_kernel * width)))
+        nn.init.zeros_(position.bias)  # type: ignore[arg-type]
+        self.position = weight_norm(position, dim=2)
+        self.dropout = nn.Dropout(dropout)
+        self.blocks = nn.ModuleList(EncoderBlock(width, heads, ffn, dropout) for _ in range(layers))
+        self.norm = nn.LayerNorm(width)
+
+    def hear(self, filterbanks: Tensor) -> Tensor:
+        """Front-end features of audio: (B, T, 104) from `lipbench.media.features.log_filterbanks` -> (B, T, width)."""
+        return self.audio_projection(filterbanks)  # type: ignore[no-any-return]
+
+    def encode(self, seen: Tensor | None, heard: Tensor | None, length: Tensor) -> Tensor:
+        """Context features of lips, of audio, or of both.
+
+        Args:
+            seen: (B, T, width) from `see`; None counts as zeros, and so does the other.
+            heard: (B, T, width) from `hear`.
+            length: (B,) int64, valid frames, at least 1.
+
+        Returns:
+            (B, T, width), zero after each clip's last frame.
+
+        Raises:
+            ValueError: Neither is given.
+        """
+        given = heard if seen is None else seen
+        if given is None:
+            raise ValueError("AV-HuBERT encodes what is seen, what is heard or both; found neither")
+        absent = torch.zeros_like(given)
+        parts = [absent if part is None else part for part in (heard, seen)]
+        outside = ~length_mask(length, given.shape[1])  # (B, T)
+        x = self.fusion(self.fusion_norm(torch.cat(parts, dim=2))).masked_fill(outside[:, :, None], 0)  # (B, T, width)
+        near = self.position(x.transpose(1, 2))[:, :, : x.shape[1]]  # (B, width, T): an even kernel makes a step more
+        x = self.dropout(x + F.gelu(near).transpose(1, 2))
+        for block in self.blocks:
+            x = block(x, ~outside)
+        return self.norm(x).masked_fill(outside[:, :, None], 0)  # type: ignore[no-any-return]
+
+
+class AVHubert(AudioHubert):
     """Lips and audio of a clip -> context features of every frame -> symbols.
 
     Args:
@@ -114,7 +191,7 @@ class AVHubert(nn.Module):
         beam: int = 50,
         length_penalty: float = 1.0,
     ) -> None:
-        super().__init__()
+        super().__init__(width, layers, heads, ffn, position_kernel, position_groups, dropout)
         self.arguments: dict[str, Any] = {
             "vocabulary": vocabulary,
             "size": size,
@@ -141,15 +218,6 @@ class AVHubert(nn.Module):
         self.front_end = FrontEnd(front, prelu=True)
         self.trunk = ResNetTrunk(front, widths, prelu=True)
         self.video_projection = nn.Linear(widths[-1], width)
-        self.audio_projection = nn.Linear(FILTERBANKS, width)
-        self.fusion_norm, self.fusion = nn.LayerNorm(2 * width), nn.Linear(2 * width, width)
-        position = nn.Conv1d(width, width, position_kernel, padding=position_kernel // 2, groups=position_groups)
-        nn.init.normal_(position.weight, std=math.sqrt(4 / (position_kernel * width)))
-        nn.init.zeros_(position.bias)  # type: ignore[arg-type]
-        self.position = weight_norm(position, dim=2)
-        self.dropout = nn.Dropout(dropout)
-        self.blocks = nn.ModuleList(EncoderBlock(width, heads, ffn, dropout) for _ in range(layers))
-        self.norm = nn.LayerNorm(width)
         self.decoder = SequenceDecoder(
             vocabulary, width, decoder_layers, decoder_heads, decoder_ffn, dropout=dropout, padding=padding
         )
@@ -176,37 +244,6 @@ class AVHubert(nn.Module):
         seen: Tensor = x.new_zeros(*valid.shape, x.shape[1])  # (B, T, width)
         seen[valid] = x
         return seen
-
-    def hear(self, filterbanks: Tensor) -> Tensor:
-        """Front-end features of audio: (B, T, 104) from `lipbench.media.features.log_filterbanks` -> (B, T, width)."""
-        return self.audio_projection(filterbanks)  # type: ignore[no-any-return]
-
-    def encode(self, seen: Tensor | None, heard: Tensor | None, length: Tensor) -> Tensor:
-        """Context features of lips, of audio, or of both.
-
-        Args:
-            seen: (B, T, width) from `see`; None counts as zeros, and so does the other.
-            heard: (B, T, width) from `hear`.
-            length: (B,) int64, valid frames, at least 1.
-
-        Returns:
-            (B, T, width), zero after each clip's last frame.
-
-        Raises:
-            ValueError: Neither is given.
-        """
-        given = heard if seen is None else seen
-        if given is None:
-            raise ValueError("AV-HuBERT encodes what is seen, what is heard or both; found neither")
-        absent = torch.zeros_like(given)
-        parts = [absent if part is None else part for part in (heard, seen)]
-        outside = ~length_mask(length, given.shape[1])  # (B, T)
-        x = self.fusion(self.fusion_norm(torch.cat(parts, dim=2))).masked_fill(outside[:, :, None], 0)  # (B, T, width)
-        near = self.position(x.transpose(1, 2))[:, :, : x.shape[1]]  # (B, width, T): an even kernel makes a step more
-        x = self.dropout(x + F.gelu(near).transpose(1, 2))
-        for block in self.blocks:
-            x = block(x, ~outside)
-        return self.norm(x).masked_fill(outside[:, :, None], 0)  # type: ignore[no-any-return]
 
     # Text
 

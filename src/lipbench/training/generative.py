@@ -38,6 +38,11 @@ class GenerativeModel(BenchModule):
     so many frames on both sides of a piece, or with None makes the clip as a whole.
     """
 
+    encodes_audio: bool = False
+    """Whether the audio of the whole clip is encoded first, by `audio_embeddings`, and a frame depends on its own
+    embedding alone. A long clip can then be made in pieces of the embeddings, which `generate` takes where the batch
+    holds them."""
+
     def __init__(self, **options: Any) -> None:  # noqa: ANN401 - BenchModule's arguments
         super().__init__(**options)
         self._timing: Timing | None = None
@@ -121,7 +126,7 @@ class GenerativeModel(BenchModule):
         if "pose" in self.needs and "pose" not in batch and "video" in batch:
             blanked = geometry.without_lower_half(batch["video"])
             batch = {**batch, "pose": blanked, "pose_len": batch["video_len"]}
-        keys = self.needs - _UNKNOWN[timing]
+        keys = self.needs - _UNKNOWN[timing] | ({"audio_embeddings"} & batch.keys() if self.encodes_audio else set())
         lacking = keys - batch.keys()
         if lacking:
             raise ValueError(

@@ -1,4 +1,4 @@
-"""Speech to face, frame by frame: what LipGAN and Wav2Lip have in common."""
+"""Speech to face, frame by frame: what LipGAN, Wav2Lip and TalkLip have in common."""
 
 from abc import abstractmethod
 from collections.abc import Iterator
@@ -31,13 +31,13 @@ class SpeechToFace(AdversarialModel):
     """
 
     timings = frozenset({"given", "free"})
-    context = 10  # 0.4 s at 25 frames a second: the published windows reach 0.2 s to each side
+    context: int | None = 10  # 0.4 s at 25 frames a second: the published windows reach 0.2 s to each side
     size: int
     generator: nn.Module
 
     @abstractmethod
     def audio_windows(self, batch: ClipBatch, clip: Tensor, frame: Tensor) -> Tensor:
-        """(M,) rows of the batch and (M,) frames -> (M, bands, columns) of the sound around them."""
+        """(M,) rows of the batch and (M,) frames -> (M, ...) what the generator hears at them."""
 
     @property
     def view(self) -> View:
