@@ -97,7 +97,7 @@ def fairseq_dictionary(path: Path) -> tuple[str, ...]:
     if not path.is_file():
         raise FileNotFoundError(f"no dictionary at {path}")
     try:
-        lines = path.read_text("utf-8").splitlines()
+        lines = path.read_text("utf-8").removesuffix("\n").split("\n")  # a symbol may hold other line separators
     except UnicodeDecodeError:
         raise ValueError(f"{path} is no dictionary of fairseq: it is no text in UTF-8") from None
     symbols = list(_FAIRSEQ)
@@ -107,8 +107,6 @@ def fairseq_dictionary(path: Path) -> tuple[str, ...]:
             raise ValueError(f"{path}, line {number}: found {line[:40]!r}, expected a symbol, a space and a number")
         symbols.append(symbol)
     twice = sorted({symbol for symbol in symbols if symbols.count(symbol) > 1})
-    if twice or not lines:
-        raise ValueError(
-            f"{path} is no dictionary of fairseq: {f'{twice[0]!r} stands twice' if twice else 'it is empty'}"
-        )
+    if twice:
+        raise ValueError(f"{path} is no dictionary of fairseq: {twice[0]!r} stands twice")
     return tuple(symbols)
