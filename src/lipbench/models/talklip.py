@@ -38,9 +38,9 @@ from lipbench.nets.talklip import Generator, draw_negatives, draw_other_runs, dr
 from lipbench.nets.wav2lip import COLUMNS, AudioEncoder
 from lipbench.pretrained import weights
 from lipbench.training.adversarial import CrossEntropy, lower_halves
-from lipbench.training.ctc_reading import spell, word_segments
 from lipbench.training.generative import frames_heard
 from lipbench.training.optimization import PlateauCallback
+from lipbench.training.pieces import spell, word_segments
 from lipbench.training.speech_to_face import SpeechToFace, frames_in_pieces
 from lipbench.types import ClipBatch, ClipSpec, Generated, Timing
 
