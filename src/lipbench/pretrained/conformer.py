@@ -86,8 +86,8 @@ def load_conformer(path: Path, vocabulary: Sequence[str] | None = None) -> tuple
     """Read a published file; which layout and which sizes it has follows from its tensors.
 
     Args:
-        path: `vsr_*.pth` of Auto-AVSR's model zoo, or TalkLip's "lip reading observer 2". Only tensors are read; nothing
-            in the file is executed.
+        path: `vsr_*.pth` of Auto-AVSR's model zoo, or TalkLip's "lip reading observer 2". Only tensors are read, nothing
+            is executed.
         vocabulary: Subwords between the blank and the end, as `subwords` reads them; None for TalkLip's characters.
 
     Returns:
