@@ -18,8 +18,8 @@ def test_files_are_those_that_the_loaders_look_for():
     assert KNOWN["inception"].file == WEIGHTS
     assert (KNOWN["fan"].file, KNOWN["s3fd"].file) == landmarks._FaceAlignment._FILES
     used = {known.observer for known in KNOWN.values() if known.observer}
-    # Other readers take what "transcript" takes; small pictures of the face are made without weights.
-    assert used == {"lpips", *observers.MAKE} - {"second_transcript", "teacher_forced", "lower_face"}
+    # The second reader takes what "transcript" takes; small pictures of the face are made without weights.
+    assert used == {"lpips", *observers.MAKE} - {"second_transcript", "lower_face"}
 
 
 def test_places_are_those_where_the_loaders_look(tmp_path, monkeypatch):
@@ -43,7 +43,7 @@ def test_addresses_are_those_of_the_packages_that_publish_the_files():
     assert KNOWN["fan"].address() == face_alignment.api.models_urls["2DFAN-4"]
     assert KNOWN["s3fd"].address() == sfd_detector.models_urls["s3fd"]
     by_hand = {name for name, known in KNOWN.items() if known.address() is None}
-    assert by_hand == {"syncnet", "arcface", "lipnet", "avhubert", "dlib"}
+    assert by_hand == {"syncnet", "arcface", "lipnet", "avhubert", "conformer", "conformer-talklip", "dlib"}
     for known in KNOWN.values():
         address = known.address()
         assert address is None or (address.startswith("https://") and address.endswith(f"/{known.file}"))

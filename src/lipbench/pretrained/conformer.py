@@ -6,7 +6,7 @@ here yet.
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from lipbench.nets.conformer import Conformer, Layout
 from lipbench.pretrained import weights
+from lipbench.types import View
 
 _CHARACTERS: Final = " ETOAINSHRLDUYWGCMFBP'VKJXQZ0192856734"
 TALKLIP_SYMBOLS: Final = ("<blank>", *_CHARACTERS, "<eos>")
@@ -82,27 +83,33 @@ _FRONT_ENDS: Final[dict[Layout, tuple[tuple[str, str], ...]]] = {
 }
 
 
-def load_conformer(path: Path, vocabulary: Sequence[str] | None = None) -> tuple[Conformer, tuple[str, ...]]:
-    """Read a published file; which layout and which sizes it has follows from its tensors.
+VIEWS: Final[dict[Layout, View]] = {
+    "talklip": View("lrs2_mouth", 112, 112),
+    "auto_avsr": View("avhubert_mouth", 96, 96),
+}
+"""What the published readers look at."""
+
+
+def load_conformer(path: str | Path, layout: Layout) -> Conformer:
+    """Read `vsr_*.pth` of Auto-AVSR's model zoo, or TalkLip's "lip reading observer 2", of any size.
 
     Args:
-        path: `vsr_*.pth` of Auto-AVSR's model zoo, or TalkLip's "lip reading observer 2". Only tensors are read, nothing
-            is executed.
-        vocabulary: Subwords between the blank and the end, as `subwords` reads them; None for TalkLip's characters.
+        path: The file. Only tensors are read from it; nothing in it is executed.
+        layout: Whose it is.
 
     Returns:
-        The network in eval mode without gradients, and the symbol of every output.
+        The network in eval mode without gradients; it searches as published by Auto-AVSR.
 
     Raises:
-        ValueError: It holds something else, or another number of outputs than the vocabulary has symbols.
+        FileNotFoundError: No such file.
+        ValueError: It holds something else, such as the other's reader.
     """
+    path, _ = weights.located(path, "Conformer weights at {path}; give a file of Auto-AVSR's model zoo or TalkLip's")
     network = from_published(weights.read_published(path), path)
-    symbols = TALKLIP_SYMBOLS if vocabulary is None else ("<blank>", *vocabulary, "<eos>")
-    outputs = network.arguments["outputs"]
-    if outputs != len(symbols):
-        hint = "; name the list of its subwords: --vocabulary unigram5000_units.txt" if vocabulary is None else ""
-        raise ValueError(f"{path.name} has {outputs} outputs, for {len(symbols)} symbols{hint}")
-    return network.eval().requires_grad_(False), symbols
+    found = network.arguments["layout"]
+    if found != layout:
+        raise ValueError(f"{path.name} holds a Conformer of the layout {found!r}, where {layout!r} is wanted")
+    return network.eval().requires_grad_(False)
 
 
 def from_published(tensors: Mapping[str, Tensor], path: Path) -> Conformer:
@@ -154,8 +161,8 @@ def _sizes(tensors: Mapping[str, Tensor], layout: Layout, path: Path) -> dict[st
         }
     except (KeyError, ValueError, IndexError) as error:
         raise ValueError(
-            f"{path.name} is no published Conformer: a tensor that tells its sizes is missing or of another shape "
-            f"({error})"
+            f"{path.name} is no published Conformer: it holds {next(iter(tensors))}, and what tells its sizes is "
+            f"missing or of another shape ({error})"
         ) from None
 
 
