@@ -211,7 +211,8 @@ class SecondCER(CER):
 class TeacherForcedWER(WER):
     """WER of what a reader's decoder writes when it is shown the truth so far: TalkLip's WER2, the mean over clips.
 
-    See `lipbench.scoring.readers.teacher_forced`, also for why it compares with no other error rate.
+    See `lipbench.scoring.readers.teacher_forced`, also for why it compares with no other error rate. Equal to the
+    published code, but that this one counts an empty word where a transcript begins with a space.
     """
 
     observes = "teacher_forced"
