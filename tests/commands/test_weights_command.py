@@ -17,7 +17,7 @@ import torch
 from lipbench import cli
 from lipbench.console import weights_files
 from lipbench.media import text
-from lipbench.nets import avhubert, lipnet, syncnet
+from lipbench.nets import avhubert, conformer, lipnet, syncnet
 from lipbench.pretrained import networks, weights
 from lipbench.pretrained.networks import load_syncnet
 from lipbench.pretrained.published import KNOWN
@@ -110,6 +110,25 @@ def dictionary(tmp_path, monkeypatch):
     path = tmp_path / "dict.wrd.txt"
     path.write_text("\u2581the 1\ns 12\n\u2581o f 3\n", "utf-8")
     return path
+
+
+@pytest.fixture(scope="module")
+def conformer_files(tmp_path_factory):
+    """Random weights under the names of both published Conformers, small: of 8 symbols, and of TalkLip's characters."""
+    published = json.loads((Path(__file__).parents[1] / "reference" / "conformer.json").read_text("utf-8"))
+    torch.manual_seed(0)
+    files = {}
+    for layout, name in (("auto_avsr", "vsr_small.pth"), ("talklip", "conformer_small.pt")):
+        tensors = {}
+        for key, shape in published[layout]["tensors"].items():
+            written = layout == "talklip" and key.startswith(("ctc.", "decoder.embed.", "decoder.output_layer."))
+            made = 0.1 * torch.randn([40, *shape[1:]] if written else shape)
+            tensors[key] = made.abs() + 1 if key.endswith("running_var") else made
+            if key.endswith("num_batches_tracked"):
+                tensors[key] = torch.tensor(7)
+        files[layout] = tmp_path_factory.mktemp("published") / name
+        torch.save(tensors, files[layout])
+    return files
 
 
 def reader(path: Path, trained_on: str = "rendered/unseen, seed 0") -> Path:
@@ -516,9 +535,9 @@ def test_convert_avhubert_says_what_it_needs(told, places, avhubert_file, dictio
     file = str(avhubert_file)
     refused = {
         (file, None): (2, "avhubert needs --vocabulary dict.wrd.txt: its weights do not say which units"),
-        (file, "none.txt"): (1, "no dictionary at none.txt"),
+        (file, "none.txt"): (1, "no list of units at none.txt"),
         (file, "short.txt"): (1, "it has 5 symbols with the 4 that fairseq adds, and the network writes 7"),
-        (file, "torn.txt"): (1, "torn.txt, line 2: found 'b', expected a symbol, a space and a number"),
+        (file, "torn.txt"): (1, "torn.txt, line 2: found 'b', expected a unit, a space and a number"),
         (file, "twice.txt"): (1, "'a' stands twice"),
         (file, "latin.txt"): (1, "no text in UTF-8"),
         ("base_vox_iter5.pt", dictionary): (1, "an AV-HuBERT of pre-training, which has no decoder"),
@@ -532,12 +551,86 @@ def test_convert_avhubert_says_what_it_needs(told, places, avhubert_file, dictio
         assert message in err
         assert err.count("\n") == 1
     code, _, err = told("convert", "lipnet", file, "out.safetensors", "--vocabulary", dictionary)
-    assert (code, "--vocabulary belongs to avhubert, not to lipnet" in err) == (2, True)
+    assert (code, "--vocabulary belongs to avhubert and conformer, not to lipnet" in err) == (2, True)
     assert told("list", "--vocabulary", dictionary)[0] == 2
     assert not Path("out.safetensors").exists()
 
 
-@pytest.mark.parametrize("name", ["syncnet", "lipnet"])
+def test_convert_conformer(told, places, conformer_files):
+    units = "".join(f"{unit} {k}\n" for k, unit in enumerate(("<unk>", "'", "\u2581B", "\u2581A", "IN", "T"), 1))
+    Path("units.txt").write_text(units, "utf-8")
+    file = conformer_files["auto_avsr"]
+    code, out, err = told("convert", "conformer", file, "reader.safetensors", "--vocabulary", "units.txt")
+    assert (code, err) == (0, "")
+    assert "unverified" in out
+    assert "--evaluator.files.transcript reader.safetensors" in out
+    net, card = weights.load("reader.safetensors", conformer.Conformer)
+    assert card.vocabulary == ("<blank>", "<unk>", "'", "\u2581B", "\u2581A", "IN", "T", "<eos>")
+    assert card.view == View("avhubert_mouth", 96, 96)
+    assert "License of its code: Apache-2.0" in card.trained_on
+    assert (net.end, net.margin, net.beam, net.ctc_weight) == (7, 4, 40, 0.1)
+    stored = torch.load(file, weights_only=True)["encoder.encoders.0.conv_module.pointwise_cov1.weight"]
+    found = net.get_parameter("encoder.blocks.0.convolution.gated.weight")
+    torch.testing.assert_close(found, stored[:, :, 0], rtol=1e-3, atol=1e-5)
+    from lipbench.scoring.readers import LipReader
+
+    (read,) = LipReader.load("reader.safetensors").read(torch.rand(1, 3, 3, 96, 96), torch.tensor([3]))
+    assert read is not None
+    assert set(read.replace(" ", "")) <= set("'bant i")
+    assert told("verify", "reader.safetensors")[0] == told("verify", file)[0] == 0
+
+
+def test_convert_conformer_of_talklip(told, places, conformer_files):
+    file = conformer_files["talklip"]
+    code, out, err = told("convert", "conformer-talklip", file, "reader.safetensors")
+    assert (code, err) == (0, "")
+    assert "--evaluator.files.teacher_forced reader.safetensors" in out
+    net, card = weights.load("reader.safetensors", conformer.Conformer)
+    assert (len(card.vocabulary), card.vocabulary[:4], card.vocabulary[-1]) == (40, ("<blank>", " ", "E", "T"), "<eos>")
+    assert (str(card.view), net.end, net.margin) == ("lrs2_mouth 112x112", 39, 0)
+    from lipbench.scoring.observers import TeacherForced
+    from lipbench.scoring.readers import LipReader
+
+    assert TeacherForced("reader.safetensors").judge.startswith("conformer.Conformer sha256 ")
+    (read,) = LipReader.load("reader.safetensors").force(
+        torch.rand(1, 2, 3, 112, 112), torch.tensor([2]), ["bin blue at 2"]
+    )
+    assert len(read) <= len("bin blue at 2")
+    assert told("verify", file)[0] == 0
+
+
+def test_convert_conformer_says_what_it_needs(told, places, conformer_files):
+    Path("short.txt").write_text("a 1\n")
+    Path("twice.txt").write_text("".join(f"{unit} 1\n" for unit in "abcdea"))
+    Path("end.txt").write_text("".join(f"{unit} 1\n" for unit in ("a", "b", "c", "d", "e", "<eos>")))
+    own, other = conformer_files["auto_avsr"], conformer_files["talklip"]
+    tensors = torch.load(other, weights_only=True)
+    torch.save({key: value[:8] if value.shape[:1] == (40,) else value for key, value in tensors.items()}, "eight.pt")
+    torch.save({key: value for key, value in tensors.items() if "src_attn" not in key}, "torn.pt")
+    refused = {
+        ("conformer", own, None): (2, "conformer needs --vocabulary unigram5000_units.txt"),
+        ("conformer", own, "short.txt"): (
+            1,
+            "it has 3 symbols with the 2 that Auto-AVSR adds, and the network writes 8",
+        ),
+        ("conformer", own, "twice.txt"): (1, "'a' stands twice"),
+        ("conformer", own, "end.txt"): (1, "'<eos>' stands twice, with the 2 that Auto-AVSR adds"),
+        ("conformer", other, "short.txt"): (1, "of the layout 'talklip', where 'auto_avsr' is wanted"),
+        ("conformer-talklip", own, None): (1, "of the layout 'auto_avsr', where 'talklip' is wanted"),
+        ("conformer-talklip", own, "short.txt"): (2, "--vocabulary belongs to avhubert and conformer, not to"),
+        ("conformer-talklip", "eight.pt", None): (1, "has 8 outputs; TalkLip's reader writes 40 symbols"),
+        ("conformer-talklip", "torn.pt", None): (1, "8 tensors are missing, such as decoder.blocks.0.memory_attention"),
+    }
+    for (name, source, vocabulary), (expected, message) in refused.items():
+        options = [] if vocabulary is None else ["--vocabulary", vocabulary]
+        code, _, err = told("convert", name, source, "out.safetensors", *options)
+        assert code == expected, err
+        assert message in err
+        assert err.count("\n") == 1
+    assert not Path("out.safetensors").exists()
+
+
+@pytest.mark.parametrize("name", ["syncnet", "lipnet", "conformer-talklip"])
 def test_convert_refuses_what_does_not_fit(told, places, name):
     torch.save({"features.0.weight": torch.zeros(3)}, "alexnet.pth")
     torch.save([1, 2], "list.pth")
@@ -575,7 +668,7 @@ def test_converting_a_hostile_checkpoint_runs_nothing_in_it(told, places, avhube
     assert not (places / "ran").exists()
 
 
-@pytest.mark.parametrize("name", ["syncnet", "lipnet"])
+@pytest.mark.parametrize("name", ["syncnet", "lipnet", "conformer-talklip"])
 def test_converting_a_hostile_file_runs_nothing_in_it(told, places, name):
     content = {"netcnnaud.0.weight": torch.zeros(1), "x": Hostile(places / "ran")}
     torch.save(content, "zip.pth")
@@ -592,11 +685,10 @@ def test_converting_a_hostile_file_runs_nothing_in_it(told, places, name):
 def test_convert_is_typed_right(told, places, syncnet_file):
     Path("there.safetensors").write_text("mine")
     refused = {
-        (
-            "alexnet",
-            "x.pth",
-            "x.safetensors",
-        ): "alexnet is used as it is published; converted are avhubert, lipnet and syncnet",
+        ("alexnet", "x.pth", "x.safetensors"): (
+            "alexnet is used as it is published; converted are avhubert, conformer, conformer-talklip, lipnet and "
+            "syncnet"
+        ),
         ("sincnet", "x.pth", "x.safetensors"): "Did you mean 'syncnet'?",
         ("syncnet", syncnet_file, "x.pth"): "x.pth must end in .safetensors",
         ("syncnet", syncnet_file, "there.safetensors"): "is there already",

@@ -13,7 +13,7 @@ from lipbench.metrics.motion import MotionInSilence, MotionOutsideLips, OneSided
 from lipbench.metrics.opening import OpeningCorrelation, OpeningRatio
 from lipbench.metrics.psnr import PSNR, GreyWrapPSNR
 from lipbench.metrics.ssim import SSIM, GreySSIM
-from lipbench.metrics.wer import CER, PER, WER, SecondCER, SecondWER, WordAccuracy
+from lipbench.metrics.wer import CER, PER, WER, SecondCER, SecondWER, TeacherForcedWER, WordAccuracy
 
 LENGTH = torch.tensor([9, 7, 0, 8, 4])
 MADE = torch.tensor([6, 9, 5, 8, 4])
@@ -64,6 +64,9 @@ CASES = {
     "wer[del]": Case(lambda: WER("deletions"), *TEXTS, expected=[0, 1 / 4, NAN, 1 / 2, NAN]),
     "wer[second]": Case(SecondWER, *TEXTS, expected=[1 / 5, 1 / 4, NAN, 1 / 2, NAN]),
     "cer": Case(CER, *TEXTS, expected=[1 / 17, 4 / 12, NAN, 4 / 7, NAN]),
+    "wer[teacher-forced]": Case(
+        lambda: TeacherForcedWER(pooling="utterance"), *TEXTS, expected=[1 / 5, 1 / 4, NAN, 1 / 2, NAN]
+    ),
     "cer[second]": Case(SecondCER, *TEXTS, expected=[1 / 17, 4 / 12, NAN, 4 / 7, NAN]),
     "per": Case(PER, *TEXTS, expected=[1 / 5, 1 / 4, NAN, 1 / 2, NAN]),
     "word_accuracy": Case(WordAccuracy, *TEXTS, expected=[0, 0, NAN, 0, NAN]),

@@ -11,6 +11,7 @@ from lipbench.evaluation import bank as banks
 from lipbench.media import geometry, text
 from lipbench.metrics import fvd
 from lipbench.nets import syncnet
+from lipbench.nets.conformer import Conformer
 from lipbench.nets.lipnet import LipNet
 from lipbench.pretrained import weights
 from lipbench.scoring import observers
@@ -67,12 +68,16 @@ def bank(tmp_path_factory):
         reader.back_end.out.weight.mul_(100)  # so that it reads something else in every clip
     saved = {"arguments": reader.arguments, "view": View("mouth", 16, 32), "vocabulary": text.SYMBOLS}
     weights.save(folder / "reader.safetensors", reader, trained_on="nothing", **saved)
+    sizes = {"front": 4, "widths": (4, 4, 4, 4), "width": 8, "layers": 1, "heads": 2, "ffn": 8, "decoder_layers": 1}
+    decodes = Conformer(**sizes, margin=0)
+    saved["arguments"] = decodes.arguments
+    weights.save(folder / "decodes.safetensors", decodes, trained_on="nothing", **saved)
     judge = syncnet.SmallSyncNet(size=(16, 32), video_widths=(4, 4), audio_widths=(4, 4, 4, 4, 4), hidden=8, width=8)
     weights.save(folder / "judge.safetensors", judge, arguments=judge.arguments, view=judge.view, trained_on="nothing")
     backbone = torchvision.models.alexnet(weights=None).features.state_dict()
     torch.save({f"features.{name}": value for name, value in backbone.items()}, folder / "alexnet.pth")
     files = {"transcript": "reader.safetensors", "second_transcript": "reader.safetensors"}
-    files |= {"syncnet": "judge.safetensors", "lpips": "alexnet.pth"}
+    files |= {"teacher_forced": "decodes.safetensors", "syncnet": "judge.safetensors", "lpips": "alexnet.pth"}
     stand_in = {"inception": Colors(), "identity": Colors(), "i3d": Colors(2)}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(observers.landmarks, "load", lambda name: Points())

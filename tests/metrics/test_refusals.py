@@ -21,7 +21,7 @@ from lipbench.metrics.motion import lip_speed, one_sidedness
 from lipbench.metrics.opening import amplitude_ratio, correlation, opening
 from lipbench.metrics.psnr import grey_levels, psnr, psnr_uint8_wrap
 from lipbench.metrics.ssim import ssim, ssim_grey
-from lipbench.metrics.wer import edits, teacher_forced
+from lipbench.metrics.wer import edits
 from lipbench.scoring.base import ClipMetric
 
 NOT_SCORES = {"weights_path", "backbone_path", "load", "outside_lips"}
@@ -141,16 +141,6 @@ WRONG = [
         for pair in ((MEAN, MEAN[:4]), (COVARIANCE, COVARIANCE), (MEAN.long(), MEAN.long()))
     ),
     *((edits, pair) for pair in (("bin blue", "bin blue"), (["bin"], "bin"), ([["bin"]], []), ({"a"}, {"a"}))),
-    *(
-        (teacher_forced, arguments)
-        for arguments in (
-            (TEXT[0], torch.tensor([3]), "abc"),
-            (TEXT, torch.tensor([3]), "abc"),
-            (TEXT, torch.tensor([3, 7]), "abc"),
-            (TEXT, torch.tensor([3, 6]), "abcd"),
-            (TEXT[:0], torch.tensor([], dtype=torch.int64), "abc"),
-        )
-    ),
 ]
 
 

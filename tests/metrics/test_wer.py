@@ -14,7 +14,8 @@ from torchmetrics.functional.text import word_error_rate
 from lipbench.errors import Unavailable
 from lipbench.evaluation import bank as banks
 from lipbench.media import phonemes
-from lipbench.metrics.wer import CER, PER, WER, WordAccuracy, edits, teacher_forced
+from lipbench.metrics.wer import CER, PER, WER, WordAccuracy, edits
+from lipbench.scoring.readers import teacher_forced
 
 REFERENCE = json.loads((Path(__file__).parents[1] / "reference" / "text.json").read_text())
 NAMES = list(REFERENCE["values"])
@@ -76,6 +77,12 @@ def test_teacher_forced():
         teacher_forced(scores, length, ["a", "b"])
     with pytest.raises(ValueError, match="up to 7 characters for scores of shape"):
         teacher_forced(scores[:, :6], length, symbols)
+    with pytest.raises(ValueError, match="each needs its own"):
+        teacher_forced(scores, length[:2], symbols)
+    with pytest.raises(ValueError, match=r"expected \(B, L, V\)"):
+        teacher_forced(scores[0], length[:1], symbols)
+    with pytest.raises(ValueError, match="for 0 clips"):
+        teacher_forced(scores[:0], length[:0], symbols)
 
 
 def test_phones():

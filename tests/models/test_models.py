@@ -432,6 +432,10 @@ OBSERVERS: dict[str, dict[str, Any]] = {
         **{"size": 24, "front": 4, "widths": (4, 4, 8, 8), "width": 8, "layers": 1, "heads": 2, "ffn": 8, "beam": 2},
         **{"position_kernel": 4, "position_groups": 2, "decoder_layers": 1, "decoder_heads": 2, "decoder_ffn": 8},
     },
+    "conformer": {
+        **{"view": "mouth", "size": (16, 24), "front": 4, "widths": (4, 4, 8, 8), "width": 8, "layers": 1, "heads": 2},
+        **{"ffn": 8, "kernel": 3, "decoder_layers": 1, "margin": 1, "beam": 2},
+    },
     "lipnet": {"size": (16, 24), "widths": (4, 6, 8), "hidden": 8},
     "lipresnet": {"size": (16, 24), "front": 4, "widths": (4, 4, 8, 8), "hidden": 8},
     "syncnet": {

@@ -14,7 +14,9 @@ if TYPE_CHECKING:
     from lipbench.types import Timing
 
 GROUP = "Train and score"
-WEIGHTS: Final = ("lpips", "transcript", "second_transcript", "syncnet", "inception", "identity", "i3d")
+WEIGHTS: Final = (
+    *("lpips", "transcript", "second_transcript", "teacher_forced", "syncnet", "inception", "identity", "i3d"),
+)
 """Who needs a file of weights: a metric or an observation of the bank."""
 _SHOWN: Final = 5  # clips with a reason
 

@@ -3,7 +3,7 @@
 lipbench weights                                 every known file: present or absent, where, under which licenses
 lipbench weights verify [NAME|FILE ...]          hash and structure; of all files that are present, or of these
 lipbench weights fetch NAME                      download to where it is looked for, or be told how to get it
-lipbench weights convert NAME FILE OUT.safetensors [--vocabulary dict.wrd.txt]
+lipbench weights convert NAME FILE OUT.safetensors [--vocabulary UNITS.txt]
                                                  a published file becomes lipbench's; nothing in it is executed
 """
 
@@ -36,7 +36,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("words", nargs="*", metavar="NAME|FILE", help="see above; names are those that list shows")
     parser.add_argument("--url", help="fetch: another place that has the same file")
     parser.add_argument(
-        "--vocabulary", metavar="FILE", help="convert avhubert: the dictionary of its fine-tuning, dict.wrd.txt"
+        "--vocabulary",
+        metavar="FILE",
+        help="convert avhubert or conformer: the list of its units of text, dict.wrd.txt or unigram5000_units.txt",
     )
 
 

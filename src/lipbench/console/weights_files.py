@@ -1,6 +1,7 @@
 """Weights files of this machine: which are there, which a name means, and whether each is what it should be."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -10,6 +11,7 @@ from lipbench.files import sha256
 from lipbench.pretrained import bundled
 
 if TYPE_CHECKING:
+    from lipbench.nets.conformer import Layout
     from lipbench.pretrained.published import Known
 
 Chosen = tuple[str, Path | None, "Known | None"]
@@ -164,6 +166,12 @@ def _avhubert(path: Path) -> str:
     return f"loads as {type(load_avhubert(path)).__name__}"
 
 
+def _conformer(path: Path, layout: "Layout") -> str:
+    from lipbench.pretrained.conformer import load_conformer
+
+    return f"loads as {type(load_conformer(path, layout)).__name__}"
+
+
 def _arcface(path: Path) -> str:
     from lipbench.pretrained.networks import load_arcface
 
@@ -209,6 +217,8 @@ STRUCTURE: Final[dict[str, Callable[[Path], str]]] = {
     "syncnet": _syncnet,
     "lipnet": _lipnet,
     "avhubert": _avhubert,
+    "conformer": partial(_conformer, layout="auto_avsr"),
+    "conformer-talklip": partial(_conformer, layout="talklip"),
     "arcface": _arcface,
     "i3d": _i3d,
     "wav2vec2": _wav2vec2,

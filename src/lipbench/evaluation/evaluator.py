@@ -64,7 +64,8 @@ class Evaluator(Callback):
         observations: Folder that keeps the landmarks of reference videos and the scores of calibration rows; default:
             `cache/observations` in lipbench's home.
         files: Weights that metrics need -> path: lpips (AlexNet), transcript and second_transcript (lip readers),
-            syncnet, inception, identity (ArcFace), i3d. In place of a path a name of `lipbench weights` will do.
+            teacher_forced (one with a decoder; default: transcript), syncnet, inception, identity (ArcFace), i3d. In
+            place of a path a name of `lipbench weights` will do.
             Readers and SyncNets that come with lipbench judge their own protocols unless others are named here.
         workers: Processes beside this one that score, with a thread each, on the model's device; default: one a
             processor where the model runs on the CPU, as far as memory reaches, else 0. 0: this process scores itself.

@@ -44,6 +44,9 @@ BOXES: Final[dict[str, tuple[int, int, int, int]]] = {
     # Multi-head visual-audio memory: columns 59 to 195 and rows 95 to 231 of a 256 px frame of LRW (its `crop`), whose
     # faces lie like the same mean face
     "mvm_mouth": (86, 27, 281, 222),
+    # TalkLip's second reader, and deep_avsr: the middle half, in both directions, of a frame of LRS2. Its authors cut
+    # such frames as SyncNet's (TalkLip measures LSE on them whole), so that this is the middle half of "syncnet".
+    "lrs2_mouth": (102, 51, 256, 205),
 }
 
 # 68 points (x, y) in pixels of the 256 face, iBUG order.

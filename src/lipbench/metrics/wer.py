@@ -13,7 +13,6 @@ from lipbench.errors import Unavailable
 from lipbench.media import phonemes
 from lipbench.media.alignment import SILENCES
 from lipbench.media.text import SILENCE
-from lipbench.scoring import checks
 from lipbench.scoring.base import Column, TranscriptMetric
 
 _SILENT: Final = SILENCES | {SILENCE}
@@ -95,37 +94,6 @@ def _cost(read: list[Counts], true: list[Counts]) -> Counts:
     return np.asarray(row[np.arange(len(row)), length])
 
 
-def teacher_forced(scores: Tensor, length: Tensor, symbols: Sequence[str]) -> list[str | None]:
-    """What an attention decoder writes when at every step it has seen the true text so far.
-
-    `WER(pooling="utterance")` of these transcripts is the second error rate of TalkLip's tables (WER2; published code).
-    It is no reading: the length is the truth's, so that characters are substituted only, and an error at one step does
-    not lead to others. It lies below WER by free decoding and does not compare with it.
-
-    Args:
-        scores: (B, L, V) logits or log-probabilities; step l was given the first l characters of the truth.
-        length: (B,) characters of each truth, without a mark of its end.
-        symbols: V, what each output writes: a character, or "" for marks of beginning and end.
-
-    Returns:
-        B transcripts; None where a score is not finite.
-
-    Raises:
-        ValueError: There are more or fewer symbols than outputs, a truth is longer than the steps, or a clip has no
-            length.
-    """
-    checks.tensor("scores", scores, ("B", "L", "V"))
-    if tuple(length.shape) != (len(scores),) or not len(scores):
-        raise ValueError(f"lengths of shape {tuple(length.shape)} for {len(scores)} clips; each needs its own")
-    if len(symbols) != scores.shape[2] or int(length.max()) > scores.shape[1]:
-        raise ValueError(
-            f"{len(symbols)} symbols and up to {int(length.max())} characters for scores of shape "
-            f"{tuple(scores.shape)}; expected (clips, at least as many steps as characters, symbols)"
-        )
-    rows = zip(scores.argmax(dim=2).tolist(), scores.isfinite().all(dim=2).tolist(), length.tolist(), strict=True)
-    return ["".join(symbols[k] for k in best[:count]) if all(finite[:count]) else None for best, finite, count in rows]
-
-
 class _ErrorRate(TranscriptMetric):
     """Errors over the length of the truth, in [0, inf): insertions can lead above 1, and nothing is clipped.
 
@@ -134,7 +102,7 @@ class _ErrorRate(TranscriptMetric):
     Args:
         count: Which errors; the three kinds add up to "errors".
         pooling: "corpus" divides all errors by the length of all texts, as AV-HuBERT and jiwer do; "utterance" is the
-            mean over clips, as in LipNet-PyTorch and in TalkLip of `teacher_forced` transcripts. The two differ widely
+            mean over clips, as in LipNet-PyTorch and in TalkLip of teacher-forced transcripts. The two differ widely
             on short texts.
     """
 
@@ -238,6 +206,18 @@ class SecondCER(CER):
 
     observes = "second_transcript"
     columns = (Column("cer[second]", "reading", 100, default=False),)
+
+
+class TeacherForcedWER(WER):
+    """WER of what a reader's decoder writes when it is shown the truth so far: TalkLip's WER2, the mean over clips.
+
+    See `lipbench.scoring.readers.teacher_forced`, also for why it compares with no other error rate. Equal to the
+    published code, but that this one counts an empty word where a transcript begins with a space.
+    """
+
+    observes = "teacher_forced"
+    undefined = "its text is empty or holds what the reader cannot write, or nothing could be read in the video"
+    columns = (Column("wer[teacher-forced]", "reading", 105, default=False, options={"pooling": "utterance"}),)
 
 
 class PER(_ErrorRate):

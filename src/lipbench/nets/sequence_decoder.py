@@ -226,15 +226,15 @@ class SequenceDecoder(nn.Module):
             (B, L, V) logits.
         """
         mask = length_mask(memory_len, memory.shape[1])
-        scores, _ = self._decode(tokens, self._attended(memory, mask), mask)
+        scores, _ = self.advance(tokens, self.attended(memory, mask), mask)
         return scores
 
-    def _attended(self, memory: Tensor, mask: Tensor) -> list[KeysValues]:
+    def attended(self, memory: Tensor, mask: Tensor) -> list[KeysValues]:
         """Keys and values of the memory for every block; steps after a length may hold anything, also NaN."""
         memory = memory.masked_fill(~mask[:, :, None], 0)
         return [block.memory_attention.keys_values(memory) for block in self.blocks]  # type: ignore[operator, union-attr]
 
-    def _decode(
+    def advance(
         self, tokens: Tensor, memory: list[KeysValues], mask: Tensor, past: list[KeysValues] | None = None
     ) -> tuple[Tensor, list[KeysValues]]:
         """(B K, L) symbols after S positions -> (B K, L, V) logits; keys and values of all S + L positions."""
@@ -312,7 +312,7 @@ class SequenceDecoder(nn.Module):
         beams = _Beams(
             clips=clips,
             limits=limits,
-            memory=self._attended(memory, mask),
+            memory=self.attended(memory, mask),
             mask=mask,
             tokens=clips.new_empty(len(clips), beam, 0),
             scores=scores,
@@ -327,7 +327,7 @@ class SequenceDecoder(nn.Module):
         """One symbol more for every hypothesis; readings that end go to `found` if none before was better."""
         rows, beam, step = beams.tokens.shape
         last = beams.tokens[:, :, -1] if step else beams.tokens.new_full((rows, beam), begin)
-        logits, past = self._decode(last.reshape(-1, 1), beams.memory, beams.mask, beams.past)
+        logits, past = self.advance(last.reshape(-1, 1), beams.memory, beams.mask, beams.past)
         log_probs = logits.float().log_softmax(-1).view(rows, beam, -1)  # (A, K, V)
         if self.padding is not None:
             log_probs[:, :, self.padding] = -math.inf

@@ -1,5 +1,7 @@
 """Published weights files in lipbench's own format: safetensors with a card that says where they come from."""
 
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -7,14 +9,17 @@ from lipbench import discovery
 from lipbench.errors import UsageError
 from lipbench.files import sha256
 from lipbench.media import text
-from lipbench.nets import avhubert, lipnet, syncnet
+from lipbench.nets import avhubert, conformer, lipnet, syncnet
 from lipbench.pretrained import weights
+from lipbench.pretrained.conformer import TALKLIP_SYMBOLS, VIEWS, load_conformer
 from lipbench.pretrained.networks import load_avhubert, load_syncnet
 from lipbench.pretrained.published import KNOWN
 from lipbench.types import View
 
-CONVERTED: Final = ("avhubert", "lipnet", "syncnet")
+CONVERTED: Final = ("avhubert", "conformer", "conformer-talklip", "lipnet", "syncnet")
 """Published files that have such a form; all others are used as they are."""
+_VOCABULARIES: Final = {"avhubert": "dict.wrd.txt", "conformer": "unigram5000_units.txt"}
+"""Files that do not say which units of text they write -> what the list of units is called where it is published."""
 _FAIRSEQ: Final = ("<s>", "<pad>", "</s>", "<unk>")  # the first symbols of every dictionary
 
 
@@ -25,7 +30,7 @@ def convert(name: str, source: Path, out: Path, vocabulary: Path | None = None) 
         name: One of `CONVERTED`.
         source: The published file.
         out: The file to write, ends in ".safetensors".
-        vocabulary: Of avhubert, and of no other: the dictionary of its fine-tuning, such as dict.wrd.txt.
+        vocabulary: Of avhubert and conformer, and of no other: the list of their units of text, such as dict.wrd.txt.
 
     Raises:
         UsageError: The name is not one of those that are converted, `out` has another suffix or is there already, or a
@@ -46,24 +51,22 @@ def convert(name: str, source: Path, out: Path, vocabulary: Path | None = None) 
         raise FileNotFoundError(f"no file at {source}")
     if source.suffix == ".safetensors":
         raise UsageError(f"{source} is no published file of {name}: those are read by torch")
-    if name != "avhubert" and vocabulary is not None:
-        raise UsageError(f"--vocabulary belongs to avhubert, not to {name}")
+    units = _units(name, vocabulary)
     known = KNOWN[name]
-    net: avhubert.AVHubert | lipnet.LipNet | syncnet.SyncNet
+    net: avhubert.AVHubert | conformer.Conformer | lipnet.LipNet | syncnet.SyncNet
     symbols: tuple[str, ...] = ()
     if name == "avhubert":
-        if vocabulary is None:
-            raise UsageError(
-                "avhubert needs --vocabulary dict.wrd.txt: its weights do not say which units of text they write. Give "
-                "the dictionary of its fine-tuning, a unit and a number a line, as lies beside its labels"
-            )
-        symbols = fairseq_dictionary(vocabulary)
-        net = load_avhubert(source)
+        net, symbols = load_avhubert(source), (*_FAIRSEQ, *units)
         view = net.view
-        if len(symbols) != net.arguments["vocabulary"]:
+        _check_symbols(source, vocabulary, symbols, f"{len(_FAIRSEQ)} that fairseq adds", net.arguments["vocabulary"])
+    elif name == "conformer":
+        net, symbols, view = load_conformer(source, "auto_avsr"), ("<blank>", *units, "<eos>"), VIEWS["auto_avsr"]
+        _check_symbols(source, vocabulary, symbols, "2 that Auto-AVSR adds", net.arguments["outputs"])
+    elif name == "conformer-talklip":
+        net, symbols, view = load_conformer(source, "talklip"), TALKLIP_SYMBOLS, VIEWS["talklip"]
+        if net.arguments["outputs"] != len(symbols):
             raise ValueError(
-                f"{vocabulary} does not belong to {source.name}: it has {len(symbols)} symbols with the "
-                f"{len(_FAIRSEQ)} that fairseq adds, and the network writes {net.arguments['vocabulary']}"
+                f"{source.name} has {net.arguments['outputs']} outputs; TalkLip's reader writes {len(symbols)} symbols"
             )
     elif name == "lipnet":
         net = lipnet.from_published(weights.read_published(source))
@@ -84,29 +87,61 @@ def convert(name: str, source: Path, out: Path, vocabulary: Path | None = None) 
     )
 
 
-def fairseq_dictionary(path: Path) -> tuple[str, ...]:
-    """Symbols of a dictionary of fairseq in the order of its ids, with the four that every dictionary begins with.
+def _units(name: str, vocabulary: Path | None) -> tuple[str, ...]:
+    """Units of text of a published file that needs a list of them; none for others.
+
+    Raises:
+        UsageError: The list is missing or given in vain.
+        FileNotFoundError: There is no such list.
+        ValueError: It is something else.
+    """
+    wanted = _VOCABULARIES.get(name)
+    if wanted is None and vocabulary is not None:
+        raise UsageError(f"--vocabulary belongs to {' and '.join(_VOCABULARIES)}, not to {name}")
+    if wanted is not None and vocabulary is None:
+        raise UsageError(
+            f"{name} needs --vocabulary {wanted}: its weights do not say which units of text they write. Give the list "
+            "that was used in its training, a unit and a number a line"
+        )
+    return () if vocabulary is None else read_units(vocabulary)
+
+
+def _check_symbols(source: Path, vocabulary: Path | None, symbols: Sequence[str], added: str, outputs: int) -> None:
+    """Refuse a list of units that is not that of a network.
+
+    Raises:
+        ValueError: The numbers differ, or a symbol stands twice.
+    """
+    twice = sorted(symbol for symbol, count in Counter(symbols).items() if count > 1)
+    if twice:
+        raise ValueError(f"{vocabulary} is no list of units: {twice[0]!r} stands twice, with the {added}")
+    if len(symbols) != outputs:
+        raise ValueError(
+            f"{vocabulary} does not belong to {source.name}: it has {len(symbols)} symbols with the {added}, and the "
+            f"network writes {outputs}"
+        )
+
+
+def read_units(path: Path) -> tuple[str, ...]:
+    """Units of text in their order, as fairseq and ESPnet list them: a unit, a space and a number a line.
 
     Args:
-        path: A text file of a symbol, a space and a number a line.
+        path: A text file; the numbers do not count.
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: It is no such file, or names a symbol twice.
+        ValueError: It is no such file.
     """
     if not path.is_file():
-        raise FileNotFoundError(f"no dictionary at {path}")
+        raise FileNotFoundError(f"no list of units at {path}")
     try:
-        lines = path.read_text("utf-8").removesuffix("\n").split("\n")  # a symbol may hold other line separators
+        lines = path.read_text("utf-8").removesuffix("\n").split("\n")  # a unit may hold other line separators
     except UnicodeDecodeError:
-        raise ValueError(f"{path} is no dictionary of fairseq: it is no text in UTF-8") from None
-    symbols = list(_FAIRSEQ)
+        raise ValueError(f"{path} is no list of units: it is no text in UTF-8") from None
+    units = []
     for number, line in enumerate(lines, 1):
-        symbol, _, count = line.rstrip().rpartition(" ")
-        if not symbol or not count.isdecimal():
-            raise ValueError(f"{path}, line {number}: found {line[:40]!r}, expected a symbol, a space and a number")
-        symbols.append(symbol)
-    twice = sorted({symbol for symbol in symbols if symbols.count(symbol) > 1})
-    if twice:
-        raise ValueError(f"{path} is no dictionary of fairseq: {twice[0]!r} stands twice")
-    return tuple(symbols)
+        unit, _, count = line.rstrip().rpartition(" ")
+        if not unit or not count.isdecimal():
+            raise ValueError(f"{path}, line {number}: found {line[:40]!r}, expected a unit, a space and a number")
+        units.append(unit)
+    return tuple(units)

@@ -210,6 +210,36 @@ KNOWN: Final[dict[str, Known]] = {
             ),
         ),
         Known(
+            "conformer",
+            "Conformer of Auto-AVSR that reads lips; which one of the model zoo is up to you, and the record says it",
+            observer="transcript",
+            file="vsr_*.pth",
+            folder="home",
+            origin="mpc001/auto_avsr, model zoo in its README",
+            code="Apache-2.0",
+            weights="may have terms of their own, from the data, as its README says",
+            data="LRS3, and VoxCeleb2, LRS2 and AVSpeech by name, terms of their own",
+            use=(
+                "lipbench weights convert conformer FILE OUT.safetensors --vocabulary unigram5000_units.txt; "
+                "--evaluator.files.transcript OUT.safetensors"
+            ),
+        ),
+        Known(
+            "conformer-talklip",
+            "Conformer of characters, TalkLip's second reader (WER2)",
+            observer="teacher_forced",
+            file="conformer_*.pt*",  # own choice: it lies in a cloud drive under a name that was not seen here
+            folder="home",
+            origin="Sxjdwang/TalkLip, lip reading observer 2 in its README",
+            code=_UNSTATED,
+            weights=_UNSTATED,
+            data="LRS2, terms of its own",
+            use=(
+                "lipbench weights convert conformer-talklip FILE OUT.safetensors; "
+                "--evaluator.files.teacher_forced OUT.safetensors"
+            ),
+        ),
+        Known(
             "fan",
             "2D-FAN-4, 68 points of the landmarks 'face-alignment'",
             observer="",

@@ -59,6 +59,11 @@ class Clip(Protocol):
         ...
 
     @property
+    def text(self) -> str:
+        """What is said, in the form of the corpus: lower-case words with single spaces."""
+        ...
+
+    @property
     def cacheable(self) -> bool:
         """Worth keeping on disk: every test over the same corpus looks at it again."""
         ...
@@ -202,6 +207,38 @@ class Reader:
             return None
         pictures = clip.pictures(self._reader.view)  # (T, 3, h, w)
         return self._reader.read(pictures[None], torch.tensor([len(pictures)], device=pictures.device))[0]
+
+
+class TeacherForced:
+    """What a lip reader's decoder writes when it is shown the truth so far, see `lipbench.scoring.readers`.
+
+    Args:
+        path: Weights file of a network that reads characters and has a decoder; see `Reader`.
+
+    Raises:
+        Unavailable: See `Reader`; or what the file holds cannot be teacher-forced.
+    """
+
+    needs = frozenset({"face", "text"})
+
+    def __init__(self, path: str | None) -> None:
+        if path is None:
+            raise Unavailable(
+                "teacher forcing needs a lip reader with a decoder: name one trained with `lipbench fit --model "
+                "conformer`: --evaluator.files.teacher_forced FILE"
+            )
+        self._reader = readers.LipReader.load(path)
+        assert self._reader.characters  # else it is unavailable
+        card = self._reader.card
+        self.judge = f"{card.architecture} sha256 {card.sha256[:16]}"
+
+    def observe(self, clip: Clip) -> str | None:
+        """A transcript as long as the text; None where a frame is broken or the reader cannot write the text."""
+        if bool(clip.broken.any()) or not len(clip.broken):
+            return None
+        pictures = clip.pictures(self._reader.view)  # (T, 3, h, w)
+        length = torch.tensor([len(pictures)], device=pictures.device)
+        return self._reader.force(pictures[None], length, [clip.text])[0]
 
 
 class Sync:
@@ -383,6 +420,7 @@ MAKE: Final[dict[str, Callable[[Mapping[str, str], Path | None], Observer]]] = {
     "landmarks": lambda files, cache: Landmarks(cache=cache),
     "transcript": lambda files, cache: Reader(files.get("transcript")),
     "second_transcript": lambda files, cache: Reader(files.get("second_transcript"), "second_transcript"),
+    "teacher_forced": lambda files, cache: TeacherForced(files.get("teacher_forced", files.get("transcript"))),
     "syncnet": lambda files, cache: Sync(files.get("syncnet")),
     "inception": lambda files, cache: Features(files.get("inception")),
     "identity": lambda files, cache: Identity(files.get("identity")),

@@ -176,6 +176,11 @@ class ClipView:
         return batch["sound"][self.row, : int(batch["sound_len"][self.row])]
 
     @property
+    def text(self) -> str:
+        """What is said in the clip."""
+        return self.take.scene.batch["text"][self.row]
+
+    @property
     def fps(self) -> float:
         """Frames a second."""
         return float(self.take.scene.batch["fps"][self.row])
