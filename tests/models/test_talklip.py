@@ -1,6 +1,5 @@
 """TalkLip: the runs that are drawn, hybrids, what learns from the reader, the switches, and long sounds."""
 
-import itertools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lipbench import losses
+from lipbench.generation import talking
 from lipbench.media import features, geometry, text
 from lipbench.models import talklip
 from lipbench.models.talklip import TalkLip, encoded_pieces
@@ -328,35 +328,36 @@ def test_pieces_of_a_long_sound() -> None:
 def test_a_long_sound_in_pieces_gives_the_same_frames(
     fitted: Callable[..., TalkLip], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Embeddings of the whole sound once, frames of them piece by piece: as `generate` of a video does it."""
+    """The whole sound is encoded once, and frames are made of it piece by piece: as `lipbench generate` does it."""
     model = fitted().eval()
     monkeypatch.setattr(talklip, "_AT_ONCE", 20)
     frames = 55
     torch.manual_seed(1)
+    sound, identity, shown = torch.rand(frames * 640) - 0.5, torch.rand(3, 12, 12), torch.rand(frames, 3, 12, 12)
     batch: Any = {
-        "audio": torch.rand(1, frames * 640) - 0.5,
-        "audio_len": torch.tensor([frames * 640]),
+        "audio": sound[None],
+        "audio_len": torch.tensor([len(sound)]),
         "fps": torch.tensor([25.0]),
-        "identity": torch.rand(1, 1, 3, 12, 12),
-        "pose": torch.rand(1, frames, 3, 12, 12),
+        "identity": identity[None, None],
+        "pose": geometry.without_lower_half(shown)[None],
         "pose_len": torch.tensor([frames]),
     }
     with torch.no_grad():
         whole = model.run_generate(batch, "free")["video"][0]
-        embeddings = model.audio_embeddings({**batch, "n_frames": torch.tensor([frames])})
-        assert embeddings.shape == (1, frames, 16)
-        pieces = []
-        for begin, end in itertools.pairwise([0, 10, 30, frames]):
-            piece = {
-                **batch,
-                "audio": batch["audio"][:, begin * 640 : end * 640],
-                "audio_len": torch.tensor([(end - begin) * 640]),
-                "pose": batch["pose"][:, begin:end],
-                "pose_len": torch.tensor([end - begin]),
-                "audio_embeddings": embeddings[:, begin:end],
-            }
-            pieces.append(model.run_generate(piece, "free")["video"][0])
-    torch.testing.assert_close(torch.cat(pieces), whole, rtol=0, atol=1e-5)
+    heard: list[int] = []
+    encode = model.audio_encoder.encode
+
+    def watched(seen: None, audio: Tensor, length: Tensor) -> Tensor:
+        heard.append(audio.shape[1])
+        return encode(seen, audio, length)  # type: ignore[operator, no-any-return]
+
+    monkeypatch.setattr(model.audio_encoder, "encode", watched)
+    speech = talking.from_sound(model, identity, torch.zeros(68, 2), sound.numpy(), 16_000, frames, lambda _: None)
+    assert speech.context == 0
+    pieces = [(None, shown[k : k + talking.STEP]) for k in range(0, frames, talking.STEP)]
+    made = torch.cat([piece for _, piece in talking.in_pieces(speech, pieces, lambda: pytest.fail("looked at all"))])
+    assert len(heard) == len(encoded_pieces(frames))  # once, whatever the number of pieces
+    torch.testing.assert_close(made, whole, rtol=0, atol=1e-5)
     assert not torch.allclose(whole[5], whole[25])
 
 
