@@ -15,6 +15,7 @@ from torch.optim import SGD, AdamW, Optimizer
 
 from lipbench.training import parameters
 from lipbench.training.base import BenchModule
+from lipbench.training.optimization import TrainingFailed
 from lipbench.training.schedules import LearningRate, Plateau
 from lipbench.types import ClipBatch, ClipSpec, View
 
@@ -316,6 +317,39 @@ def test_resumed_within_an_accumulation_equals_uninterrupted(
             whole["loops"]["fit_loop"]["epoch_loop.batch_progress"]
             == resumed["loops"]["fit_loop"]["epoch_loop.batch_progress"]
         )
+
+
+class TooLarge(Halves):
+    """Its third batch does not fit."""
+
+    def compute_step(self, batch: ClipBatch) -> None:
+        if self.batches == 2:
+            raise self.error
+        super().compute_step(batch)
+
+    error: Exception
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), "Tried to allocate 2 GiB"),
+        (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried 8 bytes"), "you tried 8"),
+    ],
+)
+def test_a_batch_that_does_not_fit_is_an_error_with_advice(
+    error: Exception, told: str, trainer_for: Callable[..., pl.Trainer]
+) -> None:
+    model = TooLarge()
+    model.error = error
+    with pytest.raises(TrainingFailed, match="stopped at batch 2: it does not fit") as found:
+        trainer_for(max_steps=4, limit_val_batches=0).fit(model, FakeData(4))
+    assert told in str(found.value)
+    assert "--data.batch_size" in str(found.value)
+    assert (model.batches, model.trainer.global_step) == (2, 2)
+    model.error = RuntimeError("another one")
+    with pytest.raises(RuntimeError, match="another one"):
+        trainer_for(max_steps=4, limit_val_batches=0).fit(model, FakeData(4))
 
 
 def test_losses_may_become_more(tmp_path: Path, trainer_for: Callable[..., pl.Trainer]) -> None:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
+from lipbench.errors import on_one_line
 from lipbench.training import position
 from lipbench.training.parameters import check_ownership, parameters_of
 from lipbench.training.schedules import LearningRate, Plateau, Schedule
@@ -226,7 +227,12 @@ class OptimizedModule(pl.LightningModule, ABC):
             self._sums = {}
             self._buffers_before = {name: buffer.clone() for name, buffer in self.named_buffers()}
         self._counted = False
-        self.compute_step(batch)
+        try:
+            self.compute_step(batch)
+        except RuntimeError as error:  # torch.OutOfMemoryError is one, and on the CPU there is only its message
+            if not (isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)):
+                raise
+            raise TrainingFailed(self._too_large(str(error))) from error
         self.drawn += 1
         if not self._steps:
             self.accumulated += 1
@@ -309,6 +315,15 @@ class OptimizedModule(pl.LightningModule, ABC):
             factor = (self.clip_norm / (norm + 1e-6)).clamp(max=1.0)
             torch._foreach_mul_(gradients, factor)
         self._norm, self._found = norm, dict(zip(terms, values[1:], strict=True))
+
+    def _too_large(self, message: str) -> str:
+        """The message for a batch that does not fit into memory; its first sentence says how much was asked for."""
+        return (
+            f"training stopped at batch {self.batches}: it does not fit into the memory of {self.device} "
+            f"({on_one_line(message)[:200]}). It was not skipped: go on from the last checkpoint with a lower "
+            "--data.batch_size, with --trainer.accumulate_grad_batches N for the gradients of N such batches, or with "
+            "--trainer.precision bf16-mixed. Of models that train on whole clips the longest clip decides"
+        )
 
     def _not_finite(self, name: str, values: dict[str, float]) -> str:
         """The message for a step that would have destroyed the weights."""
