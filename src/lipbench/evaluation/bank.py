@@ -23,7 +23,7 @@ from lipbench.scoring.base import (
     Region,
     TranscriptMetric,
 )
-from lipbench.scoring.observers import MAKE, Observer
+from lipbench.scoring.observers import MAKE, Observer, Reader
 from lipbench.scoring.sets import SetMetric
 from lipbench.scoring.views import ReferenceBatch, VideoViews
 from lipbench.types import ClipBatch, View
@@ -302,7 +302,13 @@ class ScoreRow:
                     "generated and reference video differ in length, so frames cannot be compared"
                 )
             if isinstance(metric, TranscriptMetric):
-                metric.update(pred.observe(metric.observes), batch["text"], batch["index"], length)
+                read, reader = pred.observe(metric.observes), self.observers[metric.observes]
+                if isinstance(reader, Reader) and reader.one_word:
+                    several = torch.tensor([len(text.split()) > 1 for text in batch["text"]], device=length.device)
+                    length = length.masked_fill(several, 0)
+                    if bool(several.any()):
+                        self.reasons[entry.name] = "the reader classifies clips of one word, and clips here say several"
+                metric.update(read, batch["text"], batch["index"], length)
             elif isinstance(metric, ObservationMetric | FramesMetric):
                 if isinstance(metric, ObservationMetric):
                     p, t = pred.observe(metric.observes), target.observe(metric.observes)
