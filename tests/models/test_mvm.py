@@ -24,7 +24,7 @@ SAID = (["bin", "blue", "at"], ["set", "red", "now", "at"])
 WORDS = ["at", "bin", "blue", "now", "red", "set"]
 TINY: dict[str, Any] = {
     **{"size": 32, "front": 4, "widths": (4, 6, 8, 8), "embedding": 16, "audio_widths": (2, 4), "channels": 12},
-    **{"slots": 6, "heads": 2, "layers": 2, "frames": 7, "outputs": len(WORDS), "sentences": True, "shift": 1},
+    **{"slots": 6, "heads": 2, "layers": 2, "frames": 7, "outputs": len(WORDS), "words": "sentences", "shift": 1},
 }
 
 
@@ -89,7 +89,8 @@ def test_published_sizes_and_settings() -> None:
     assert model.clip_spec.frames == {"video": View("mvm_mouth", 112, 112)}
     assert (model.clip_spec.audio_rate, model.clip_spec.keys) == (features.RATE, {"audio"})
     assert MVM(**TINY).clip_spec.keys == {"audio", "tokens", "durations"}
-    assert (model.capabilities, MVM(**TINY).capabilities) == ({"text"}, frozenset())
+    kinds = {words: MVM(**(TINY | {"words": words})).capabilities for words in ("text", "sentences", "folders")}
+    assert kinds == {"text": {"text"}, "sentences": set(), "folders": set()}
 
 
 def test_windows_lie_around_words() -> None:
@@ -98,15 +99,27 @@ def test_windows_lie_around_words() -> None:
     assert tiny(frames=29).windows(sentences())[0] == Window(0, -8, "bin")
     single = sentences((["bin"], ["blue"]))
     lengths = single["video_len"].tolist()
-    assert tiny(sentences=False).windows(single) == [
+    assert tiny(words="text").windows(single) == [
         Window(0, (lengths[0] - 7) // 2, "bin"),
         Window(1, (lengths[1] - 7) // 2, "blue"),
     ]
 
 
+def test_words_may_be_names_of_folders(trainer_for: Callable[..., pl.Trainer]) -> None:
+    batch = sentences((["bin"], ["blue"]))
+    del batch["text"], batch["tokens"], batch["durations"]
+    batch["speaker"] = ["BIN", "BLUE"]
+    model = tiny(words="folders", outputs=2)
+    assert [window.word for window in model.windows(batch)] == ["bin", "blue"]
+    data = Sentences(batch=batch)
+    data.speakers = ["BIN", "BLUE"]  # type: ignore[attr-defined]
+    trainer_for(max_steps=1).fit(model, data)
+    assert model.vocabulary == ("bin", "blue")
+
+
 def test_other_clips_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"a clip says 'bin blue at'.*--model\.sentences true"):
-        tiny(sentences=False).windows(sentences())
+    with pytest.raises(ValueError, match=r"a clip says 'bin blue at'.*--model\.words sentences"):
+        tiny(words="text").windows(sentences())
     other = sentences()
     other["fps"][1] = 29.97
     with pytest.raises(ValueError, match="25 frames a second, found"):
@@ -212,7 +225,7 @@ def test_learns_words_and_becomes_a_reader(trainer_for: Callable[..., pl.Trainer
 
 
 def test_clips_of_one_word_are_read_without_knowing_the_text() -> None:
-    model = tiny(sentences=False).eval()
+    model = tiny(words="text").eval()
     model._know(WORDS)
     batch = sentences((["bin"], ["blue"]))
     scores = model.net(batch["video"], batch["video_len"])

@@ -1,5 +1,6 @@
 """MVM against the published layers: names and shapes of its source, the memory by hand, windows and mirror images."""
 
+import numpy as np
 import pytest
 import torch
 from made_up_weights import made_up
@@ -142,6 +143,21 @@ def test_the_published_checkpoint_is_converted(checkpoint, tmp_path):
         ),
     ):
         torch.testing.assert_close(own[name], stored[part][theirs], rtol=1e-3, atol=1e-5)
+
+
+def test_scores_are_those_of_the_published_modules(checkpoint):
+    """What `src/models` prints for these weights (in eval mode), this noise for frames, and this for audio."""
+    net, _ = networks.load_mvm(checkpoint)
+    rng = np.random.default_rng(1)
+    gray = torch.from_numpy(rng.standard_normal((1, 29, 112, 112), dtype=np.float32))
+    mel = torch.from_numpy(rng.standard_normal((1, 80, 116), dtype=np.float32))
+    with torch.no_grad():
+        learned = net.learn(gray, mel)
+    video, audio = torch.tensor([-0.14709, -0.65114, -0.9315, -0.89234]), [0.75862, -0.33969, 0.15814, -1.78968]
+    torch.testing.assert_close(learned.video[0, :4], video, rtol=0, atol=5e-5)
+    torch.testing.assert_close(learned.audio[0, :4], torch.tensor(audio), rtol=0, atol=5e-5)
+    assert learned.reconstruction.item() == pytest.approx(26.10625, abs=1e-4)
+    assert learned.contrast.item() == pytest.approx(214.10857, abs=1e-3)
 
 
 def test_files_that_do_not_fit_are_refused(checkpoint, tmp_path):

@@ -38,8 +38,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--vocabulary",
         metavar="FILE",
-        help="convert avhubert, conformer or mvm: the list of its units of text, dict.wrd.txt or unigram5000_units.txt, "
-        "or of its words",
+        help="convert avhubert, conformer or mvm: the list of its units of text (dict.wrd.txt, unigram5000_units.txt) "
+        "or words (500WordsSortedList.txt)",
     )
 
 

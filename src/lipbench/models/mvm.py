@@ -53,7 +53,7 @@ class MVM(ReadingModel):
     """Reads a word a clip.
 
     Args:
-        size: See `lipbench.nets.mvm.MVM`; so are the next 12.
+        size: See `lipbench.nets.mvm.MVM`.
         front: See there.
         widths: See there.
         embedding: See there.
@@ -68,7 +68,9 @@ class MVM(ReadingModel):
         dropout: See there.
         frames: See there; of the windows of training, too.
         flip: See there. Validation looks at no mirror images, as published.
-        sentences: Clips say several words, whose times are known; else each says one, in its middle.
+        words: Where they stand: "text", a clip says one, in its middle; "sentences", a clip says several, whose times
+            are known; "folders", a clip says the one that its folder is named after, as in LRW, where the corpus
+            `folder` takes that name for the speaker's.
         mixup: Parameter of the symmetric beta distribution of the shares in which two windows are mixed; 0 mixes none.
         erase: Erase a square and three frames of each window, and mask bands and columns of its spectrogram.
         shift: Pixels by which a window is moved at most, up, down and sideways; as published 5 of LRW's 136, 4 of 112.
@@ -99,7 +101,7 @@ class MVM(ReadingModel):
         dropout: float = 0.2,
         frames: int = mvm.FRAMES,
         flip: bool = True,
-        sentences: bool = False,
+        words: Literal["text", "sentences", "folders"] = "text",
         mixup: float = 0.4,
         erase: bool = True,
         shift: int = 4,
@@ -125,17 +127,17 @@ class MVM(ReadingModel):
             frames=frames,
             flip=flip,
         )
-        self.sentences, self.mixup, self.erase, self.shift = sentences, mixup, erase, shift
+        self.words, self.mixup, self.erase, self.shift = words, mixup, erase, shift
         self.lr, self.weight_decay = lr, weight_decay
         self._vocabulary: tuple[str, ...] = ()
 
     @property
     def capabilities(self) -> frozenset[str]:
-        """Text, of clips of one word.
+        """Text, of clips that have one and say one word.
 
-        Where a clip says several, it is told where they lie, which is no reading: then it logs its accuracy itself.
+        Of sentences it is told where the words lie, which is no reading: then it logs its accuracy itself.
         """
-        return super().capabilities - ({"text"} if self.sentences else set())
+        return super().capabilities - (set() if self.words == "text" else {"text"})
 
     @property
     def vocabulary(self) -> tuple[str, ...]:
@@ -151,8 +153,8 @@ class MVM(ReadingModel):
     @property
     def clip_spec(self) -> ClipSpec:
         """Whole clips of mouths with their audio, those of sentences with the times of words."""
-        words = {"tokens", "durations"} if self.sentences else set()
-        return ClipSpec(frames={"video": self.net.view}, audio_rate=features.RATE, keys=frozenset({"audio", *words}))
+        times = {"tokens", "durations"} if self.words == "sentences" else set()
+        return ClipSpec(frames={"video": self.net.view}, audio_rate=features.RATE, keys=frozenset({"audio", *times}))
 
     def on_fit_start(self) -> None:
         """Take the words from the training clips, unless a checkpoint has brought some.
@@ -164,12 +166,16 @@ class MVM(ReadingModel):
         if self._vocabulary:
             return
         data = self.trainer.datamodule  # type: ignore[attr-defined]
-        if not hasattr(data, "training_words"):
+        wanted = "speakers" if self.words == "folders" else "training_words"
+        if not hasattr(data, wanted):
             raise ValueError(
-                "MVM takes its vocabulary from the training clips: expected a datamodule with `training_words`, such "
-                f"as ClipDataModule, found {type(data).__name__}"
+                f"MVM takes its vocabulary from the training clips: expected a datamodule with `{wanted}`, such as "
+                f"ClipDataModule, found {type(data).__name__}"
             )
-        self._know(data.training_words())
+        if self.words == "folders":
+            self._know(sorted({name.lower() for name in data.speakers}))
+        else:
+            self._know(data.training_words())
 
     def _know(self, words: list[str]) -> None:
         if len(words) != self.net.out.out_features:
@@ -244,7 +250,7 @@ class MVM(ReadingModel):
         """Every word of the clips.
 
         Args:
-            batch: `video_len`, `fps`; `tokens`, `token_len` and `durations`, or the `text` of clips of one word.
+            batch: `video_len`, `fps`; `text`, or `speaker`, or `tokens`, `token_len` and `durations`.
 
         Raises:
             ValueError: A clip has another frame rate than LRW, or does not say the one word that is expected.
@@ -253,27 +259,20 @@ class MVM(ReadingModel):
         if rates != [features.WORD_FPS]:
             raise ValueError(f"MVM takes clips of {features.WORD_FPS} frames a second, found {rates}")
         found = []
-        for clip, words in enumerate(self._words(batch) if self.sentences else self._middles(batch)):
+        for clip, words in enumerate(_in_sentences(batch) if self.words == "sentences" else self._alone(batch)):
             found += [Window(clip, (start + stop - self.net.frames) // 2, word) for start, stop, word in words]
         return found
 
-    @staticmethod
-    def _words(batch: ClipBatch) -> Iterator[list[tuple[int, int, str]]]:
-        """First frame, the one after the last, and word: of all words of each clip."""
-        rows = zip(batch["tokens"].tolist(), batch["durations"].tolist(), batch["token_len"].tolist(), strict=True)
-        for ids, lasts, count in rows:
-            yield [(w.start, w.stop, text.decode(w.ids)) for w in word_segments(ids[:count], lasts[:count])]
-
-    @staticmethod
-    def _middles(batch: ClipBatch) -> Iterator[list[tuple[int, int, str]]]:
-        """The same of clips of one word, which lasts as long as the clip."""
-        for said, length in zip(batch["text"], batch["video_len"].tolist(), strict=True):
-            if len(said.split()) != 1:
+    def _alone(self, batch: ClipBatch) -> Iterator[list[tuple[int, int, str]]]:
+        """The only word of each clip, as `_in_sentences` gives it; it lasts as long as the clip."""
+        said = batch["text"] if self.words == "text" else [name.lower() for name in batch["speaker"]]
+        for words, length in zip(said, batch["video_len"].tolist(), strict=True):
+            if len(words.split()) != 1:
                 raise ValueError(
-                    f"a clip says {said!r}, and MVM takes clips of one word; give --model.sentences true to train on "
+                    f"a clip says {words!r}, and MVM takes clips of one word; give --model.words sentences to train on "
                     "the words of sentences"
                 )
-            yield [(0, length, said)]
+            yield [(0, length, words)]
 
     def cut(self, batch: ClipBatch, windows: list[Window]) -> tuple[Tensor, Tensor]:
         """The frames of M windows (M, frames, size, size), normalized and gray, and their words (M,), -1 if unknown."""
@@ -303,7 +302,7 @@ class MVM(ReadingModel):
         Args:
             batch: `video` and `video_len`; of sentences also what `windows` looks at.
         """
-        if not self.sentences:
+        if self.words != "sentences":
             windows = [Window(clip, 0, "") for clip in range(len(batch["video"]))]
             return self._joined(windows, self.net(batch["video"], batch["video_len"]), len(windows))
         windows = self.windows(batch)
@@ -320,10 +319,9 @@ class MVM(ReadingModel):
         scores = self.net.classify(self.net.see(gray)) if part == "val" else self.net.scores(gray)
         right = (scores.argmax(1) == target).float().mean()
         self.log(f"{part}/word_accuracy", right, batch_size=len(target), prog_bar=True, sync_dist=True)
-        known = target >= 0
-        if bool(known.any()):
-            loss = F.cross_entropy(scores[known], target[known])
-            self.log(f"{part}/cross_entropy", loss, batch_size=int(known.sum()), sync_dist=True)
+        known = max(int((target >= 0).sum()), 1)
+        loss = F.cross_entropy(scores, target, ignore_index=-1, reduction="sum") / known
+        self.log(f"{part}/cross_entropy", loss, batch_size=known, sync_dist=True)
         return self._joined(windows, scores, len(batch["video"]))
 
     def _joined(self, windows: list[Window], scores: Tensor, clips: int) -> list[str]:
@@ -351,6 +349,13 @@ class MVM(ReadingModel):
             trained_on=trained_on,
             vocabulary=self.vocabulary,
         )
+
+
+def _in_sentences(batch: ClipBatch) -> Iterator[list[tuple[int, int, str]]]:
+    """First frame, the one after the last, and word: of every word of each clip."""
+    rows = zip(batch["tokens"].tolist(), batch["durations"].tolist(), batch["token_len"].tolist(), strict=True)
+    for ids, lasts, count in rows:
+        yield [(word.start, word.stop, text.decode(word.ids)) for word in word_segments(ids[:count], lasts[:count])]
 
 
 def _places(windows: list[Window], device: torch.device) -> tuple[Tensor, Tensor]:

@@ -5,7 +5,7 @@ A network reads if its card names a vocabulary. How it writes follows from the n
 - a method `transcribe(frames, length) -> list[list[int] | None]`: a sequence decoder of its own, ids without marks of
   beginning and end, None where it could not read;
 - outputs (B, T, V), a class a frame with the blank first: the best path of CTC;
-- outputs (B, V), a class a clip: the word whose score is highest.
+- outputs (B, V), a class a clip: the word whose score is highest; clips of several words are then left without a score.
 
 A network with a method `force(frames, length, ids) -> (B, L, V)` also says what it writes when it is shown the truth so
 far: step l of L was given the first l ids of each text.
