@@ -551,7 +551,7 @@ def test_convert_avhubert_says_what_it_needs(told, places, avhubert_file, dictio
         assert message in err
         assert err.count("\n") == 1
     code, _, err = told("convert", "lipnet", file, "out.safetensors", "--vocabulary", dictionary)
-    assert (code, "--vocabulary belongs to avhubert and conformer, not to lipnet" in err) == (2, True)
+    assert (code, "--vocabulary belongs to avhubert, conformer and mvm, not to lipnet" in err) == (2, True)
     assert told("list", "--vocabulary", dictionary)[0] == 2
     assert not Path("out.safetensors").exists()
 
@@ -617,7 +617,7 @@ def test_convert_conformer_says_what_it_needs(told, places, conformer_files):
         ("conformer", own, "end.txt"): (1, "'<eos>' stands twice, with the 2 that Auto-AVSR adds"),
         ("conformer", other, "short.txt"): (1, "of the layout 'talklip', where 'auto_avsr' is wanted"),
         ("conformer-talklip", own, None): (1, "of the layout 'auto_avsr', where 'talklip' is wanted"),
-        ("conformer-talklip", own, "short.txt"): (2, "--vocabulary belongs to avhubert and conformer, not to"),
+        ("conformer-talklip", own, "short.txt"): (2, "--vocabulary belongs to avhubert, conformer and mvm, not to"),
         ("conformer-talklip", "eight.pt", None): (1, "has 8 outputs; TalkLip's reader writes 40 symbols"),
         ("conformer-talklip", "torn.pt", None): (1, "8 tensors are missing, such as decoder.blocks.0.memory_attention"),
     }
@@ -686,10 +686,11 @@ def test_convert_is_typed_right(told, places, syncnet_file):
     Path("there.safetensors").write_text("mine")
     refused = {
         ("alexnet", "x.pth", "x.safetensors"): (
-            "alexnet is used as it is published; converted are avhubert, conformer, conformer-talklip, lipnet and "
+            "alexnet is used as it is published; converted are avhubert, conformer, conformer-talklip, lipnet, mvm and "
             "syncnet"
         ),
         ("sincnet", "x.pth", "x.safetensors"): "Did you mean 'syncnet'?",
+        ("mvm", syncnet_file, "x.safetensors"): "mvm needs --vocabulary 500WordsSortedList.txt: its weights do not say",
         ("syncnet", syncnet_file, "x.pth"): "x.pth must end in .safetensors",
         ("syncnet", syncnet_file, "there.safetensors"): "is there already",
         ("syncnet", "there.safetensors", "x.safetensors"): "is no published file of syncnet",

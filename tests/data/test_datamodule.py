@@ -164,6 +164,16 @@ def test_landmarks_of_the_training_clips(rendered_store: Path) -> None:
     assert len(few) == 3
 
 
+def test_words_of_the_training_clips(rendered_store: Path) -> None:
+    module = rendered(rendered_store, ClipSpec({"video": MOUTH}), "fit", protocol="rendered/seen")
+    said = dict(zip(module.store.clip_ids, module.store.column("text"), strict=True))
+    module._present["paired"] = [clip_id for clip_id in module._present["paired"] if said[clip_id] != SENTENCES[1]]
+    assert module.training_words() == sorted({*SENTENCES[0].split(), *SENTENCES[2].split()})
+    module.store.has_text = False
+    with pytest.raises(ValueError, match="has no words: the corpus rendered has no text"):
+        module.training_words()
+
+
 def test_identity_run_is_elsewhere_in_the_clip(rendered_store: Path) -> None:
     """Five frames in a row, each start equally likely but that of the frames drawn; the first frame in scoring."""
     spec = ClipSpec({"video": MOUTH}, window=5, identity="run", references=5, keys=frozenset({"identity"}))

@@ -12,6 +12,7 @@ from lipbench.evaluation.reader_files import evaluate_reader
 from lipbench.media import text
 from lipbench.nets import syncnet
 from lipbench.nets.lipnet import LipNet
+from lipbench.nets.mvm import MVM
 from lipbench.pretrained import weights
 from lipbench.types import View
 
@@ -61,6 +62,19 @@ def test_the_record_says_which_weights_and_stands_beside_trained_readers(home, t
     assert rows[3].scores["text/wer"].value == 0
     assert rows[4].scores["text/wer"].value == 1
     assert len({r.comparable for r in rows}) == 1
+
+
+def test_a_classifier_of_words_is_not_scored_on_sentences(home):
+    sizes = {"size": 32, "front": 2, "widths": (2, 2, 2, 2), "embedding": 4, "audio_widths": (2, 2), "channels": 3}
+    net = MVM(**sizes, layers=2, slots=2, heads=2, outputs=2)
+    about = {"view": net.view, "vocabulary": ("bin", "now"), "trained_on": "nothing"}
+    weights.save(home / "words.safetensors", net, arguments=net.arguments, **about)
+    found = evaluate_reader(home / "words.safetensors", "grid/s1", metrics=["text/wer", "text/word_accuracy"])
+    assert set(found["read"]) <= {"bin", "now"}
+    told = "the reader classifies clips of one word, and clips here say several"
+    for column in ("text/wer", "text/word_accuracy"):
+        assert found[column].isna().all()
+        assert (found.attrs["scores"][column], found.attrs["reasons"][column]) == (None, told)
 
 
 def test_the_command(home, tmp_path, monkeypatch, capsys):

@@ -6,10 +6,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import scipy.fft
+import scipy.signal
 import torch
 
 from lipbench.media import features
 
+WORD_MELS = (  # band, column, value
+    *((0, 0, 0.7448), (0, 40, -4.0933), (5, 20, 0.2488), (20, 41, -4.3886), (40, 30, 0.441), (40, 100, 0.3967)),
+    *((60, 80, 0.4841), (79, 115, 0.2227)),
+)
 REFERENCE = json.loads((Path(__file__).parents[1] / "reference" / "syncnet.json").read_text())
 
 
@@ -259,6 +264,30 @@ def frame_mels(x, frames, fps=25.0):
     samples = torch.from_numpy(x / np.float32(32768))[None]
     clip = torch.zeros(len(frames), dtype=torch.long)
     return features.frame_mels(samples, torch.tensor([len(x)]), clip, torch.tensor(frames), torch.tensor([fps]))
+
+
+def test_word_mels_are_what_torchaudio_gives_for_the_published_settings():
+    """Stored numbers: torchaudio 2.11's Spectrogram, MelScale, AmplitudeToDB, and CMVN; everything else: librosa."""
+    import librosa
+
+    x = torch.from_numpy(sound(18_560) / 32768).float()
+    here, first, count = torch.tensor([0]), torch.tensor([0]), torch.tensor([18_560])
+    (found,) = features.word_mels(x[None], count, here, first, 29)
+    assert found.shape == (80, 116)
+    for band, column, value in WORD_MELS:
+        assert found[band, column].item() == pytest.approx(value, abs=2e-4)
+
+    power = librosa.feature.melspectrogram(
+        y=x.double().numpy(), sr=16_000, n_fft=400, hop_length=160, pad_mode="reflect", n_mels=80, htk=True, norm=None
+    )
+    decibels = 10 * np.log10((power / (scipy.signal.get_window("hann", 400) ** 2).sum()).clip(1e-10))
+    expected = (decibels - decibels.mean(1, keepdims=True)) / decibels.std(1, ddof=1, keepdims=True)
+    np.testing.assert_allclose(found, expected[:, :116], rtol=0, atol=1e-4)
+
+    late = torch.cat([torch.zeros(3 * 640), x, torch.ones(500)])[None]  # three frames later; what follows is padding
+    again = features.word_mels(late, count + 3 * 640, here.repeat(2), torch.tensor([3, -40]), 29)
+    torch.testing.assert_close(again[0], found, rtol=0, atol=1e-5)
+    assert torch.equal(again[1], torch.zeros(80, 116))  # silence before the clip
 
 
 def test_frame_mels_are_what_librosa_gives_for_the_published_settings():

@@ -11,6 +11,7 @@ from lipbench.evaluation import bank as banks
 from lipbench.media import geometry, text
 from lipbench.nets import syncnet
 from lipbench.nets.lipnet import LipNet
+from lipbench.nets.mvm import MVM
 from lipbench.pretrained import weights
 from lipbench.scoring import observers
 from lipbench.types import View
@@ -94,6 +95,32 @@ def test_reading_is_scored_against_the_text_not_against_what_is_read_in_the_refe
     assert read["word_accuracy"].tolist() == [0, 0]
     assert np.isnan(partly["wer"]).tolist() == [False, True]
     assert bank.judges["wer"].startswith("lipnet.LipNet sha256 ")
+
+
+def test_a_classifier_of_words_leaves_clips_of_several_words_empty(tmp_path):
+    torch.manual_seed(0)
+    sizes = {"size": 32, "front": 2, "widths": (2, 2, 2, 2), "embedding": 4, "audio_widths": (2, 2), "channels": 3}
+    net = MVM(**sizes, layers=2, slots=2, heads=2, outputs=2)
+    with torch.no_grad():
+        net.out.weight.zero_()
+        net.out.bias.copy_(torch.tensor([1.0, 0.0]))
+    path = tmp_path / "words.safetensors"
+    words = ("about", "after")
+    weights.save(path, net, arguments=net.arguments, view=net.view, trained_on="always about", vocabulary=words)
+    names = ["wer", "word_accuracy"]
+    given = batch()
+    for said, accuracy in (
+        (["about", "after"], [1, 0]),
+        (["about", "bin blue at"], [1, None]),
+        (["about bin", "bin blue at"], [None, None]),
+    ):
+        given["text"] = said
+        bank = banks.Bank(names, {"transcript": str(path)})
+        ((scores, reasons),) = rows(bank, given, (given["video"], None))
+        assert [None if np.isnan(value) else value for value in scores["word_accuracy"]] == accuracy
+        assert np.isnan(scores["wer"]).tolist() == [value is None for value in accuracy]
+        told = "the reader classifies clips of one word, and clips here say several"
+        assert reasons == (dict.fromkeys(names, told) if None in accuracy else {})
 
 
 def test_a_longer_video_is_read_and_listened_to_whole(reader, judge):

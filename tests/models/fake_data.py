@@ -213,6 +213,16 @@ class FakeData(pl.LightningDataModule):
 
     test_dataloader = predict_dataloader = val_dataloader
 
+    def training_words(self) -> list[str]:
+        """Those of the first process's batches."""
+        spec = ClipSpec(frames={"video": View("face", 4, 4)})
+        words: set[str] = set()
+        for position in range(self.batches):
+            batch = make_batch(spec, position, self.lengths)
+            for ids, count in zip(batch["tokens"].tolist(), batch["token_len"].tolist(), strict=True):
+                words.update(text.decode(ids[:count]).split())
+        return sorted(words)
+
     def training_landmarks(self) -> Iterator[torch.Tensor]:
         spec = ClipSpec(frames={"video": View("face", 4, 4)}, keys=frozenset({"landmarks"}))
         for clip, length in zip(make_batch(spec, 0, self.lengths)["landmarks"], self.lengths, strict=True):

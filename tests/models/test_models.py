@@ -438,6 +438,10 @@ OBSERVERS: dict[str, dict[str, Any]] = {
     },
     "lipnet": {"size": (16, 24), "widths": (4, 6, 8), "hidden": 8},
     "lipresnet": {"size": (16, 24), "front": 4, "widths": (4, 4, 8, 8), "hidden": 8},
+    "mvm": {
+        **{"size": 32, "front": 4, "widths": (4, 4, 8, 8), "embedding": 8, "audio_widths": (2, 4), "channels": 12},
+        **{"slots": 4, "heads": 2, "outputs": 8, "words": "sentences"},
+    },
     "syncnet": {
         **{"network": "small", "size": (8, 8), "video_widths": (16, 16), "audio_widths": (16, 16, 16, 16, 32)},
         **{"hidden": 32, "width": 16},

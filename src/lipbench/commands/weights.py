@@ -3,7 +3,7 @@
 lipbench weights                                 every known file: present or absent, where, under which licenses
 lipbench weights verify [NAME|FILE ...]          hash and structure; of all files that are present, or of these
 lipbench weights fetch NAME                      download to where it is looked for, or be told how to get it
-lipbench weights convert NAME FILE OUT.safetensors [--vocabulary UNITS.txt]
+lipbench weights convert NAME FILE OUT.safetensors [--vocabulary FILE]
                                                  a published file becomes lipbench's; nothing in it is executed
 """
 
@@ -38,7 +38,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--vocabulary",
         metavar="FILE",
-        help="convert avhubert or conformer: the list of its units of text, dict.wrd.txt or unigram5000_units.txt",
+        help="convert avhubert, conformer or mvm: the list of its units of text (dict.wrd.txt, unigram5000_units.txt) "
+        "or words (500WordsSortedList.txt)",
     )
 
 

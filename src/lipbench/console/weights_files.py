@@ -172,6 +172,12 @@ def _conformer(path: Path, layout: "Layout") -> str:
     return f"loads as {type(load_conformer(path, layout)).__name__}"
 
 
+def _mvm(path: Path) -> str:
+    from lipbench.pretrained.networks import load_mvm
+
+    return f"loads as {type(load_mvm(path)[0]).__name__}"
+
+
 def _arcface(path: Path) -> str:
     from lipbench.pretrained.networks import load_arcface
 
@@ -219,6 +225,7 @@ STRUCTURE: Final[dict[str, Callable[[Path], str]]] = {
     "avhubert": _avhubert,
     "conformer": partial(_conformer, layout="auto_avsr"),
     "conformer-talklip": partial(_conformer, layout="talklip"),
+    "mvm": _mvm,
     "arcface": _arcface,
     "i3d": _i3d,
     "wav2vec2": _wav2vec2,

@@ -361,6 +361,17 @@ class ClipDataModule(LightningDataModule):
         for place in np.unique(np.linspace(0, len(clips) - 1, most).round().astype(int)):
             yield torch.from_numpy(self.store[clips[place]].landmarks.copy())
 
+    def training_words(self) -> list[str]:
+        """The words of the paired training clips in this store, each once, in alphabetical order.
+
+        Raises:
+            ValueError: The corpus comes without text.
+        """
+        if not self.store.has_text:
+            raise ValueError(f"the store {self.store.path} has no words: the corpus {self.corpus.name} has no text")
+        texts = dict(zip(self.store.clip_ids, self.store.column("text"), strict=True))
+        return sorted({word for clip in self._present["paired"] for word in texts[clip].split()})
+
     # ---------------------------------------------------------------------------------------- for the evaluator
 
     @property

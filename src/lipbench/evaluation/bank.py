@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Final, cast, get_args
 
 import torch
+from torch import Tensor
 
 from lipbench import discovery
 from lipbench.errors import Unavailable, UsageError
@@ -23,7 +24,7 @@ from lipbench.scoring.base import (
     Region,
     TranscriptMetric,
 )
-from lipbench.scoring.observers import MAKE, Observer
+from lipbench.scoring.observers import MAKE, Observer, Reader
 from lipbench.scoring.sets import SetMetric
 from lipbench.scoring.views import ReferenceBatch, VideoViews
 from lipbench.types import ClipBatch, View
@@ -302,7 +303,10 @@ class ScoreRow:
                     "generated and reference video differ in length, so frames cannot be compared"
                 )
             if isinstance(metric, TranscriptMetric):
-                metric.update(pred.observe(metric.observes), batch["text"], batch["index"], length)
+                read, reader = pred.observe(metric.observes), self.observers[metric.observes]
+                if isinstance(reader, Reader) and reader.one_word:
+                    length = self._of_one_word(entry, batch, length)
+                metric.update(read, batch["text"], batch["index"], length)
             elif isinstance(metric, ObservationMetric | FramesMetric):
                 if isinstance(metric, ObservationMetric):
                     p, t = pred.observe(metric.observes), target.observe(metric.observes)
@@ -313,17 +317,27 @@ class ScoreRow:
                     p = p[:, : target.native.shape[1]]  # clips that are longer than their reference are undefined
                 metric.update(p, t, batch["index"], length, pred.length, batch.get("speech"))
 
-    def update_text(self, texts: Sequence[str | None], batch: ClipBatch) -> None:
+    def update_text(self, texts: Sequence[str | None], batch: ClipBatch, one_word: bool = False) -> None:
         """Score what a model read in the videos of a batch, in every column that scores text.
 
         Args:
             texts: What it wrote for each clip; None where it could not read.
             batch: index, video_len and, unless nobody knows it, the text.
+            one_word: It writes a word a clip, whatever is said: clips of several words stay undefined.
         """
         for entry in self.entries:
             metric = self.metrics.get(entry.name)
             if isinstance(metric, TranscriptMetric) and self._has_input(entry, batch, None):
-                metric.update(texts, batch["text"], batch["index"], batch["video_len"])
+                length = batch["video_len"]
+                length = self._of_one_word(entry, batch, length) if one_word else length
+                metric.update(texts, batch["text"], batch["index"], length)
+
+    def _of_one_word(self, entry: MetricSpec, batch: ClipBatch, length: Tensor) -> Tensor:
+        """Lengths (B,), 0 where a clip says several words; then the reason is kept."""
+        several = torch.tensor([len(text.split()) > 1 for text in batch["text"]], device=length.device)
+        if bool(several.any()):
+            self.reasons[entry.name] = "the reader classifies clips of one word, and clips here say several"
+        return length.masked_fill(several, 0)
 
     def _has_input(self, entry: MetricSpec, batch: ClipBatch, view: View | None) -> bool:
         """Whether a column can be scored from a batch; if not, the reason is kept."""

@@ -103,7 +103,7 @@ def evaluate_reader(
         if others:
             batch["mismatched"] = {"text": [opened[others[index]].text]}
         texts += whole.read(cast(ClipBatch, batch))
-        rows.update(cast(ClipBatch, batch), texts[-1:], whole, ["video"])
+        rows.update(cast(ClipBatch, batch), texts[-1:], whole, ["video"], reader.one_word)
     board = Scoreboard(clips, rows.scored(), readings.ROWS)
     created = record.now()
     card = reader.card

@@ -49,7 +49,14 @@ class ReadingRows:
         names = [MODEL, *(CONTROLS if controls else ()), *(ROWS if calibration else ())]
         self.rows: dict[str, ScoreRow] = {name: bank.row() for name in names}
 
-    def update(self, batch: ClipBatch, texts: Sequence[str | None], reader: Reads, frames: Sequence[str]) -> None:
+    def update(
+        self,
+        batch: ClipBatch,
+        texts: Sequence[str | None],
+        reader: Reads,
+        frames: Sequence[str],
+        one_word: bool = False,
+    ) -> None:
         """Score a batch in every row.
 
         Args:
@@ -57,12 +64,13 @@ class ReadingRows:
             texts: What the reader wrote.
             reader: Reads the clips again where the first frame stands still.
             frames: Batch keys of what it looks at.
+            one_word: It writes a word a clip, see `ScoreRow.update_text`.
 
         Raises:
             ValueError: The batch holds no other clip's words.
         """
         here = _on_cpu(batch)
-        self.rows[MODEL].update_text(texts, here)
+        self.rows[MODEL].update_text(texts, here, one_word)
         if "text" not in batch:  # a corpus without words: the model's row says so
             for row in self.rows.values():
                 row.reasons = dict(self.rows[MODEL].reasons)
@@ -73,9 +81,9 @@ class ReadingRows:
             )
         for name, row in self.rows.items():
             if name == "wrong-video":
-                row.update_text(texts, cast(ClipBatch, {**here, "text": batch["mismatched"]["text"]}))
+                row.update_text(texts, cast(ClipBatch, {**here, "text": batch["mismatched"]["text"]}), one_word)
             elif name == "still-video":
-                row.update_text(reader.read(_still(batch, frames)), here)
+                row.update_text(reader.read(_still(batch, frames)), here, one_word)
             elif name == "ground-truth":
                 row.update_text(batch["text"], here)
             elif name == "shuffled-text":

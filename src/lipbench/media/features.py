@@ -19,6 +19,8 @@ _INT16: Final = 32768
 _EPS: Final = float(np.finfo(np.float64).eps)  # what the package puts in place of a power of exactly 0
 
 MELS: Final = 80
+WORD_FPS: Final = 25
+"""Frames a second of the windows of `word_mels`."""
 _MEL_WINDOW, _MEL_HOP = 800, 200  # samples: 50 ms, 12.5 ms
 LIPGAN_CEPSTRA: Final = 12
 CLIP_RATE: Final = 44_100
@@ -164,6 +166,37 @@ def mel_windows(samples: Tensor, length: Tensor, clip: Tensor, frame: Tensor, fp
     decibels = 20 * magnitude.clamp(min=1e-5).log10() - 20
     scaled: Tensor = (8 * (decibels + 100) / 100 - 4).clamp(-4, 4)
     return scaled.float().transpose(1, 2)
+
+
+def word_mels(samples: Tensor, length: Tensor, clip: Tensor, first: Tensor, frames: int) -> Tensor:
+    """Normalized log-mel spectrogram of windows of video frames, as MVM hears words: 4 columns a frame.
+
+    After its published loader (ms-dot-k/Multi-head-Visual-Audio-Memory `src/data/vid_aud_lrw.py`, commit a902f49) by
+    torchaudio: FFT of 400 under a periodic Hann window every 160 samples, the ends of the cut samples mirrored, power
+    over the energy of the Hann window, 80 mel filters up to 8 kHz (HTK, not normalized by area), decibels with a floor
+    of -100; then each band less its mean over time, over its standard deviation. The last of the 4 frames + 1 columns
+    is dropped after that.
+
+    Args:
+        samples: (B, S) mono in [-1, 1], 16,000 a second, zero-padded.
+        length: (B,) valid samples; outside there is silence.
+        clip: (M,) int64, the row of `samples` that each window is cut from.
+        first: (M,) int64, frame with which each window begins, at `WORD_FPS`; any number, also outside the clip.
+        frames: Of a window, 29 in LRW.
+
+    Returns:
+        (M, 80, 4 frames) float32; 0 where a band does not change, as in silence.
+    """
+    step = RATE // WORD_FPS
+    place = (first * step)[:, None] + torch.arange(frames * step, device=samples.device)  # (M, samples)
+    inside = (place >= 0) & (place < length.to(place.device)[clip][:, None])
+    x = samples.double()[clip[:, None], place.clamp(0, samples.shape[1] - 1)] * inside
+    taper = torch.hann_window(_WINDOW, dtype=x.dtype, device=x.device)
+    power = torch.stft(x, _WINDOW, _HOP, window=taper, return_complex=True).abs().square()  # (M, 201, 4 frames + 1)
+    power = power / taper.square().sum()
+    decibels = 10 * (_word_basis().to(x.device) @ power).clamp(min=1e-10).log10()  # (M, 80, 4 frames + 1)
+    apart = decibels - decibels.mean(2, keepdim=True)
+    return (apart / (decibels.std(2, keepdim=True) + 1e-10))[..., :-1].float()
 
 
 def cepstrum_windows(samples: Tensor, length: Tensor, clip: Tensor, frame: Tensor, fps: Tensor, columns: int) -> Tensor:
@@ -320,6 +353,15 @@ def _mel_basis() -> Tensor:
 
     basis = mel(sr=RATE, n_fft=_MEL_WINDOW, n_mels=MELS, fmin=55, fmax=7600)  # (80, 401) float32
     return torch.from_numpy(basis.T.astype(np.float64))
+
+
+@lru_cache(maxsize=1)
+def _word_basis() -> Tensor:
+    """(80, 201) float64."""
+    from librosa.filters import mel
+
+    basis = mel(sr=RATE, n_fft=_WINDOW, n_mels=MELS, htk=True, norm=None)  # (80, 201) float32
+    return torch.from_numpy(basis.astype(np.float64))
 
 
 @lru_cache(maxsize=1)

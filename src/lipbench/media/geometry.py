@@ -41,8 +41,10 @@ BOXES: Final[dict[str, tuple[int, int, int, int]]] = {
     # that mean face (20words_mean_face.npy, mpc001/Lipreading_using_Temporal_Convolutional_Networks 0cc99fa) to the
     # template over AV-HuBERT's stable points 33, 36, 39, 42, 45. The network then takes the middle 88 of the 96.
     "avhubert_mouth": (110, 59, 248, 197),
-    # Multi-head visual-audio memory: columns 59 to 195 and rows 95 to 231 of a 256 px frame of LRW (its `crop`), whose
-    # faces lie like the same mean face
+    # Multi-head visual-audio memory: columns 59 to 195 and rows 95 to 231 of a 256 px frame of LRW (its `crop`). The
+    # same mean face is that of LRW's frames, so the same fit takes the square here (its center to 124.4, 183.9): from
+    # the middle of the eyes to well below the chin. LRW's faces turn, and lie and measure otherwise from clip to clip;
+    # here all of them have the mean one's place.
     "mvm_mouth": (86, 27, 281, 222),
     # TalkLip's second reader, and deep_avsr: the middle half, in both directions, of a frame of LRS2. Its authors cut
     # such frames as SyncNet's (TalkLip measures LSE on them whole), so that this is the middle half of "syncnet".

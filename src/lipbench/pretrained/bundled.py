@@ -14,7 +14,7 @@ FOLDER: Final = Path(__file__).parents[1] / "weights"
 """Where the files lie."""
 
 OBSERVER: Final = {
-    **dict.fromkeys(("avhubert", "conformer", "lipnet", "lipresnet"), "transcript"),
+    **dict.fromkeys(("avhubert", "conformer", "lipnet", "lipresnet", "mvm"), "transcript"),
     "syncnet": "syncnet",
 }
 """File of `lipbench.nets`, and model, whose weights make an observation -> that observation."""

@@ -9,16 +9,20 @@ from lipbench import discovery
 from lipbench.errors import UsageError
 from lipbench.files import sha256
 from lipbench.media import text
-from lipbench.nets import avhubert, conformer, lipnet, syncnet
+from lipbench.nets import avhubert, conformer, lipnet, mvm, syncnet
 from lipbench.pretrained import weights
 from lipbench.pretrained.conformer import TALKLIP_SYMBOLS, VIEWS, load_conformer
-from lipbench.pretrained.networks import load_avhubert, load_syncnet
+from lipbench.pretrained.networks import load_avhubert, load_mvm, load_syncnet
 from lipbench.pretrained.published import KNOWN
 from lipbench.types import View
 
-CONVERTED: Final = ("avhubert", "conformer", "conformer-talklip", "lipnet", "syncnet")
+CONVERTED: Final = ("avhubert", "conformer", "conformer-talklip", "lipnet", "mvm", "syncnet")
 """Published files that have such a form; all others are used as they are."""
-_VOCABULARIES: Final = {"avhubert": "dict.wrd.txt", "conformer": "unigram5000_units.txt"}
+_VOCABULARIES: Final = {
+    "avhubert": "dict.wrd.txt",
+    "conformer": "unigram5000_units.txt",
+    "mvm": "500WordsSortedList.txt",  # of mpc001/Lipreading_using_Temporal_Convolutional_Networks: LRW's folders
+}
 """Files that do not say which units of text they write -> what the list of units is called where it is published."""
 _FAIRSEQ: Final = ("<s>", "<pad>", "</s>", "<unk>")  # the first symbols of every dictionary
 
@@ -30,7 +34,8 @@ def convert(name: str, source: Path, out: Path, vocabulary: Path | None = None) 
         name: One of `CONVERTED`.
         source: The published file.
         out: The file to write, ends in ".safetensors".
-        vocabulary: Of avhubert and conformer, and of no other: the list of their units of text, such as dict.wrd.txt.
+        vocabulary: Of avhubert, conformer and mvm, and of no other: the list of their units of text, such as
+            dict.wrd.txt, or of LRW's words.
 
     Raises:
         UsageError: The name is not one of those that are converted, `out` has another suffix or is there already, or a
@@ -53,7 +58,7 @@ def convert(name: str, source: Path, out: Path, vocabulary: Path | None = None) 
         raise UsageError(f"{source} is no published file of {name}: those are read by torch")
     units = _units(name, vocabulary)
     known = KNOWN[name]
-    net: avhubert.AVHubert | conformer.Conformer | lipnet.LipNet | syncnet.SyncNet
+    net: avhubert.AVHubert | conformer.Conformer | lipnet.LipNet | mvm.MVM | syncnet.SyncNet
     symbols: tuple[str, ...] = ()
     if name == "avhubert":
         net, symbols = load_avhubert(source), (*_FAIRSEQ, *units)
@@ -71,6 +76,11 @@ def convert(name: str, source: Path, out: Path, vocabulary: Path | None = None) 
     elif name == "lipnet":
         net = lipnet.from_published(weights.read_published(source))
         view, symbols = View("mouth", 64, 128), text.SYMBOLS
+    elif name == "mvm":
+        net, symbols = load_mvm(source)[0], units
+        view, outputs = net.view, net.arguments["outputs"]
+        if len(symbols) != outputs:
+            raise ValueError(f"{vocabulary} holds {len(symbols)} words, and {source.name} has {outputs} outputs")
     else:
         net, _ = load_syncnet(source)
         view = net.view
@@ -97,13 +107,15 @@ def _units(name: str, vocabulary: Path | None) -> tuple[str, ...]:
     """
     wanted = _VOCABULARIES.get(name)
     if wanted is None and vocabulary is not None:
-        raise UsageError(f"--vocabulary belongs to {' and '.join(_VOCABULARIES)}, not to {name}")
+        *first, last = _VOCABULARIES
+        raise UsageError(f"--vocabulary belongs to {', '.join(first)} and {last}, not to {name}")
+    read, line = (read_words, "a word") if name == "mvm" else (read_units, "a unit and a number")
     if wanted is not None and vocabulary is None:
         raise UsageError(
             f"{name} needs --vocabulary {wanted}: its weights do not say which units of text they write. Give the list "
-            "that was used in its training, a unit and a number a line"
+            f"that was used in its training, {line} a line"
         )
-    return () if vocabulary is None else read_units(vocabulary)
+    return () if vocabulary is None else read(vocabulary)
 
 
 def _check_symbols(source: Path, vocabulary: Path | None, symbols: Sequence[str], added: str, outputs: int) -> None:
@@ -145,3 +157,25 @@ def read_units(path: Path) -> tuple[str, ...]:
             raise ValueError(f"{path}, line {number}: found {line[:40]!r}, expected a unit, a space and a number")
         units.append(unit)
     return tuple(units)
+
+
+def read_words(path: Path) -> tuple[str, ...]:
+    """Words in lower case and in alphabetical order, in which MVM takes the names of LRW's folders.
+
+    Args:
+        path: A text file with a word a line.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It is no such file.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"no list of words at {path}")
+    try:
+        lines = [line.strip().lower() for line in path.read_text("utf-8").splitlines() if line.strip()]
+    except UnicodeDecodeError:
+        raise ValueError(f"{path} is no list of words: it is no text in UTF-8") from None
+    odd = next((line for line in lines if len(line.split()) > 1 or lines.count(line) > 1), None)
+    if odd is not None:
+        raise ValueError(f"{path} is no list of words: the line {odd[:40]!r} stands twice, or holds a space")
+    return tuple(sorted(lines))

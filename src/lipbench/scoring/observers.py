@@ -201,6 +201,11 @@ class Reader:
         card = self._reader.card
         self.judge = f"{card.architecture} sha256 {card.sha256[:16]}"
 
+    @property
+    def one_word(self) -> bool:
+        """It can say nothing of a clip of several words; known once it has read."""
+        return self._reader.one_word
+
     def observe(self, clip: Clip) -> str | None:
         """Words of the clip; None where a frame is broken."""
         if bool(clip.broken.any()) or not len(clip.broken):

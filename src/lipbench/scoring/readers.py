@@ -5,7 +5,7 @@ A network reads if its card names a vocabulary. How it writes follows from the n
 - a method `transcribe(frames, length) -> list[list[int] | None]`: a sequence decoder of its own, ids without marks of
   beginning and end, None where it could not read;
 - outputs (B, T, V), a class a frame with the blank first: the best path of CTC;
-- outputs (B, V), a class a clip: the word whose score is highest.
+- outputs (B, V), a class a clip: the word whose score is highest; clips of several words are then left without a score.
 
 A network with a method `force(frames, length, ids) -> (B, L, V)` also says what it writes when it is shown the truth so
 far: step l of L was given the first l ids of each text.
@@ -35,6 +35,9 @@ class LipReader:
         net: From `lipbench.pretrained.weights.load`, or a network of the same interface.
         card: Its card.
 
+    Attributes:
+        one_word: It writes a word a clip, whatever is said; known once it has read.
+
     Raises:
         Unavailable: It does not read: its card names no vocabulary.
     """
@@ -43,6 +46,7 @@ class LipReader:
         if not card.vocabulary:
             raise Unavailable(f"the weights hold a {card.architecture}, which does not read: no vocabulary")
         self.net, self.card, self.view = net, card, card.view
+        self.one_word = False
 
     @classmethod
     def load(cls, path: str | Path) -> "LipReader":
@@ -80,7 +84,8 @@ class LipReader:
                 raise ValueError(
                     f"{self.card.architecture} has {outputs.shape[-1]} outputs for {len(self.card.vocabulary)} symbols"
                 )
-            found = ctc.greedy(outputs, length) if outputs.dim() == 3 else _best(outputs)
+            self.one_word = outputs.dim() == 2
+            found = _best(outputs) if self.one_word else ctc.greedy(outputs, length)
         return [None if ids is None else spelled(ids, self.card.vocabulary) for ids in found]
 
     @property
