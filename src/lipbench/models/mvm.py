@@ -29,7 +29,7 @@ from torch.optim import AdamW, Optimizer
 from lipbench.media import features, text
 from lipbench.nets import mvm
 from lipbench.pretrained import weights
-from lipbench.training.ctc_reading import word_segments
+from lipbench.training.pieces import word_segments
 from lipbench.training.reading import ReadingModel
 from lipbench.types import ClipBatch, ClipSpec
 
