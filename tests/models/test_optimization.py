@@ -172,7 +172,7 @@ def test_a_plateau_lowers_the_rate_and_is_resumed(tmp_path: Path, trainer_for: C
         assert fit(stop) + fit(32, tmp_path / "end.ckpt") == whole
     stored = torch.load(tmp_path / "end.ckpt", weights_only=True)
     assert stored["lipbench"]["plateaus"]["left"] == {"best": 1.0, "waited": 0, "factor": pytest.approx(0.01)}
-    with pytest.raises(ValueError, match="plateau follows 'val/l1', which the validation of Silent did not log"):
+    with pytest.raises(ValueError, match="training follows 'val/l1', which the validation of Silent did not log"):
         trainer_for(max_steps=4).fit(Silent(schedule="plateau"), FakeData(4))
 
 

@@ -23,9 +23,7 @@ switch less; a switch may also be a number of batches; sounds of more than 20 s 
 from itertools import pairwise
 from typing import Any, ClassVar, Final, Literal
 
-import pytorch_lightning as pl
 import torch
-from pytorch_lightning.utilities import rank_zero_info
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -39,7 +37,6 @@ from lipbench.nets.wav2lip import COLUMNS, AudioEncoder
 from lipbench.pretrained import weights
 from lipbench.training.adversarial import CrossEntropy, lower_halves
 from lipbench.training.generative import frames_heard
-from lipbench.training.optimization import PlateauCallback
 from lipbench.training.pieces import spell, word_segments
 from lipbench.training.speech_to_face import SpeechToFace, frames_in_pieces
 from lipbench.types import ClipBatch, ClipSpec, Generated, Timing
@@ -321,11 +318,10 @@ class TalkLip(SpeechToFace):
 
     # The switches
 
-    def configure_callbacks(self) -> list[pl.Callback]:
-        """As every model, and one that hands on what validations found where switches wait for it."""
-        callbacks = super().configure_callbacks()
-        watched = any(isinstance(callback, PlateauCallback) for callback in callbacks)
-        return [PlateauCallback(), *callbacks] if callbacks and "end" in self.switches and not watched else callbacks
+    @property
+    def follows_validations(self) -> bool:
+        """Where a switch waits for them."""
+        return "end" in self.switches
 
     def look_for_plateaus(self, value: float) -> None:
         """Take in the L1 of a validation; the sixth in a row that is not below the best fires the next switch."""
@@ -338,9 +334,7 @@ class TalkLip(SpeechToFace):
         if self._waited >= _PATIENCE:
             self._waited = 0
             self.switched.append(waiting[0])
-            rank_zero_info(
-                f"batch {self.batches:,}: {_TOLD[waiting[0]]}, after {_PATIENCE} validations without progress"
-            )
+            self.print(f"batch {self.batches:,}: {_TOLD[waiting[0]]}, after {_PATIENCE} validations without progress")
         self.trainer.should_stop = self.trainer.should_stop or "end" in self.switched
 
     def on_train_start(self) -> None:

@@ -137,7 +137,7 @@ class BenchModule(OptimizedModule, ABC):
         if self.trainer.state.fn != TrainerFn.FITTING:
             return []
         callbacks: list[pl.Callback] = [Throughput()]
-        if "plateau" in (self.schedule, *self.schedules.values()):
+        if self.follows_validations or "plateau" in (self.schedule, *self.schedules.values()):
             callbacks.append(PlateauCallback())
         return [*callbacks, MovingAverage(self.ema_decay)] if self.ema_decay else callbacks
 

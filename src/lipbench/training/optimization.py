@@ -159,6 +159,11 @@ class OptimizedModule(pl.LightningModule, ABC):
     def _rate(self, schedule: Schedule) -> LearningRate:
         return LearningRate(schedule, self.warmup, self.decay_every, self.decay_factor, self.patience)
 
+    @property
+    def follows_validations(self) -> bool:
+        """Whether `look_for_plateaus` is called after every validation, also without a schedule "plateau"."""
+        return False
+
     # The optimizers
 
     def configure_optimizers(self) -> Any:  # noqa: ANN401 - Lightning's own union of shapes
@@ -428,7 +433,7 @@ class PlateauCallback(pl.Callback):
         if key not in trainer.callback_metrics:
             logged = ", ".join(sorted(name for name in trainer.callback_metrics if name.startswith("val/")))
             raise ValueError(
-                f"schedule plateau follows {key!r}, which the validation of {type(pl_module).__name__} did not log; "
+                f"training follows {key!r}, which the validation of {type(pl_module).__name__} did not log; "
                 f"it logged {logged or 'nothing'}"
             )
         pl_module.look_for_plateaus(float(trainer.callback_metrics[key]))
