@@ -107,7 +107,8 @@ def test_labels_say_what_tells_checkpoints_apart(here, lipgan, tmp_path):
         (["LAST", "UNSEEN"], "trained on rendered/seen and rendered/unseen; name one: --protocol rendered/seen", 2),
     ],
 )
-def test_wrong_words_say_what_to_type(here, lipgan, tmp_path, capsys, words, message, code):
+def test_wrong_words_say_what_to_type(here, lipgan, tmp_path, capsys, monkeypatch, words, message, code):
+    monkeypatch.delenv("LIPBENCH_GRID", raising=False)
     stored = torch.load(lipgan, weights_only=True)
     for name, data in (("grid", "grid/seen"), ("unseen", "rendered/unseen")):
         torch.save(stored | {"lipbench_data": {"name": data.split("/")[0], "protocol": data}}, f"{name}.ckpt")
