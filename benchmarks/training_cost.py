@@ -5,7 +5,12 @@ are those of convolutions and matrix products (two a multiply-add), counted by P
 optimizer states and what the generator's graph keeps for its backward pass, each tensor once. Files of earlier stages
 are not read: their networks have the published sizes.
 
+A model that trains on whole clips and draws frames of them (TalkLip) needs numbers: it runs on this machine's CPU with
+one clip of a fifth and one of two fifths of the frames, and a quadratic through the two (attention grows so) is taken
+at all frames, times the clips. It draws as many frames as it ever may.
+
     python benchmarks/training_cost.py papers/corrgan/table2/e [RECIPE ...] [--batch 24] [--tflops 400]
+    python benchmarks/training_cost.py talklip_grid --batch 8 --frames 250
 """
 
 import argparse
@@ -21,29 +26,33 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from lipbench import discovery
 from lipbench.console import recipe_files
+from lipbench.models.talklip import TalkLip
+from lipbench.nets.avhubert import AVHubert
 from lipbench.nets.clip_autoencoder import ClipAutoencoder
 from lipbench.training.adversarial import AdversarialModel
 from lipbench.types import ClipBatch
 
-FRAMES = 75  # of a clip, 3 s at 25 frames a second
-STAGES = {"autoencoder": ClipAutoencoder}  # option -> frozen network of the published size
+STAGES = {"autoencoder": ClipAutoencoder, "reader": AVHubert}  # option -> frozen network of the published size
 
 
-def made_up(model: AdversarialModel, clips: int) -> ClipBatch:
-    """A training batch of the shapes that a model asks for."""
+def made_up(model: AdversarialModel, clips: int, frames: int) -> ClipBatch:
+    """A training batch of the shapes that a model asks for, of clips of so many frames."""
     spec = model.clip_spec
-    window = spec.window or FRAMES
+    window = spec.window or frames
     size = spec.frames["video"].size
+    words = max(frames // 5, 2)  # letters: five a second, as in GRID
     rate = spec.audio_rate or 16_000
     batch: dict[str, Any] = {
-        "video": torch.empty(clips, window, 3, *size),
+        "video": torch.zeros(clips, window, 3, *size),
         "video_len": torch.full((clips,), window),
         "frame": torch.arange(window).expand(clips, -1),
-        "n_frames": torch.full((clips,), FRAMES),
+        "n_frames": torch.full((clips,), frames),
         "fps": torch.full((clips,), 25.0),
-        "identity": torch.empty(clips, spec.references, 3, *size),
-        "audio": torch.empty(clips, FRAMES * rate // 25),
-        "audio_len": torch.full((clips,), FRAMES * rate // 25),
+        "identity": torch.zeros(clips, spec.references, 3, *size),
+        "audio": torch.zeros(clips, frames * rate // 25),
+        "audio_len": torch.full((clips,), frames * rate // 25),
+        "tokens": torch.full((clips, words), 5),
+        "token_len": torch.full((clips,), words),
     }
     return batch  # type: ignore[return-value]
 
@@ -60,9 +69,38 @@ def kept(sizes: dict[int, int]) -> Iterator[None]:
         yield
 
 
-def cost(model: AdversarialModel, clips: int) -> dict[str, float]:
+def most_frames(model: TalkLip, frames: int) -> None:
+    """Have TalkLip draw as many frames as it may: runs that are spread out, of which none is left out."""
+    starts = max(1, int(model.share * frames))
+    places = torch.linspace(1, frames - model.run, starts).long()[:, None] + torch.arange(model.run)
+    place = places.flatten()
+
+    def draw(video_len: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        return torch.zeros_like(place), place, place
+
+    model.draw = draw  # type: ignore[method-assign]
+    model.switches = dict.fromkeys(model.switches, 0)
+
+
+def whole_clips(model: TalkLip, clips: int, frames: int) -> dict[str, float]:
+    """`cost` of a batch of whole clips, out of those of two shorter clips."""
+    first, second = frames // 5, 2 * frames // 5
+    found = []
+    for length in (first, second):
+        most_frames(model, length)
+        found.append(cost(model, 1, length))
+    short, longer = found
+    total = dict(longer)
+    for name in ("operations", "graph"):
+        square = (longer[name] / second - short[name] / first) / (second - first)
+        linear = short[name] / first - square * first
+        total[name] = clips * (linear * frames + square * frames**2)
+    return total
+
+
+def cost(model: AdversarialModel, clips: int, frames: int) -> dict[str, float]:
     """Operations and bytes of a batch: the generator's step, then those of the discriminators."""
-    batch = made_up(model, clips)
+    batch = made_up(model, clips, frames)
     graph: dict[int, int] = {}
     with FlopCounterMode(display=False) as counter:
         with kept(graph):
@@ -91,6 +129,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("recipes", nargs="+", help="as `lipbench fit --config` takes them")
     parser.add_argument("--batch", type=int, help="clips a batch (default: the recipe's)")
+    parser.add_argument("--frames", type=int, default=75, help="of a clip, 25 a second (default: %(default)s)")
     parser.add_argument("--tflops", type=float, default=30.0, help="10^12 operations a second (default: %(default)s)")
     arguments = parser.parse_args()
     head = f"{'recipe':34}{'parameters':>14}{'clips':>7}{'10^12 operations':>18}{'GB states':>11}{'GB graph':>10}"
@@ -99,13 +138,14 @@ def main() -> None:
         content = yaml.safe_load(recipe_files.find(name).read_text(encoding="utf-8"))
         kind = discovery.load("model", content["model"]["class_path"])
         clips = arguments.batch or content["data"]["batch_size"]
-        with torch.device("meta"):
+        whole = issubclass(kind, TalkLip)
+        with torch.device("cpu" if whole else "meta"):
             model = kind(**content["model"].get("init_args", {}))
             for option, network in STAGES.items():
                 if hasattr(model, option):
                     net: nn.Module = network()
                     model.frozen[option] = net.requires_grad_(False).eval()
-            found = cost(model, clips)
+            found = (whole_clips if whole else cost)(model, clips, arguments.frames)
         seconds = found["operations"] / arguments.tflops / 1e12
         print(
             f"{name:34}{found['parameters']:14,.0f}{clips:7}{found['operations'] / 1e12:18.2f}"
