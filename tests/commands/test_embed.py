@@ -102,7 +102,11 @@ def test_the_table_and_the_training_clips_are_told(here, wav2lip, frequent, caps
 @pytest.mark.parametrize(
     ("words", "message", "code"),
     [
-        (["PARALIP"], "holds ParaLip, which offers no audio embeddings; models that do: talklip, wav2lip. Another model", 1),
+        (
+            ["PARALIP"],
+            "holds ParaLip, which offers no audio embeddings; models that do: talklip, wav2lip. Another model",
+            1,
+        ),
         (["WAV2LIP", "--pairs", "b"], "--pairs b: expected two words with a slash between them, such as b/p", 2),
         (["WAV2LIP", "--pairs", "b/B"], "--pairs b/B: expected two different words, found 'b' and 'b'", 2),
         (["WAV2LIP", "--pairs", "b/2"], "--pairs b/2: '2' holds '2'", 2),

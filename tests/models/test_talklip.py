@@ -201,6 +201,24 @@ def test_gradients_reach_the_generator_and_not_the_reader(audio: str, fitted: Ca
     assert encoder == {name for name, p in model.audio_encoder.named_parameters() if p.requires_grad}
 
 
+def test_recomputing_gives_the_same_gradients(fitted: Callable[..., TalkLip]) -> None:
+    model = fitted()
+    batch = batch_of(model)
+
+    def gradients(recompute: bool) -> list[Tensor | None]:
+        model.recompute = recompute
+        model.zero_grad()
+        torch.manual_seed(0)
+        model.generator_losses(batch)[0]["lip"].backward()
+        return [None if p.grad is None else p.grad.clone() for p in model.parameters()]
+
+    kept, again = gradients(False), gradients(True)
+    assert any(grad is not None for grad in kept)
+    for a, b in zip(kept, again, strict=True):
+        assert (a is None) == (b is None)
+        assert a is None or b is None or torch.allclose(a, b, rtol=1e-4, atol=1e-9)
+
+
 def test_the_lip_loss_is_that_of_the_text_summed_over_tokens(fitted: Callable[..., TalkLip]) -> None:
     model = fitted()
     batch = batch_of(model)

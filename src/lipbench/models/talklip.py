@@ -26,6 +26,7 @@ from typing import Any, ClassVar, Final, Literal
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from lipbench import losses
 from lipbench.media import features, geometry, text
@@ -86,6 +87,8 @@ class TalkLip(SpeechToFace):
         discriminator_width: First width of the discriminator, 32 as published.
         share: p above.
         run: M above.
+        recompute: Compute the reader's front end once more in the backward pass in place of keeping what it computed on
+            all frames: less memory for more time, with the same gradients.
         audio_from: Batch from which on the blocks of the global audio encoder learn; None waits for validations.
         reader_from: Batch from which on reading and contrastive loss count; None waits for validations, and then these
             also end the training.
@@ -121,6 +124,7 @@ class TalkLip(SpeechToFace):
         discriminator_width: int = 32,
         share: float = 0.08,
         run: int = 5,
+        recompute: bool = False,
         audio_from: int | None = None,
         reader_from: int | None = None,
         betas: tuple[float, float] = (0.5, 0.999),
@@ -128,7 +132,7 @@ class TalkLip(SpeechToFace):
     ) -> None:
         super().__init__(betas=betas, **options)
         self.size, self.audio, self.reader, self.share, self.run = size, audio, reader, share, run
-        self.hidden, self.context_width = hidden, context_width
+        self.hidden, self.context_width, self.recompute = hidden, context_width, recompute
         self.loss_weights = {
             "l1": 1 - lip_weight - adversarial_weight,
             "lip": lip_weight,
@@ -297,7 +301,12 @@ class TalkLip(SpeechToFace):
         reader = self.frozen["reader"]
         assert isinstance(reader, AVHubert)
         mouths = geometry.change_view(video, self.view, reader.view)  # (B, T, 3, h, w)
-        return reader.encode(reader.see(mouths, length), None, length)
+        if self.recompute and torch.is_grad_enabled():
+            # The reader is frozen, in eval mode, and draws nothing: its second pass is the first one again.
+            seen = checkpoint(reader.see, mouths, length, use_reentrant=False)  # (B, T, C)
+        else:
+            seen = reader.see(mouths, length)
+        return reader.encode(seen, None, length)
 
     def lip_loss(self, context: Tensor, batch: ClipBatch) -> Tensor:
         """The paper's eq. 4 of a batch, summed over clips and tokens: (B, T, C) context features -> scalar."""
