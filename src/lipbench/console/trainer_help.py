@@ -1,8 +1,11 @@
 """What `lipbench fit --help` prints: Lightning's own list of several hundred flags is one step further."""
 
+import textwrap
 from typing import Final
 
 from lipbench import discovery
+
+_WIDTH: Final = 110  # characters of a line of names
 
 _COMMON: Final = """\
   --config NAME|FILE.yaml     a recipe (`lipbench list`; several are stacked); flags win over it, in any order{default}
@@ -45,10 +48,12 @@ def trainer(command: str) -> str:
         f"       lipbench {command} --config NAME [options]",
         "",
     ]
-    for kind, title in (("model", "Models"), ("data", "Corpora")):
-        lines.append(f"{title} (--{kind} NAME):")
-        lines += [f"  {name:14} {discovery.summary(path)}" for name, path in discovery.files(kind).items()]
-        lines.append("")
+    names = ", ".join(discovery.files("model"))  # too many for a line each: the help should fit a screen
+    lines += ["Models (--model NAME; `lipbench list` says what each is):"]
+    lines += textwrap.wrap(names, _WIDTH, initial_indent="  ", subsequent_indent="  ", break_on_hyphens=False)
+    lines += ["", "Corpora (--data NAME):"]
+    lines += [f"  {name:14} {discovery.summary(path)}" for name, path in discovery.files("data").items()]
+    lines.append("")
     common = _COMMON.format(default=_DEFAULT if command == "fit" else "")
     lines += ["Options:", _OWN[command], common, "", "More:"]
     for kind, what in (("model", "model"), ("data", "corpus")):
