@@ -65,8 +65,11 @@ def test_nothing_kept_is_an_error(here, capsys, tmp_path):
     root.mkdir(parents=True)
     (root / "bbaf2n.mpg").write_bytes(b"no video")
     (root / "bbaf2n.align").write_bytes(b"\xef\xbb\xbf0 23750 [/sil]\r\n")
-    assert cli.main(["prepare", "--data", "grid", "--root", str(tmp_path / "corpus"), "--workers", "1"]) == 1
+    words = ["--data", "grid", "--store", "empty"]  # the home is that of other tests, too
+    assert cli.main(["prepare", *words, "--root", str(tmp_path / "corpus"), "--workers", "1"]) == 1
     told = capsys.readouterr()
     assert "1 clips read, 0 of them kept" in told.out
     assert "none of 1 clips could be used" in told.err
     assert "grid/s1/bbaf2n" in told.err
+    assert cli.main(["strip", str(here.checkpoint), *words]) == 2
+    assert "the store empty holds no clip. Make it with: lipbench prepare --data grid" in capsys.readouterr().err

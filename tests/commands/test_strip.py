@@ -101,7 +101,7 @@ def test_labels_say_what_tells_checkpoints_apart(here, lipgan, tmp_path):
         (["LAST", "--stop", "3.5"], "lasts 3.00 s, with speech from", 2),
         (["LAST", "--view", "nose"], "unknown view 'nose'; known views are", 1),
         (["LAST", "--data", "rendred"], "Did you mean 'rendered'?", 2),
-        (["LAST", "--data", "grid"], "Make it with: lipbench prepare --data grid --root DIR\n", 1),
+        (["LAST", "--data", "grid", "--store", "no"], "lipbench prepare --data grid --root DIR --store no\n", 1),
         (["LIPGAN"], "the checkpoints do not say what they were trained on; name the corpus: --data grid", 2),
         (["LAST", "GRID"], "were trained on grid and rendered; name the corpus: --data grid", 2),
         (["LAST", "UNSEEN"], "trained on rendered/seen and rendered/unseen; name one: --protocol rendered/seen", 2),

@@ -137,10 +137,12 @@ def datamodule(
         protocol: None takes what all of them were trained on, or the corpus' own where `data` is another corpus.
 
     Raises:
-        UsageError: They were trained on different corpora or protocols, or that is unknown, and none is named.
+        UsageError: They were trained on different corpora or protocols, or that is unknown, and none is named; or the
+            store is empty.
         FileNotFoundError: There is no prepared store.
         ValueError: The store is of another corpus, or lacks what a model needs.
     """
+    from lipbench.data.corpus import prepare_advice
     from lipbench.data.datamodule import ClipDataModule
 
     trained = sorted({system.origin.data for system in systems} - {""})
@@ -155,6 +157,9 @@ def datamodule(
             raise UsageError(f"the checkpoints were trained on {' and '.join(known)}; name one: --protocol {known[0]}")
         protocol = known[0] if known else None
     corpus = ClipDataModule(data, None if store is None else str(store), protocol, num_workers=0)
+    if not corpus.store.clip_ids:
+        advice = prepare_advice(corpus.corpus, corpus.store_path)
+        raise UsageError(f"the store {corpus.store_path} holds no clip. {advice}")
     corpus.clip_spec = systems[0].model.clip_spec
     corpus.setup("validate")
     return corpus

@@ -216,7 +216,10 @@ class ClipDataModule(LightningDataModule):
                 f"{named}the model needs {' and '.join(worded)}, and the store {store.path} has none: the corpus "
                 f"{self.corpus.name} comes without text. Models driven by audio alone can use it"
             )
-        if spec.audio_rate is not None and (lowest := min(store.column("sample_rate"))) < spec.audio_rate:
+        if (
+            spec.audio_rate is not None
+            and (lowest := min(store.column("sample_rate"), default=spec.audio_rate)) < spec.audio_rate
+        ):
             rank_zero_info(
                 f"{named}the model wants {spec.audio_rate:,} audio samples a second, and {self.corpus.name} has clips "
                 f"of {lowest:,}: these are resampled, and hold nothing above {lowest // 2:,} Hz"
