@@ -11,7 +11,7 @@ from lipbench.models.avhubert import AVHubertReader
 from lipbench.nets.avhubert import AVHubert
 from lipbench.pretrained import weights
 from lipbench.scoring.readers import LipReader
-from lipbench.training.pieces import Piece, cut_steps
+from lipbench.training.pieces import Piece, cut_steps, spelled
 from lipbench.types import ClipBatch
 
 SENTENCES = ("bin blue at", "set red now to", "lay red at", "bin now to")
@@ -138,14 +138,14 @@ def test_gradients_reach_every_parameter() -> None:
     model, batch = small(), four_clips()
     heard = model.net.hear(model._filterbanks(batch))
     context = model.net.encode(model.net.see(batch["video"], batch["video_len"]), heard, batch["video_len"])
-    sum(model.terms(context, batch["video_len"], model.targets(batch)).values()).backward()  # type: ignore[union-attr]
+    sum(model.terms(context, batch["video_len"], spelled(batch)).values()).backward()  # type: ignore[union-attr]
     assert not [key for key, p in model.named_parameters() if p.grad is None or p.grad.abs().sum() == 0]
-    assert "ctc" not in small(ctc_weight=0).terms(context.detach(), batch["video_len"], model.targets(batch))
+    assert "ctc" not in small(ctc_weight=0).terms(context.detach(), batch["video_len"], spelled(batch))
 
 
 def test_losses_are_means_over_symbols() -> None:
     model, batch = small().eval(), four_clips()
-    lengths, texts = batch["video_len"], model.targets(batch)
+    lengths, texts = batch["video_len"], spelled(batch)
     context = model.net.encode(model.net.see(batch["video"], lengths), None, lengths).detach()
     whole = model.terms(context, lengths, texts)
     each = [model.terms(context[k : k + 1], lengths[k : k + 1], [ids]) for k, ids in enumerate(texts)]

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from lipbench.nets import faceformer
-from lipbench.nets.faceformer import Generator, SequenceDecoder
+from lipbench.nets.faceformer import FrameDecoder, Generator
 
 SMALL = {
     "size": 12,
@@ -66,7 +66,7 @@ def made_anew(net, style, speech, bias, hidden, period):
 @pytest.mark.parametrize(("layers", "per_frame", "reach"), [(1, 2, 600), (2, 1, 600), (1, 2, 4), (2, 2, 4)])
 def test_kept_keys_give_what_decoding_anew_gives(layers, per_frame, reach):
     torch.manual_seed(0)
-    net = SequenceDecoder(8, heads=2, layers=layers, period=3, reach=reach).eval()
+    net = FrameDecoder(8, heads=2, layers=layers, period=3, reach=reach).eval()
     style, speech = torch.randn(2, 11, 8), torch.randn(2, 11, per_frame, 8)
     with torch.no_grad():
         start = net.begin(torch.zeros(2, dtype=torch.long))
@@ -95,7 +95,7 @@ def test_kept_keys_give_what_decoding_anew_gives(layers, per_frame, reach):
 
 def test_gradients_run_through_what_is_fed_back():
     torch.manual_seed(0)
-    net = SequenceDecoder(8, heads=2, period=3)
+    net = FrameDecoder(8, heads=2, period=3)
     style = torch.randn(1, 9, 8, requires_grad=True)
     nn.init.zeros_(net.layers[0].self_attention.out.weight)  # then feedback is the only way from frame to frame
     net(style, torch.randn(1, 9, 2, 8), net.begin(torch.tensor([0])))[0][:, -1].square().sum().backward()
@@ -110,7 +110,7 @@ def test_slopes_and_positions_are_the_published_ones():
     assert faceformer.attention_bias(4, 2, 5)[:, 0].tolist() == [
         [-2 * s, -s, -s, 0, 0] for s in (1 / 4, 1 / 16, 1 / 64, 1 / 256)
     ]
-    table = faceformer.periodic_positions(25, 64)
+    table = FrameDecoder(64).positions
     angle = torch.tensor(7 / 10000 ** (10 / 64))
     torch.testing.assert_close(table[7, 10:12], torch.stack([angle.sin(), angle.cos()]))
     assert table.shape == (25, 64)
@@ -156,6 +156,6 @@ def test_generator_uses_all_it_is_given_and_no_padding():
 def test_refuses_sizes_that_do_not_fit():
     for width, heads in ((6, 4), (3, 3)):
         with pytest.raises(ValueError, match=f"divide by its {heads} heads; found {width}"):
-            SequenceDecoder(width, heads)
+            FrameDecoder(width, heads)
     with pytest.raises(ValueError, match="needs 3 decoder_widths"):
         Generator(**(SMALL | {"decoder_widths": (8, 8)}))

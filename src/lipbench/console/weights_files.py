@@ -1,7 +1,7 @@
 """Weights files of this machine: which are there, which a name means, and whether each is what it should be."""
 
+import importlib
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -11,7 +11,6 @@ from lipbench.files import sha256
 from lipbench.pretrained import bundled
 
 if TYPE_CHECKING:
-    from lipbench.nets.conformer import Layout
     from lipbench.pretrained.published import Known
 
 Chosen = tuple[str, Path | None, "Known | None"]
@@ -154,46 +153,16 @@ def _inception(path: Path) -> str:
     return "FID loads it"
 
 
-def _syncnet(path: Path) -> str:
-    from lipbench.pretrained.networks import load_syncnet
+def _loads(function: str, *arguments: str) -> Callable[[Path], str]:
+    """Reads a file by a function of `lipbench.pretrained`, which gives the network, or the network and a hash."""
+    module, _, name = f"lipbench.pretrained.{function}".rpartition(".")
 
-    return f"loads as {type(load_syncnet(path)[0]).__name__}"
+    def read(path: Path) -> str:
+        found = getattr(importlib.import_module(module), name)(path, *arguments)
+        network = found[0] if isinstance(found, tuple) else found
+        return f"loads as {type(network).__name__}"
 
-
-def _avhubert(path: Path) -> str:
-    from lipbench.pretrained.networks import load_avhubert
-
-    return f"loads as {type(load_avhubert(path)).__name__}"
-
-
-def _conformer(path: Path, layout: "Layout") -> str:
-    from lipbench.pretrained.conformer import load_conformer
-
-    return f"loads as {type(load_conformer(path, layout)).__name__}"
-
-
-def _mvm(path: Path) -> str:
-    from lipbench.pretrained.networks import load_mvm
-
-    return f"loads as {type(load_mvm(path)[0]).__name__}"
-
-
-def _arcface(path: Path) -> str:
-    from lipbench.pretrained.networks import load_arcface
-
-    return f"loads as {type(load_arcface(path)[0]).__name__}"
-
-
-def _i3d(path: Path) -> str:
-    from lipbench.pretrained.networks import load_i3d
-
-    return f"loads as {type(load_i3d(path)[0]).__name__}"
-
-
-def _wav2vec2(path: Path) -> str:
-    from lipbench.pretrained.networks import load_wav2vec2
-
-    return f"loads as {type(load_wav2vec2(path)[0]).__name__}"
+    return read
 
 
 def _lipnet(path: Path) -> str:
@@ -220,15 +189,15 @@ def _dlib(path: Path) -> str:
 STRUCTURE: Final[dict[str, Callable[[Path], str]]] = {
     "alexnet": _alexnet,
     "inception": _inception,
-    "syncnet": _syncnet,
+    "syncnet": _loads("networks.load_syncnet"),
     "lipnet": _lipnet,
-    "avhubert": _avhubert,
-    "conformer": partial(_conformer, layout="auto_avsr"),
-    "conformer-talklip": partial(_conformer, layout="talklip"),
-    "mvm": _mvm,
-    "arcface": _arcface,
-    "i3d": _i3d,
-    "wav2vec2": _wav2vec2,
+    "avhubert": _loads("networks.load_avhubert"),
+    "conformer": _loads("conformer.load_conformer", "auto_avsr"),
+    "conformer-talklip": _loads("conformer.load_conformer", "talklip"),
+    "mvm": _loads("networks.load_mvm"),
+    "arcface": _loads("networks.load_arcface"),
+    "i3d": _loads("networks.load_i3d"),
+    "wav2vec2": _loads("networks.load_wav2vec2"),
     "fan": _only_tensors,  # the package face-alignment builds the network
     "s3fd": _only_tensors,
     "dlib": _dlib,

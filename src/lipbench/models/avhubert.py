@@ -18,7 +18,7 @@ from torch import Tensor
 from lipbench import losses
 from lipbench.media import features, text
 from lipbench.nets import avhubert
-from lipbench.training.pieces import PieceReader, cut_steps
+from lipbench.training.pieces import PieceReader, cut_steps, spelled
 from lipbench.types import ClipBatch, ClipSpec
 
 _LOST: Final = "AV-HuBERT at {path}; give a weights file that `lipbench weights convert avhubert` or a training wrote"
@@ -196,7 +196,7 @@ class AVHubertReader(PieceReader):
         lengths, spoken = batch["video_len"], self.spoken(batch)
         context = self.net.encode(self.net.see(batch["video"], lengths), None, lengths)
         read = _words(self.net.decode(context, lengths))
-        for name, loss in self.terms(context, lengths, self.targets(batch)).items():
+        for name, loss in self.terms(context, lengths, spelled(batch)).items():
             self.log(f"{part}/{name}", loss.to(self.device), batch_size=len(read), sync_dist=True)
         self.log_error_rates(part, read, spoken)
         audio = char_error_rate(self.hear(batch), spoken).to(self.device)

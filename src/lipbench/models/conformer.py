@@ -15,7 +15,7 @@ from lipbench import losses
 from lipbench.media import text
 from lipbench.nets import conformer
 from lipbench.nets.conformer import Layout
-from lipbench.training.pieces import PieceReader
+from lipbench.training.pieces import PieceReader, spelled
 from lipbench.types import ClipBatch, ClipSpec, View
 
 _NOTHING: Final = -100  # stands after a text
@@ -159,7 +159,7 @@ class ConformerReader(PieceReader):
         lengths = batch["video_len"]
         memory = self.net.encode(batch["video"], lengths)
         read = self._spelled(memory, lengths)
-        for name, loss in self.terms(memory, lengths, self.targets(batch)).items():
+        for name, loss in self.terms(memory, lengths, spelled(batch)).items():
             self.log(f"{part}/{name}", loss.to(self.device), batch_size=len(read), sync_dist=True)
         self.log_error_rates(part, read, self.spoken(batch))
         return read

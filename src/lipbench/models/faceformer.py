@@ -63,12 +63,12 @@ class FaceFormer(AdversarialModel):
         decoder_residuals: See there.
         hidden: Channels of the embeddings and of the transformer decoder: 64 or 128 as published for meshes, 512 here
             as TalkLip's embeddings.
-        heads: See `lipbench.nets.faceformer.SequenceDecoder`; so are the next three.
+        heads: See `lipbench.nets.faceformer.FrameDecoder`; so are the next three.
         layers: See there.
         period: See there.
         dropout: See there.
         window: Frames in a row drawn from each clip in training; None takes whole clips, as published. Frames are made
-            one after the other, and time and memory grow with them (`SequenceDecoder`).
+            one after the other, and time and memory grow with them (`FrameDecoder`).
         identity: Identity frame in training: a "random" frame of the clip, or its "first", which drives scoring too
             (own choice for small models).
         front_end: "wav2vec2" as published, or "mel", trained from the start.

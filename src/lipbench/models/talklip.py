@@ -38,7 +38,7 @@ from lipbench.nets.wav2lip import COLUMNS, AudioEncoder
 from lipbench.pretrained import weights
 from lipbench.training.adversarial import CrossEntropy, lower_halves
 from lipbench.training.generative import frames_heard
-from lipbench.training.pieces import spell, word_segments
+from lipbench.training.pieces import spelled
 from lipbench.training.speech_to_face import SpeechToFace, frames_in_pieces
 from lipbench.types import ClipBatch, ClipSpec, Generated, Timing
 
@@ -312,7 +312,7 @@ class TalkLip(SpeechToFace):
         """The paper's eq. 4 of a batch, summed over clips and tokens: (B, T, C) context features -> scalar."""
         reader = self.frozen["reader"]
         assert isinstance(reader, AVHubert)
-        tokens = reader.targets(_spelled(batch))  # (B, L)
+        tokens = reader.targets(spelled(batch))  # (B, L)
         scores = reader.text_scores(context, batch["video_len"], tokens)  # (B, L, V)
         return losses.label_smoothed_cross_entropy(scores, tokens, reader.padding)
 
@@ -321,7 +321,7 @@ class TalkLip(SpeechToFace):
         generated = super().validation_step(batch, batch_idx)
         if "reader" in self.frozen and self.loss_weights["lip"]:
             loss = self.lip_loss(self.read_context(generated["video"], batch["video_len"]), batch)
-            count = sum(len(ids) + 1 for ids in _spelled(batch))
+            count = sum(len(ids) + 1 for ids in spelled(batch))
             self.log("val/lip", loss / count, batch_size=count, sync_dist=True)
         return generated
 
@@ -435,9 +435,3 @@ def encoded_pieces(frames: int) -> list[tuple[int, int, int]]:
     starts = [*range(0, last, _AT_ONCE // 2), last]
     cuts = [0, *((a + b + _AT_ONCE) // 2 for a, b in pairwise(starts)), frames]
     return [(start, *ends) for start, ends in zip(starts, pairwise(cuts), strict=True)]
-
-
-def _spelled(batch: ClipBatch) -> list[list[int]]:
-    """What is said in the clips as readers write it: ids of letters, and of a silence between words."""
-    rows = zip(batch["tokens"].tolist(), batch["token_len"].tolist(), strict=True)
-    return [spell(word_segments(ids[:count], [0] * count)) for ids, count in rows]

@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lipbench.media import text
-from lipbench.nets.fastspeech import length_mask
+from lipbench.nets.fastspeech import alternating_positions, length_mask
 from lipbench.nets.joint_search import joint_search
 from lipbench.nets.lipnet import convolve
 from lipbench.nets.lipresnet import ResNetTrunk
@@ -183,9 +183,7 @@ def relative_positions(steps: int, width: int, device: torch.device) -> Tensor:
     Returns:
         (1, 2 T - 1, width) float32; `width` must be even.
     """
-    rates = torch.exp(torch.arange(0, width, 2, device=device) * (-math.log(10000.0) / width))  # (width / 2,)
-    angles = torch.arange(steps - 1, -steps, -1, device=device)[:, None] * rates  # (2 T - 1, width / 2)
-    return torch.stack([angles.sin(), angles.cos()], dim=2).flatten(1)[None]
+    return alternating_positions(torch.arange(steps - 1, -steps, -1, device=device), width)[None]
 
 
 class _Convolution(nn.Module):

@@ -24,23 +24,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from lipbench.nets.fastspeech import alternating_positions
 from lipbench.nets.wav2lip import FaceDecoder, FaceEncoder, ToRGB
 
 PER_FRAME: Final = 2
 """Features of the speech that a frame attends to: 50 a second at 25 frames a second."""
 REACH: Final = 600
 """Frames that a frame attends to, itself and those before: the length of the published mask."""
-
-
-def periodic_positions(period: int, width: int) -> Tensor:
-    """Sinusoidal positions of a period, sines and cosines in turn. After a period they start again.
-
-    Returns:
-        (period, width) float32. `width` must be even.
-    """
-    rates = torch.exp(torch.arange(0, width, 2) * (-math.log(10000.0) / width))  # (width / 2,)
-    angles = torch.arange(period)[:, None] * rates  # (period, width / 2)
-    return torch.stack([angles.sin(), angles.cos()], dim=2).flatten(1)
 
 
 def head_slopes(heads: int) -> list[float]:
@@ -138,7 +128,7 @@ class DecoderLayer(nn.Module):
 
 
 class State(NamedTuple):
-    """Where a `SequenceDecoder` goes on.
+    """Where a `FrameDecoder` goes on.
 
     Args:
         frame: (B,) int64 number of the next frame in its clip.
@@ -151,7 +141,7 @@ class State(NamedTuple):
     past: list[Tensor]
 
 
-class SequenceDecoder(nn.Module):
+class FrameDecoder(nn.Module):
     """Style and speech of frames in a row -> an embedding of each, which the next one is given.
 
     The published code decodes all frames before anew for each frame, for n frames n (n + 1) / 2 steps. Without dropout
@@ -188,7 +178,7 @@ class SequenceDecoder(nn.Module):
         self.layers = nn.ModuleList(DecoderLayer(width, heads, dropout) for _ in range(layers))
         self.to_embedding, self.feedback = nn.Linear(width, width), nn.Linear(width, width)
         self.dropout = nn.Dropout(dropout)
-        self.register_buffer("positions", periodic_positions(period, width), persistent=False)
+        self.register_buffer("positions", alternating_positions(torch.arange(period), width), persistent=False)
         self.register_buffer("bias", attention_bias(heads, period, reach), persistent=False)
 
     def begin(self, frame: Tensor) -> State:
@@ -235,7 +225,7 @@ class Generator(nn.Module):
         decoder_widths: See there.
         decoder_residuals: See there.
         hidden: Channels of the embeddings of face and frame, and of the transformer.
-        heads: See `SequenceDecoder`; so are the next three.
+        heads: See `FrameDecoder`; so are the next three.
         layers: See there.
         period: See there.
         dropout: See there.
@@ -263,7 +253,7 @@ class Generator(nn.Module):
         super().__init__()
         self.face = FaceEncoder(size, widths, residuals, hidden)
         self.speech_map = nn.Linear(speech_width, hidden)
-        self.sequence = SequenceDecoder(hidden, heads, layers, period, dropout)
+        self.sequence = FrameDecoder(hidden, heads, layers, period, dropout)
         self.decoder = FaceDecoder(size, decoder_widths, decoder_residuals, widths, hidden)
         self.to_rgb = ToRGB(decoder_widths[-1], widths[0])
 

@@ -27,6 +27,21 @@ def positions(length: int, width: int, device: torch.device) -> Tensor:
     return torch.cat([angles.sin(), angles.cos()], dim=1)
 
 
+def alternating_positions(places: Tensor, width: int) -> Tensor:
+    """Sinusoidal positions: sines and cosines in turn (Vaswani et al. 2017, section 3.5).
+
+    Args:
+        places: (n,) any numbers.
+        width: Channels, even.
+
+    Returns:
+        (n, width) float32.
+    """
+    rates = torch.exp(torch.arange(0, width, 2, device=places.device) * (-math.log(10000.0) / width))  # (width / 2,)
+    angles = places[:, None] * rates  # (n, width / 2)
+    return torch.stack([angles.sin(), angles.cos()], dim=2).flatten(1)
+
+
 def length_mask(lengths: Tensor, size: int) -> Tensor:
     """(B,) lengths -> (B, size) bool, true before each length."""
     return torch.arange(size, device=lengths.device) < lengths[:, None]

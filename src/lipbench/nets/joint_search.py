@@ -10,63 +10,36 @@ precision in place of a loop.
 """
 
 import math
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Final
 
 import torch
 from torch import Tensor
 
 from lipbench.nets.fastspeech import length_mask
-from lipbench.nets.sequence_decoder import KeysValues, SequenceDecoder
+from lipbench.nets.sequence_decoder import Beams, SequenceDecoder
 
 _CANDIDATES: Final = 1.5  # symbols that CTC scores, per hypothesis of the beam; ESPnet's `pre_beam_ratio`
 _BEHIND: Final = 10.0  # nats behind the best reading
 _LENGTHS: Final = 3  # in a row whose readings must lie so far behind
 
 
-@dataclass
-class _Beams:
-    """Clips that are still being read: A of them, with K hypotheses each."""
+@dataclass(kw_only=True)
+class _Beams(Beams):
+    """Scores are float64; what is written begins with the mark of the beginning."""
 
-    clips: Tensor
-    """(A,) rows of the batch."""
     lengths: Tensor
     """(A,) frames; no reading has more symbols."""
-    mask: Tensor
-    """(A, T) valid frames."""
     log_probs: Tensor
     """(A, V, T) float64 of CTC; 0 after a clip's length."""
-    memory: list[KeysValues]
-    """Of every block of the decoder."""
-    tokens: Tensor
-    """(A, K, S) written so far, the mark of the beginning first."""
-    scores: Tensor
-    """(A, K) float64; -inf of hypotheses that do not exist or have ended."""
     prefix: Tensor
     """(A, K) float64 log-probability that CTC gives to all that begins with them."""
     ends_label: Tensor
     """(A, K, T) float64 log-probability of the paths up to each frame that write them and end in their last symbol."""
     ends_blank: Tensor
     """(A, K, T) float64, and of those that end in a blank."""
-    best: Tensor
-    """(A,) float64 best score of a hypothesis that has ended."""
     ended: Tensor
     """(A, S - 1) float64 best score of those that ended at each step; -inf where none did."""
-    past: list[KeysValues] | None = None
-    """Of every block of the decoder, A K rows."""
-
-    def keep(self, going: Tensor) -> None:
-        """Leave clips out where `going` (A,) is false."""
-        if bool(going.all()):
-            return
-        rows = going.repeat_interleave(self.tokens.shape[1])
-        for part in fields(self):
-            value = getattr(self, part.name)
-            if isinstance(value, Tensor):
-                setattr(self, part.name, value[going])
-        self.memory = [(keys[going], values[going]) for keys, values in self.memory]
-        if self.past is not None:
-            self.past = [(keys[rows], values[rows]) for keys, values in self.past]
 
 
 @torch.no_grad()
@@ -175,8 +148,7 @@ def _step(
     _go_on(beams, parents, symbols, blank)
     beams.prefix = prefix.flatten(1).gather(1, places)
     beams.scores = scores.masked_fill(ends, -math.inf)
-    chosen = (parents + beam * torch.arange(rows, device=parents.device)[:, None]).flatten()
-    beams.past = [(keys[chosen], values[chosen]) for keys, values in past]
+    beams.reorder(parents, past)
     beams.keep((beams.scores > -math.inf).any(dim=1) & ~hopeless)
 
 

@@ -16,14 +16,14 @@ weights; embeddings begin with a variance of 1 / width in both layouts, linear l
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Final, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lipbench.nets.fastspeech import length_mask, positions
+from lipbench.nets.fastspeech import alternating_positions, length_mask, positions
 
 Layout = Literal["fairseq", "espnet"]
 _EPSILONS: Final = {"fairseq": 1e-5, "espnet": 1e-12}
@@ -128,37 +128,53 @@ class DecoderBlock(nn.Module):
         return x + self.dropout(self.ffn(self.ffn_norm(x))), written
 
 
-@dataclass
-class _Beams:
-    """Clips that are still being read: A of them, with K hypotheses each."""
+@dataclass(kw_only=True)
+class Beams:
+    """What a search knows of the clips that are still being read: A of them, with K hypotheses each."""
 
     clips: Tensor
     """(A,) rows of the batch."""
-    limits: Tensor
-    """(A,) most symbols of each, its end not counted."""
     memory: list[KeysValues]
-    """Of every block."""
+    """Of every block of the decoder."""
     mask: Tensor
     """(A, T) valid steps of the memory."""
     tokens: Tensor
     """(A, K, S) written so far."""
     scores: Tensor
-    """(A, K) log-probability of each hypothesis; -inf of those that do not exist."""
-    finished: Tensor
-    """(A,) how many hypotheses have ended."""
+    """(A, K) of each hypothesis; -inf of those that do not exist or have ended."""
     best: Tensor
-    """(A,) best normalized score of those."""
+    """(A,) best score of a hypothesis that has ended."""
     past: list[KeysValues] | None = None
-    """Of every block, A K rows."""
+    """Of every block of the decoder, A K rows."""
 
     def keep(self, going: Tensor) -> None:
         """Leave clips out where `going` (A,) is false."""
-        for name in ("clips", "limits", "mask", "tokens", "scores", "finished", "best"):
-            setattr(self, name, getattr(self, name)[going])
+        if bool(going.all()):
+            return
+        rows = going.repeat_interleave(self.tokens.shape[1])
+        for part in fields(self):
+            value = getattr(self, part.name)
+            if isinstance(value, Tensor):
+                setattr(self, part.name, value[going])
         self.memory = [(keys[going], values[going]) for keys, values in self.memory]
         if self.past is not None:
-            rows = going.repeat_interleave(self.tokens.shape[1])
             self.past = [(keys[rows], values[rows]) for keys, values in self.past]
+
+    def reorder(self, parents: Tensor, past: list[KeysValues]) -> None:
+        """Take keys and values over from the hypotheses (A, K) that are continued."""
+        rows, beam = parents.shape
+        chosen = (parents + beam * torch.arange(rows, device=parents.device)[:, None]).flatten()
+        self.past = [(keys[chosen], values[chosen]) for keys, values in past]
+
+
+@dataclass(kw_only=True)
+class _Beams(Beams):
+    """Scores are log-probabilities, the best one is normalized by its length."""
+
+    limits: Tensor
+    """(A,) most symbols of each, its end not counted."""
+    finished: Tensor
+    """(A,) how many hypotheses have ended."""
 
 
 class SequenceDecoder(nn.Module):
@@ -257,9 +273,7 @@ class SequenceDecoder(nn.Module):
         if self.layout == "fairseq":
             before = self.padding or 0
             return positions(before + length, width, device)[before:]  # its first row is position 1
-        rates = torch.exp(torch.arange(0, width, 2, device=device) * (-math.log(10000.0) / width))  # (width / 2,)
-        angles = torch.arange(length, device=device)[:, None] * rates  # (length, width / 2)
-        return torch.stack([angles.sin(), angles.cos()], dim=2).flatten(1)
+        return alternating_positions(torch.arange(length, device=device), width)
 
     @torch.no_grad()
     def search(
@@ -357,6 +371,5 @@ class SequenceDecoder(nn.Module):
         parents = parents.gather(1, active)
         before = beams.tokens.gather(1, parents[:, :, None].expand(-1, -1, step))
         beams.tokens = torch.cat([before, symbols.gather(1, active)[:, :, None]], dim=2)
-        chosen = (parents + beam * torch.arange(rows, device=parents.device)[:, None]).flatten()
-        beams.past = [(keys[chosen], values[chosen]) for keys, values in past]
+        beams.reorder(parents, past)
         beams.keep((beams.finished < beam) & (step < beams.limits))

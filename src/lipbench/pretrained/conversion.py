@@ -144,12 +144,7 @@ def read_units(path: Path) -> tuple[str, ...]:
         FileNotFoundError: There is no such file.
         ValueError: It is no such file.
     """
-    if not path.is_file():
-        raise FileNotFoundError(f"no list of units at {path}")
-    try:
-        lines = path.read_text("utf-8").removesuffix("\n").split("\n")  # a unit may hold other line separators
-    except UnicodeDecodeError:
-        raise ValueError(f"{path} is no list of units: it is no text in UTF-8") from None
+    lines = _text(path, "units").removesuffix("\n").split("\n")  # a unit may hold other line separators
     units = []
     for number, line in enumerate(lines, 1):
         unit, _, count = line.rstrip().rpartition(" ")
@@ -169,13 +164,18 @@ def read_words(path: Path) -> tuple[str, ...]:
         FileNotFoundError: There is no such file.
         ValueError: It is no such file.
     """
-    if not path.is_file():
-        raise FileNotFoundError(f"no list of words at {path}")
-    try:
-        lines = [line.strip().lower() for line in path.read_text("utf-8").splitlines() if line.strip()]
-    except UnicodeDecodeError:
-        raise ValueError(f"{path} is no list of words: it is no text in UTF-8") from None
+    lines = [line.strip().lower() for line in _text(path, "words").splitlines() if line.strip()]
     odd = next((line for line in lines if len(line.split()) > 1 or lines.count(line) > 1), None)
     if odd is not None:
         raise ValueError(f"{path} is no list of words: the line {odd[:40]!r} stands twice, or holds a space")
     return tuple(sorted(lines))
+
+
+def _text(path: Path, what: str) -> str:
+    """A list of units or words as it stands in its file."""
+    if not path.is_file():
+        raise FileNotFoundError(f"no list of {what} at {path}")
+    try:
+        return path.read_text("utf-8")
+    except UnicodeDecodeError:
+        raise ValueError(f"{path} is no list of {what}: it is no text in UTF-8") from None

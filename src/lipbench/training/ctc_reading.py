@@ -7,7 +7,7 @@ from torch import Tensor
 from lipbench import losses
 from lipbench.media import text
 from lipbench.nets import ctc
-from lipbench.training.pieces import PieceReader
+from lipbench.training.pieces import PieceReader, spelled
 from lipbench.types import ClipBatch, ClipSpec, View
 
 
@@ -62,7 +62,7 @@ class CTCReader(PieceReader):
         """As every reader, and log the loss as `<part>/ctc`."""
         lengths = batch["video_len"]
         log_probs = self.net(batch["video"], lengths)
-        read, loss = self._words(log_probs, lengths), losses.ctc(log_probs, lengths, self.targets(batch))
+        read, loss = self._words(log_probs, lengths), losses.ctc(log_probs, lengths, spelled(batch))
         self.log(f"{part}/ctc", loss.to(self.device), batch_size=len(read), sync_dist=True)
         self.log_error_rates(part, read, self.spoken(batch))
         return read

@@ -71,6 +71,12 @@ def spell(words: list[Word]) -> list[int]:
     return ids[:-1]
 
 
+def spelled(batch: ClipBatch) -> list[list[int]]:
+    """Ids that a perfect reader would write of the clips of a batch, from its `tokens` and `token_len`."""
+    rows = zip(batch["tokens"].tolist(), batch["token_len"].tolist(), strict=True)
+    return [spell(word_segments(ids[:count], [0] * count)) for ids, count in rows]
+
+
 class PieceReader(ReadingModel):
     """Base of lip readers that learn from pieces of clips: a subclass makes `net`, and a loss of its own.
 
@@ -177,13 +183,7 @@ class PieceReader(ReadingModel):
 
     def spoken(self, batch: ClipBatch) -> list[str]:
         """What the tokens of a batch spell."""
-        return [text.decode(ids) for ids in self.targets(batch)]
-
-    @staticmethod
-    def targets(batch: ClipBatch) -> list[list[int]]:
-        """Ids that a perfect reader would write."""
-        rows = zip(batch["tokens"].tolist(), batch["token_len"].tolist(), strict=True)
-        return [spell(word_segments(ids[:count], [0] * count)) for ids, count in rows]
+        return [text.decode(ids) for ids in spelled(batch)]
 
     # As an observer
 
