@@ -8,21 +8,14 @@ import pytest
 import pytorch_lightning as pl
 import torch
 from fake_data import FakeData, make_autoencoder, make_batch, make_flow
+from test_models import SMALL as SIZES
 
 from lipbench import losses
 from lipbench.models.corrgan import CorrGAN, MatchingAdversary
 from lipbench.training.speech_to_clip import starts
 from lipbench.types import ClipBatch, View
 
-SMALL: dict[str, Any] = {
-    "size": 16,
-    "width": 4,
-    "blocks": 1,
-    "audio_widths": (4, 4, 4, 8),
-    "correlation_widths": (2, 4, 4),
-    "flow_width": 2,
-    "discriminator_width": 4,
-}
+SMALL = SIZES["corrgan"] | {"pixel_weight": 0.5, "lr": 2e-4}  # weight and rate as published
 LENGTHS = (18, 30, 6)
 TABLE2: dict[str, dict[str, Any]] = {
     "a": {"adversarial_weight": 0.0},

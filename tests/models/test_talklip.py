@@ -8,6 +8,7 @@ import pytest
 import pytorch_lightning as pl
 import torch
 from fake_data import FakeData, make_batch, make_reader
+from test_models import SMALL as SIZES
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -20,21 +21,7 @@ from lipbench.nets.avhubert import AVHubert
 from lipbench.nets.talklip import draw_negatives, draw_other_runs, draw_runs
 from lipbench.types import ClipBatch
 
-SMALL: dict[str, Any] = {
-    "size": 12,
-    "widths": (4, 6, 8),
-    "residuals": (1, 0),
-    "decoder_widths": (8, 6, 4),
-    "decoder_residuals": 0,
-    "audio_widths": (4, 4, 6, 8),
-    "audio_residuals": (0, 0, 0, 0),
-    "hidden": 8,
-    "audio_encoder": {"width": 16, "layers": 4, "heads": 2, "ffn": 16, "position_kernel": 8, "position_groups": 2},
-    "context_width": 16,
-    "discriminator_width": 2,
-    "audio_from": 0,
-    "reader_from": 0,
-}
+SMALL = SIZES["talklip"] | {"audio_widths": (4, 4, 6, 8), "audio_residuals": (0, 0, 0, 0), "lr": 1e-4}
 LENGTHS = (17, 24, 12, 30)
 
 
