@@ -51,14 +51,16 @@ class ClipSpec:
         window: Training frames a clip; None gives the whole clip. Validation, test and predict always give whole clips.
         sampling: Whether the `window` training frames are "consecutive" or drawn at "random" over the clip (sorted).
         references: Identity frames R a clip.
+        identity_views: Batch key -> view, for models that see the identity frames in further views, too.
         identity: Which these are in training: "random" frames of the clip, a "run" of frames in a row that starts
             elsewhere in it than those drawn, or its "first"; in scoring always the first.
         audio_rate: Samples a second of `audio`; None if the model takes no audio.
         keys: Further batch keys, out of `KEYS`.
         part: Share of the training split that training clips come from (`--data.paired` divides it): "paired" clips
             with all they have, clips of which only the "text" or only the "lips" are used, or sentences of the corpus's
-            "grammar" that no test clip says. Batches of "lips" hold no text, those of "text" and "grammar" nothing
-            else.
+            "grammar" that no test clip says. Batches of "lips" hold no text, those of "text" nothing but tokens and
+            durations, those of "grammar" nothing but tokens.
+        batch_share: Clips of this stream in a batch, as a multiple of the datamodule's `batch_size`.
     """
 
     frames: dict[str, View]
@@ -69,6 +71,8 @@ class ClipSpec:
     audio_rate: int | None = None
     keys: frozenset[str] = field(default_factory=frozenset)
     part: Part = "paired"
+    identity_views: dict[str, View] = field(default_factory=dict)
+    batch_share: float = 1.0
 
     KEYS = frozenset(
         {
@@ -86,11 +90,15 @@ class ClipSpec:
             raise ValueError("ClipSpec.sampling 'random' needs a window: how many frames are drawn from each clip")
         if self.part not in PARTS:
             raise ValueError(f"ClipSpec.part is {self.part!r}; expected one of {', '.join(PARTS)}")
+        if self.batch_share <= 0:
+            raise ValueError(f"ClipSpec.batch_share is {self.batch_share}; expected a number above 0")
+        if self.identity_views and "identity" not in self.keys:
+            raise ValueError("ClipSpec.identity_views needs 'identity' among the keys")
         seen = self.keys & {"identity", "identity_landmarks", "face", "landmarks", "mismatched", "other_speaker"}
         withheld = {
             "paired": frozenset[str](),
             "lips": self.keys & {"tokens", "durations", "mismatched", "other_speaker"},
-            "text": (self.keys - {"tokens"}) | self.frames.keys(),
+            "text": (self.keys - {"tokens", "durations"}) | self.frames.keys(),
             "grammar": (self.keys - {"tokens"}) | self.frames.keys(),
         }[self.part] | (seen if not self.frames else frozenset())
         if withheld or (self.part in ("text", "grammar") and self.audio_rate is not None):
@@ -116,7 +124,7 @@ class ClipBatch(TypedDict, total=False):
     frame: Tensor  # (B, T) int64, position in the clip of every frame of `video`; padded with 0
     n_frames: Tensor  # (B,) int64, frames of the whole clip
     fps: Tensor  # (B,) float32
-    identity: Tensor  # (B, R, 3, H, W) float32 in [0, 1]
+    identity: Tensor  # (B, R, 3, H, W) float32 in [0, 1]; further views of it under the names of `identity_views`
     identity_landmarks: Tensor  # (B, R, 68, 2) float32 pixels of the canonical picture, of the same frames
     pose: Tensor  # (B, P, 3, H, W) float32 in [0, 1]: frames with their lower half 0, for models that need them
     pose_len: Tensor  # (B,) int64

@@ -17,7 +17,7 @@ from torch import Tensor
 from lipbench.data.datamodule import ClipDataModule
 from lipbench.data.parts import divide
 from lipbench.data.store import Store
-from lipbench.types import ClipSpec
+from lipbench.types import ClipSpec, View
 
 
 def test_streams_are_converted_on_the_device(rendered_store: Path) -> None:
@@ -64,6 +64,18 @@ def test_parts_are_nested_disjoint_and_whole() -> None:
     assert len(divide(ids, 0.001, 0, disjoint=True)["paired"]) == 1
 
 
+def test_less_unpaired_data_is_part_of_more() -> None:
+    ids = [f"rendered/s3/{k}" for k in range(200)]
+    whole, some = (divide(ids, 0.1, 0, disjoint=False, unpaired=share) for share in (None, 0.3))
+    assert some["paired"] == whole["paired"]
+    assert len(some["lips"]) == 60
+    assert set(some["lips"]) < set(whole["lips"])
+    assert divide(ids, 0.1, 0, disjoint=False, unpaired=0.0)["text"] == ()
+    for share in (0.95, -0.1):
+        with pytest.raises(ValueError, match=r"unpaired is .*; expected 0 to 0.9"):
+            divide(ids, 0.1, 0, disjoint=False, unpaired=share)
+
+
 def streamed(store: Path, **arguments: Any) -> ClipDataModule:
     arguments = {"batch_size": 2, "num_workers": 0, "paired": 0.2, "protocol": "rendered/seen"} | arguments
     module = ClipDataModule("rendered", str(store), **arguments)
@@ -95,6 +107,57 @@ def test_streams_hold_what_their_part_may_show(rendered_store: Path) -> None:
     assert not members["text"] & members["lips"]
     assert len(members["lips"]) == len(module._parts["lips"]) // 2 * 2
     assert len(found) == len(module._parts["lips"]) // 2
+
+
+def test_streams_have_their_share_of_a_batch(rendered_store: Path) -> None:
+    """Text may come with its durations; a stream may have more clips a batch than another."""
+    module = streamed(rendered_store)
+    module.streams = {
+        "paired": WINDOWED,
+        "text": ClipSpec({}, keys=frozenset({"tokens", "durations"}), part="text", batch_share=1.5),
+        "sentences": ClipSpec({}, keys=frozenset({"tokens"}), part="grammar", batch_share=0.5),
+    }
+    found = [step[0] for step in module.train_dataloader()]
+    assert {tuple(len(batch[name]["index"]) for name in module.streams) for batch in found} == {(2, 3, 1)}
+    text = found[0]["text"]
+    store = Store(rendered_store)
+    lasts = [store[clip].n_frames for clip in text["clip_id"]]
+    assert text["durations"].sum(1).tolist() == lasts
+    with pytest.raises(ValueError, match="batch_share is 0"):
+        ClipSpec({}, part="grammar", batch_share=0)
+
+
+def test_identity_frames_are_seen_in_further_views(rendered_store: Path) -> None:
+    views = {"identity_face": View("face", 32, 32)}
+    spec = ClipSpec({"video": MOUTH}, window=3, keys=frozenset({"identity"}), identity_views=views)
+    module = rendered(rendered_store, spec)
+    batch = next(iter(module.train_dataloader()))
+    assert batch["identity_face"].shape == (len(batch["index"]), 1, 3, 32, 32)
+    again = ClipSpec({"video": views["identity_face"]}, window=3, keys=frozenset({"identity"}))
+    same = next(iter(rendered(rendered_store, again).train_dataloader()))
+    assert torch.equal(batch["identity_face"], same["identity"])
+    with pytest.raises(ValueError, match="identity_views needs 'identity'"):
+        ClipSpec({"video": MOUTH}, identity_views=views)
+
+
+def test_sentences_of_the_grammar_and_of_the_test(rendered_store: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Test sentences are counted and taken out unless they shall stay; fewer sentences are the same on every run."""
+    caplog.set_level("INFO")
+    module = streamed(rendered_store)
+    total = len(list(module.corpus.sentences()))
+    assert f"{total:,} sentences of the grammar, of which test clips say" in _said(module, caplog)
+    assert len(module._sentences()) < total
+    kept = streamed(rendered_store, test_sentences=True)
+    assert len(kept._sentences()) == total
+    assert "they stay" in caplog.text
+    few, same = (streamed(rendered_store, sentences=50, test_sentences=True)._sentences() for _ in range(2))
+    assert few == same
+    assert len(few) == 50
+
+
+def _said(module: ClipDataModule, caplog: pytest.LogCaptureFixture) -> str:
+    module.train_dataloader()
+    return caplog.text
 
 
 def test_a_shorter_stream_goes_round_in_another_order_each_time(rendered_store: Path) -> None:

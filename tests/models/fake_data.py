@@ -64,6 +64,9 @@ def make_batch(spec: ClipSpec, seed: int, lengths: tuple[int, ...] = LENGTHS, tr
             batch["identity"] = 0.7 * face + 0.3 * _said(tokens, durations, run)
         elif key == "video":
             batch["identity"] = video[:, :1].expand(-1, spec.references, -1, -1, -1)
+    for key, view in spec.identity_views.items():
+        seen = geometry.change_view(batch["identity"].flatten(0, 1), spec.frames["video"], view)
+        batch[key] = seen.unflatten(0, (clips, spec.references))  # (B, R, 3, h, w)
     if "landmarks" in spec.keys or "identity_landmarks" in spec.keys:
         own = torch.rand(clips, 1, 68, 2, generator=draw)  # pixels by which the speaker differs from the template
         valid = torch.arange(window) < video_len[:, None]

@@ -59,6 +59,9 @@ class ClipDataModule(LightningDataModule):
             streams of text or of lips; models without such streams train on less.
         split_seed: Decides which clips these are.
         disjoint: No clip supplies both text and lips: the rest is divided into halves.
+        unpaired: Share of the training clips that is used without pairs; by default all that are not paired.
+        sentences: Of streams of grammar: how many sentences, drawn by `split_seed`; by default all of the grammar.
+        test_sentences: Of the same: whether sentences of test clips stay among them, as in DualLip's Table 2.
 
     Attributes:
         corpus: The `Corpus` class.
@@ -80,13 +83,16 @@ class ClipDataModule(LightningDataModule):
         paired: float = 1.0,
         split_seed: int = 0,
         disjoint: bool = False,
+        unpaired: float | None = None,
+        sentences: int | None = None,
+        test_sentences: bool = False,
     ) -> None:
         super().__init__()
         self.corpus: type[Corpus] = discovery.load("data", corpus)
         name, known = protocol or self.corpus.default_protocol, [own.name for own in self.corpus.protocols]
         if name not in known:
             raise ValueError(f"the corpus {self.corpus.name} has no protocol {name!r}; it has {', '.join(known)}")
-        for argument, value in (("batch_size", batch_size), ("limit_test", limit_test)):
+        for argument, value in (("batch_size", batch_size), ("limit_test", limit_test), ("sentences", sentences)):
             if value is not None and value < 1:
                 raise ValueError(f"{argument} is {value}; expected 1 or more")
         if not 0 < paired <= 1:
@@ -98,7 +104,8 @@ class ClipDataModule(LightningDataModule):
         self.num_workers = min(4, processors() - 1) if num_workers is None else num_workers
         self.seed = seed
         self.limit_test = limit_test
-        self.paired, self.split_seed, self.disjoint = paired, split_seed, disjoint
+        self.paired, self.split_seed, self.disjoint, self.unpaired = paired, split_seed, disjoint, unpaired
+        self.sentences, self.test_sentences = sentences, test_sentences
         self.clip_spec: ClipSpec | None = None
         self.streams: dict[str, ClipSpec] = {}
         self.test_ids: list[str] = []
@@ -170,7 +177,7 @@ class ClipDataModule(LightningDataModule):
             f"training ({len(validation):,} of them for validation) and {len(test):,} of {len(split.test):,} "
             "test clips are in this store"
         )
-        self._parts = divide(split.train, self.paired, self.split_seed, disjoint=self.disjoint)
+        self._parts = divide(split.train, self.paired, self.split_seed, disjoint=self.disjoint, unpaired=self.unpaired)
         for name, clips in self._parts.items():
             self._present[name] = [clip for clip in clips if clip in held]
         if self.paired < 1:
@@ -226,18 +233,29 @@ class ClipDataModule(LightningDataModule):
             )
         if store.packed is not None:
             probe = torch.zeros(1, 3, *store.packed.size, dtype=torch.uint8)
-            for view in spec.frames.values():
+            for view in (*spec.frames.values(), *spec.identity_views.values()):
                 geometry.change_view(probe, store.packed, view)  # says which view lies outside the packed one
 
     # -------------------------------------------------------------------------------------------------- loaders
 
     def _dataset(self, part: str, spec: ClipSpec, seed: int, *, scoring: bool = False) -> Dataset[dict[str, Any]]:
         if part == "grammar":
-            texts = dict(zip(self.store.clip_ids, self.store.column("text"), strict=True))
-            held = {texts[clip] for clip in self.split.test if clip in texts}
-            return SentenceDataset([s for s in self.corpus.sentences() if s not in held], self.corpus.tokenizer)
+            return SentenceDataset(self._sentences(), self.corpus.tokenizer)
         keys = spec.keys | SCORING if scoring else spec.keys
         return self._clips(self._present[part], spec, keys, seed, training=part not in ("validation", "test"))
+
+    def _sentences(self) -> list[str]:
+        """Sentences of the grammar, and a line that says how many of them test clips say."""
+        texts = dict(zip(self.store.clip_ids, self.store.column("text"), strict=True))
+        held = {texts[clip] for clip in self.split.test if clip in texts}
+        drawn = list(self.corpus.sentences())
+        if self.sentences is not None and self.sentences < len(drawn):
+            places = np.random.default_rng(self.split_seed).permutation(len(drawn))[: self.sentences]
+            drawn = [drawn[k] for k in np.sort(places)]
+        overlap = sum(sentence in held for sentence in drawn)
+        kept = "they stay" if self.test_sentences else "they are taken out"
+        rank_zero_info(f"{len(drawn):,} sentences of the grammar, of which test clips say {overlap:,}: {kept}")
+        return drawn if self.test_sentences else [sentence for sentence in drawn if sentence not in held]
 
     def _clips(
         self, clip_ids: Sequence[str], spec: ClipSpec, keys: frozenset[str], seed: int, *, training: bool
@@ -296,15 +314,16 @@ class ClipDataModule(LightningDataModule):
         one number, which is in the checkpoint, says where each of them stands.
         """
         replicas, rank = self._ranks()
-        sets = {}
-        for name, spec in self._streams().items():
+        sets, streams = {}, self._streams()
+        for name, spec in streams.items():
             seed = self.seed + int(hashlib.sha256(name.encode()).hexdigest()[:8], 16) if name else self.seed
             sets[name] = self._dataset(spec.part, spec, seed), seed
             total = len(sets[name][0])  # type: ignore[arg-type]
             if total < replicas:
                 stream = f" of the stream {name!r}" if name else ""
                 raise ValueError(f"{total} training clips{stream} cannot be dealt out to {replicas} processes")
-        sizes = {name: min(self.batch_size, len(data) // replicas) for name, (data, _) in sets.items()}  # type: ignore[arg-type]
+        wanted = {name: max(1, round(self.batch_size * spec.batch_share)) for name, spec in streams.items()}
+        sizes = {name: min(wanted[name], len(data) // replicas) for name, (data, _) in sets.items()}  # type: ignore[arg-type]
         if "" in sets:  # a handful of clips still makes a batch
             data, seed = sets[""]
             sampler = ShuffledSampler(data, replicas, rank, seed)
@@ -391,6 +410,7 @@ class ClipDataModule(LightningDataModule):
                 "paired": self.paired,
                 "split_seed": self.split_seed,
                 "disjoint": self.disjoint,
+                **({} if self.unpaired is None else {"unpaired": self.unpaired}),
                 "sha256": hashlib.sha256("\n".join(lines).encode()).hexdigest(),
             }
         return info

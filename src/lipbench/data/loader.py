@@ -120,6 +120,7 @@ class ClipDataset(Dataset[dict[str, Any]]):
             known = self._identity(frames, clip.n_frames, rng)  # (R,)
             if "identity" in keys:
                 item["identity"] = clip.view(known, spec.frames["video"])
+                item |= {name: clip.view(known, view) for name, view in spec.identity_views.items()}
             if "identity_landmarks" in keys:
                 item["identity_landmarks"] = torch.from_numpy(clip.landmarks[known])
         if "landmarks" in keys:
