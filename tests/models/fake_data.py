@@ -172,21 +172,28 @@ def _untrained(net: torch.nn.Module, arguments: dict[str, Any], path: Path) -> s
 
 
 class Loader:
-    """Loader of numbered batches whose position can be saved, as the real one's can."""
+    """Loader of numbered batches whose position can be saved, as the real one's can; of streams, of a dict of them."""
 
-    def __init__(self, spec: ClipSpec, count: int, rank: int, training: bool, lengths: tuple[int, ...]) -> None:
+    def __init__(
+        self, spec: ClipSpec | dict[str, ClipSpec], count: int, rank: int, training: bool, lengths: tuple[int, ...]
+    ) -> None:
         self.spec, self.count, self.rank, self.training, self.start = spec, count, rank, training, 0
         self.lengths = lengths
 
     def __len__(self) -> int:
         return self.count
 
-    def __iter__(self) -> Iterator[ClipBatch]:
+    def __iter__(self) -> Iterator[ClipBatch | dict[str, ClipBatch]]:
         torch.rand(3)  # a real loader draws from the global generator when it starts: resuming must not depend on it
         start, self.start = self.start, 0  # Lightning stops a sized loader without exhausting it
         for position in range(start, self.count):
             self.position = position
-            yield make_batch(self.spec, position + 1000 * self.rank, self.lengths, self.training)
+            seed = position + 1000 * self.rank
+            if isinstance(self.spec, ClipSpec):
+                yield make_batch(self.spec, seed, self.lengths, self.training)
+            else:
+                several = enumerate(self.spec.items())
+                yield {name: make_batch(own, seed + 100 * k, self.lengths, True) for k, (name, own) in several}
 
     def state_dict(self) -> dict[str, int]:
         return {"epoch": 0, "batches": (self.position + 1) % self.count}  # as the real one's, but of any epoch
@@ -206,7 +213,8 @@ class FakeData(pl.LightningDataModule):
         assert self.trainer is not None
         module = self.trainer.lightning_module
         assert isinstance(module, BenchModule)
-        return Loader(module.clip_spec, count, self.trainer.global_rank, training, self.lengths)
+        wanted = (training and module.streams) or module.clip_spec
+        return Loader(wanted, count, self.trainer.global_rank, training, self.lengths)
 
     def train_dataloader(self) -> Loader:
         return self.loader(self.batches, training=True)

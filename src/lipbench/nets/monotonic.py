@@ -1,7 +1,7 @@
 """Monotonic alignment search: which frames belong to which token, if tokens follow one another and none is left out.
 
-The dynamic program of Kim et al. 2020 (Glow-TTS, section 3 and `monotonic_align`), which ParaLip (section 6) runs on the
-outputs of a lip reader. All clips of a batch and all tokens take each frame together, in NumPy.
+The dynamic program of Kim et al. 2020 (Glow-TTS, section 3 and `monotonic_align`), which ParaLip (section 6) runs on
+the outputs of a lip reader. All clips of a batch and all tokens take each frame together, in NumPy.
 """
 
 from typing import Final

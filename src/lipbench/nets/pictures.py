@@ -114,13 +114,19 @@ class PictureDecoder(nn.Module):
         identity_widths: Channels of the identity encoder's maps, from large to small; one stage undoes each.
         widths: Channels of the first map, after every stage and of the last hidden map: len(identity_widths) + 2.
         hidden: Size H of the identity and the motion vector.
+        identity: Whether the first layer sees the identity vector, too, or the motion vector alone.
 
     Raises:
         ValueError: `widths` has the wrong length.
     """
 
     def __init__(
-        self, size: tuple[int, int], identity_widths: Sequence[int], widths: Sequence[int], hidden: int
+        self,
+        size: tuple[int, int],
+        identity_widths: Sequence[int],
+        widths: Sequence[int],
+        hidden: int,
+        identity: bool = True,
     ) -> None:
         super().__init__()
         if len(widths) != len(identity_widths) + 2:
@@ -130,7 +136,7 @@ class PictureDecoder(nn.Module):
             )
         sizes = halved(size, len(identity_widths))[::-1]  # from small to large
         self.first_map = (widths[0], *sizes[0])
-        self.first = nn.Linear(2 * hidden, widths[0] * sizes[0][0] * sizes[0][1])
+        self.first = nn.Linear((1 + identity) * hidden, widths[0] * sizes[0][0] * sizes[0][1])
         self.stages = nn.ModuleList(
             _Stage(before, skip, after, out)
             for before, skip, after, out in zip(
@@ -144,12 +150,12 @@ class PictureDecoder(nn.Module):
         )
         self.to_rgb = nn.Conv2d(widths[-1], 3, _KERNEL, padding=_KERNEL // 2)
 
-    def forward(self, motion: Tensor, identity: Tensor, skips: Sequence[Tensor], clip: Tensor | None) -> Tensor:
+    def forward(self, motion: Tensor, identity: Tensor | None, skips: Sequence[Tensor], clip: Tensor | None) -> Tensor:
         """Draw frames; BatchNorm sees exactly the frames given, so padding must not be among them.
 
         Args:
             motion: (M, H), one vector a frame, of any clips.
-            identity: (B, H) identity vectors.
+            identity: (B, H) identity vectors; None where the first layer sees none.
             skips: The identity encoder's maps, from large to small, each (B, ...).
             clip: (M,) int64, the row of `identity` and `skips` that each frame belongs to. None: every clip has M / B
                 frames, one clip after the other (faster).
@@ -157,10 +163,12 @@ class PictureDecoder(nn.Module):
         Returns:
             (M, 3, height, width) in (-1, 1); the target range is [0, 1].
         """
-        # One layer over [identity, motion]; the identity's share is computed once a clip, as in the stages.
-        of_identity, of_motion = self.first.weight.chunk(2, dim=1)
-        theirs = F.linear(identity, of_identity, self.first.bias)
-        x = F.relu(_add_per_clip(F.linear(motion, of_motion), theirs, clip))
+        if identity is None:
+            x = F.relu(self.first(motion))
+        else:  # one layer over [identity, motion]; the identity's share is computed once a clip, as in the stages
+            of_identity, of_motion = self.first.weight.chunk(2, dim=1)
+            theirs = F.linear(identity, of_identity, self.first.bias)
+            x = F.relu(_add_per_clip(F.linear(motion, of_motion), theirs, clip))
         x = x.view(-1, *self.first_map).contiguous(memory_format=torch.channels_last)
         for stage, skip in zip(self.stages, reversed(skips), strict=True):
             x = stage(x, skip, clip)

@@ -156,6 +156,13 @@ class OptimizedModule(pl.LightningModule, ABC):
             return self._rate(self.schedules[name])
         return self._rate(self.schedule) if self.follows_schedule(name) else LearningRate()
 
+    def decayed(self, name: str) -> bool:
+        """Whether the learning rate of the named optimizer has gone down, by the schedule "step" or "plateau"."""
+        rate = self.learning_rate(name)
+        if rate.schedule == "step":
+            return self.batches >= rate.warmup + rate.every
+        return name in self._plateaus and self._plateaus[name].factor < 1
+
     def _rate(self, schedule: Schedule) -> LearningRate:
         return LearningRate(schedule, self.warmup, self.decay_every, self.decay_factor, self.patience)
 

@@ -1,0 +1,285 @@
+"""DualLip's lip generators (Chen et al. 2020, sections 3.3.1 and 3.3.2): with durations, and without.
+
+No public implementation exists, and the paper names no sizes. Of its own words are: what is concatenated, what is
+recurrent, where the skips come from, the location-sensitive attention, and that the last frame is the next input. The
+paper follows Song et al. 2018 for the rest: the image encoder and decoder here are those of `lipbench.nets.pictures`
+(ParaLip's, which follow the same code; with BatchNorm), the RNN is a GRU of 1,024 units, image and text features have
+512 channels. Own choices: the text encoder of Tacotron 2, from where the attention comes, too; two GRU cells in place
+of its LSTM cells; what Tacotron 2 calls pre-net, between the last frame's features and the recurrence.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from lipbench.nets.fastspeech import expand, length_mask
+from lipbench.nets.location_attention import LocationAttention, Weights
+from lipbench.nets.pictures import IdentityEncoder, PictureDecoder
+from lipbench.nets.text_encoder import ConvTextEncoder
+
+
+class _LipGenerator(nn.Module):
+    """What both generators have.
+
+    Args:
+        size: (height, width) of the frames.
+        tokens: Size of the vocabulary; id 0 is padding.
+        embedding: Channels of a token.
+        hidden: Channels H of text and image features.
+        rnn: Units R of the recurrence.
+        encoder_widths: Channels of the image encoder, one number a halving of the picture.
+        decoder_widths: Channels of the image decoder: first map, one a doubling, last map.
+        dropout: Of the text encoder.
+    """
+
+    def __init__(
+        self,
+        size: tuple[int, int],
+        tokens: int,
+        embedding: int,
+        hidden: int,
+        rnn: int,
+        encoder_widths: Sequence[int],
+        decoder_widths: Sequence[int],
+        dropout: float,
+    ) -> None:
+        super().__init__()
+        self.text_encoder = ConvTextEncoder(tokens, embedding, hidden, dropout=dropout)
+        self.image_encoder = IdentityEncoder(size, encoder_widths, hidden)
+        self.decoder = PictureDecoder(size, encoder_widths, decoder_widths, rnn, identity=False)
+
+    def draw(self, states: Tensor, skips: Sequence[Tensor], clip: Tensor | None) -> Tensor:
+        """Draw frames.
+
+        Args:
+            states: (M, R) of the recurrence.
+            skips: Maps of the image encoder, each (B, ...).
+            clip: (M,) int64, the row of `skips` of each frame; None: M / B frames a clip, one clip after the other.
+
+        Returns:
+            (M, 3, height, width) in (-1, 1); the target range is [0, 1].
+        """
+        return self.decoder(states, None, skips, clip)  # type: ignore[no-any-return]
+
+
+class DurationLipGenerator(_LipGenerator):
+    """Lip generation with duration: tokens are repeated for their frames (Figure 3a); arguments as `_LipGenerator`."""
+
+    def __init__(
+        self,
+        size: tuple[int, int],
+        tokens: int,
+        embedding: int,
+        hidden: int,
+        rnn: int,
+        encoder_widths: Sequence[int],
+        decoder_widths: Sequence[int],
+        dropout: float = 0.5,
+    ) -> None:
+        super().__init__(size, tokens, embedding, hidden, rnn, encoder_widths, decoder_widths, dropout)
+        self.rnn = nn.GRU(2 * hidden, rnn, batch_first=True)
+
+    def forward(self, tokens: Tensor, durations: Tensor, guide: Tensor) -> tuple[Tensor, Tensor, list[Tensor]]:
+        """What is drawn in every frame.
+
+        Args:
+            tokens: (B, L) int64.
+            durations: (B, L) int64 frames, 0 for padding.
+            guide: (B, 3, height, width) in [0, 1].
+
+        Returns:
+            (B, N, R) states of the recurrence, N the longest clip; (B, N) bool, which are valid; the guide's skips.
+        """
+        unrolled, valid = expand(tokens[..., None], durations)  # (B, N, 1)
+        text = self.text_encoder(unrolled[..., 0], valid.sum(dim=1))  # (B, N, H)
+        image, skips = self.image_encoder(guide)
+        hybrid = torch.cat([image[:, None].expand(-1, text.shape[1], -1), text], dim=2)  # (B, N, 2 H)
+        return self.rnn(hybrid)[0], valid, skips
+
+
+class Text(NamedTuple):
+    """An encoded text and its guide image: what no step changes."""
+
+    memory: Tensor
+    """(B, L, H)."""
+    keys: Tensor
+    """(B, L, A) of the attention."""
+    valid: Tensor
+    """(B, L) bool."""
+    image: Tensor
+    """(B, H) of the guide image."""
+    skips: list[Tensor]
+
+
+class State(NamedTuple):
+    """Of the recurrence after a frame."""
+
+    attention: Tensor
+    """(B, R) of the GRU that asks."""
+    decoder: Tensor
+    """(B, R) of the GRU that answers: what is drawn."""
+    context: Tensor
+    """(B, H) of the text."""
+    weights: Weights
+
+
+class Unrolled(NamedTuple):
+    """What a whole clip gives under teacher forcing."""
+
+    states: Tensor
+    """(B, N, R)."""
+    stop: Tensor
+    """(B, N) logits that a frame is the last."""
+    attention: Tensor
+    """(B, N, L) weights."""
+
+
+class AttentionLipGenerator(_LipGenerator):
+    """Lip generation without duration: attention over the text, frame by frame (Figure 3b).
+
+    Args:
+        size: As in `_LipGenerator`, and so are those up to `dropout`.
+        tokens: Same.
+        embedding: Same.
+        hidden: Same.
+        rnn: Same.
+        encoder_widths: Same.
+        decoder_widths: Same.
+        dropout: Same.
+        prenet: Channels P of the two layers through which the last frame's features pass, each with a dropout of 0.5.
+        attention: Channels of the attention.
+        filters: Of the attention's convolution.
+        kernel: Of the attention's convolution, odd.
+    """
+
+    def __init__(
+        self,
+        size: tuple[int, int],
+        tokens: int,
+        embedding: int,
+        hidden: int,
+        rnn: int,
+        encoder_widths: Sequence[int],
+        decoder_widths: Sequence[int],
+        dropout: float = 0.5,
+        prenet: int = 256,
+        attention: int = 128,
+        filters: int = 32,
+        kernel: int = 31,
+    ) -> None:
+        super().__init__(size, tokens, embedding, hidden, rnn, encoder_widths, decoder_widths, dropout)
+        self.prenet = nn.Sequential(
+            nn.Linear(hidden, prenet), nn.ReLU(), nn.Dropout(0.5), nn.Linear(prenet, prenet), nn.ReLU(), nn.Dropout(0.5)
+        )
+        self.attention_rnn = nn.GRUCell(prenet + hidden, rnn)
+        self.attention = LocationAttention(rnn, hidden, attention, filters, kernel)
+        self.decoder_rnn = nn.GRUCell(rnn + 2 * hidden, rnn)
+        self.stop = nn.Linear(rnn + hidden, 1)
+
+    def encode(self, tokens: Tensor, token_len: Tensor, guide: Tensor) -> Text:
+        """(B, L) int64, (B,) int64, (B, 3, height, width) in [0, 1] -> what all steps share."""
+        memory = self.text_encoder(tokens, token_len)
+        image, skips = self.image_encoder(guide)
+        return Text(memory, self.attention.memory(memory), length_mask(token_len, tokens.shape[1]), image, skips)
+
+    def start(self, text: Text) -> State:
+        """Zeros, before the first frame."""
+        zeros = text.memory.new_zeros(len(text.memory), self.decoder_rnn.hidden_size)
+        return State(zeros, zeros, torch.zeros_like(text.image), self.attention.start(text.memory))
+
+    def step(self, text: Text, last: Tensor, state: State) -> tuple[State, Tensor]:
+        """Go on by a frame.
+
+        Args:
+            text: What all steps share.
+            last: (B, P) of the frame before, out of the pre-net.
+            state: After the frame before.
+
+        Returns:
+            The state, and (B,) logits that this frame is the last.
+        """
+        query = self.attention_rnn(torch.cat([last, state.context], dim=1), state.attention)  # (B, R)
+        context, weights = self.attention(query, text.memory, text.keys, text.valid, state.weights)
+        drawn = self.decoder_rnn(torch.cat([query, context, text.image], dim=1), state.decoder)  # (B, R)
+        stop = self.stop(torch.cat([drawn, context], dim=1))[:, 0]
+        return State(query, drawn, context, weights), stop
+
+    def seen(self, frames: Tensor) -> Tensor:
+        """What the recurrence takes of frames: (M, 3, height, width) in [0, 1] -> (M, P)."""
+        return self.prenet(self.image_encoder(frames)[0])  # type: ignore[no-any-return]
+
+    def forward(self, text: Text, last: Tensor) -> Unrolled:
+        """All frames of clips whose frames are known.
+
+        Args:
+            text: What all steps share.
+            last: (B, N, P) of the frame before each frame, out of the pre-net.
+        """
+        state, steps = self.start(text), []
+        for before in last.unbind(1):
+            state, stop = self.step(text, before, state)
+            steps.append((state.decoder, stop, state.weights.last))
+        states, stops, attention = (torch.stack(parts, dim=1) for parts in zip(*steps, strict=True))
+        return Unrolled(states, stops, attention)
+
+    def generate(self, text: Text, guide: Tensor, most: Tensor, *, stops: bool) -> tuple[Tensor, Tensor, Tensor]:
+        """Frame after frame, each from the one before; the first from the guide image.
+
+        Args:
+            text: What all steps share.
+            guide: (B, 3, height, width) in [0, 1].
+            most: (B,) int64 frames to make at most.
+            stops: Whether a clip ends before with a frame whose stop probability is above a half.
+
+        Returns:
+            (B, N, 3, height, width) in [0, 1], zero after each clip; (B,) int64 frames; (B, N, L) weights, zero there.
+        """
+        state, last = self.start(text), self.seen(guide)
+        ended, frames = most < 1, torch.zeros_like(most)
+        video, attention = [], []
+        while not bool(ended.all()):
+            state, stop = self.step(text, last, state)
+            drawn = self.draw(state.decoder, text.skips, None).float().clamp(0, 1)  # (B, 3, height, width)
+            going = ~ended
+            video.append(drawn * going[:, None, None, None])
+            attention.append(state.weights.last * going[:, None])
+            frames = frames + going
+            ended = ended | (frames >= most) | ((stop > 0) if stops else torch.zeros_like(ended))
+            last = self.seen(drawn)
+        return torch.stack(video, dim=1), frames, torch.stack(attention, dim=1)
+
+
+def stop_loss(stop: Tensor, frames: Tensor) -> Tensor:
+    """Binary cross-entropy of stop logits: 1 in a clip's last frame, 0 before (Tacotron 2).
+
+    Args:
+        stop: (B, N) logits.
+        frames: (B,) int64 valid frames.
+    """
+    valid = length_mask(frames, stop.shape[1])
+    target = F.one_hot(frames - 1, stop.shape[1]).to(stop.dtype)  # (B, N)
+    return F.binary_cross_entropy_with_logits(stop[valid], target[valid])
+
+
+def guided_attention_loss(attention: Tensor, frames: Tensor, tokens: Tensor, spread: float = 0.3) -> Tensor:
+    """Weight that lies far from the diagonal (Tachibana et al. 2018, equation 7; an own addition to DualLip).
+
+    Args:
+        attention: (B, N, L) weights.
+        frames: (B,) int64 valid frames.
+        tokens: (B,) int64 valid tokens.
+        spread: Share of the clip by which an alignment may leave the diagonal; the source has 0.2, for speech without
+            the silence that begins and ends clips here.
+
+    Returns:
+        Scalar in [0, 1): the mean over valid frames of the weight, times 1 - exp(-d^2 / (2 spread^2)), where d is the
+        distance from the diagonal as a share of the clip.
+    """
+    places = torch.arange(attention.shape[1], device=attention.device)[None, :, None] / frames[:, None, None]
+    ids = torch.arange(attention.shape[2], device=attention.device)[None, None] / tokens[:, None, None]
+    far = 1 - torch.exp(-((places - ids) ** 2) / (2 * spread**2))  # (B, N, L)
+    valid = length_mask(frames, attention.shape[1])  # (B, N)
+    return (attention * far).sum(dim=2)[valid].mean()
