@@ -15,17 +15,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from held_out import held_out_clips
 from PIL import Image
 from torch import Tensor
 
-from lipbench import discovery
-from lipbench.data import protocol
 from lipbench.data.loader import ClipDataset, collate, to_float
-from lipbench.data.store import Store
 from lipbench.media import charts
 from lipbench.models.corrgan import CorrGAN
 from lipbench.nets.corrgan import FRAMES
-from lipbench.paths import default_store
 from lipbench.training import loading
 
 STRIDE = FRAMES // 2
@@ -72,10 +69,7 @@ def main() -> None:
     model = loading.load(arguments.checkpoint, CorrGAN)
     if model.audio_motion is None:
         raise SystemExit(f"{arguments.checkpoint} was trained without correlation loss")
-    store = Store(default_store(arguments.data))
-    chosen = protocol.load(arguments.protocol or discovery.load("data", arguments.data).default_protocol)
-    test = [clip for clip in chosen.split(store.clip_ids).test if clip in set(store.clip_ids)]
-    ids = [test[k] for k in np.linspace(0, len(test) - 1, min(arguments.clips, len(test))).astype(int)]
+    store, ids = held_out_clips(arguments.data, arguments.clips, arguments.protocol)
     dataset = ClipDataset(store, ids, model.clip_spec, model.clip_spec.keys, seed=0, training=False, speakers={})
     batches = [to_float(collate([dataset[k]])) for k in range(len(ids))]
     losses: dict[str, list[Tensor]] = {f"{side}, {audio}": [] for side in SIDES for audio in ("own", "other")}
@@ -86,7 +80,7 @@ def main() -> None:
             seams[side].append(changes(video[0]))
             for audio, values in zip(("own", "other"), windows(model, video, batch, other), strict=True):
                 losses[f"{side}, {audio}"].append(values)
-    print(f"{len(batches)} test clips of {chosen.name}, {arguments.checkpoint}")
+    print(f"{len(batches)} test clips of {arguments.protocol or arguments.data}, {arguments.checkpoint}")
     print(f"{'correlation':12}{'own audio':>12}{'other audio':>14}{'lower':>9}{'windows':>10}")
     for side in SIDES:
         own, other_audio = torch.cat(losses[f"{side}, own"]), torch.cat(losses[f"{side}, other"])

@@ -16,20 +16,16 @@ import time
 from pathlib import Path
 
 import cv2
-import numpy as np
 import torch
+from held_out import held_out_clips
 from torch import Tensor
 from torch.nn import functional as F
 
-from lipbench import discovery
-from lipbench.data import protocol
 from lipbench.data.loader import ClipDataset, collate, to_float
-from lipbench.data.store import Store
 from lipbench.media import geometry
 from lipbench.media.optical_flow import farneback
 from lipbench.models.flownet import end_point_error, valid_pairs
 from lipbench.nets.flownet import FlowNetS
-from lipbench.paths import default_store
 from lipbench.pretrained import weights
 from lipbench.types import ClipSpec, View
 
@@ -89,12 +85,7 @@ def main() -> None:
     cv2.setNumThreads(1)
 
     network, card = weights.load(arguments.file, FlowNetS)
-    store = Store(arguments.store or default_store(arguments.data))
-    chosen = protocol.load(arguments.protocol or discovery.load("data", arguments.data).default_protocol)
-    test = [clip for clip in chosen.split(store.clip_ids).test if clip in set(store.clip_ids)]
-    if not test:
-        raise SystemExit(f"{store.path} holds no test clip of {chosen.name}")
-    ids = [test[k] for k in np.linspace(0, len(test) - 1, min(arguments.clips, len(test))).astype(int)]
+    store, ids = held_out_clips(arguments.data, arguments.clips, arguments.protocol, arguments.store)
     spec = ClipSpec(frames={"video": card.view})
     dataset = ClipDataset(store, ids, spec, frozenset({"landmarks"}), seed=0, training=False, speakers={})
     exact = store.manifest["settings"]["landmarks"] == "exact"
@@ -114,7 +105,9 @@ def main() -> None:
             at_lips[side].append(errors(flow, places, motion))
 
     moving = torch.cat(moves)  # (pairs, 20)
-    print(f"{len(ids)} test clips of {chosen.name}, {len(moving)} pairs of {card.view}; {card.trained_on}")
+    print(
+        f"{len(ids)} test clips of {arguments.protocol or arguments.data}, {len(moving)} pairs of {card.view}; {card.trained_on}"
+    )
     print(f"{'px':26}{'to Farneback':>14}{'at the lips':>14}{'where they move':>18}{'ms a pair':>12}")
     for side in SIDES:
         lip = torch.cat(at_lips[side])
