@@ -105,9 +105,8 @@ def main() -> None:
             at_lips[side].append(errors(flow, places, motion))
 
     moving = torch.cat(moves)  # (pairs, 20)
-    print(
-        f"{len(ids)} test clips of {arguments.protocol or arguments.data}, {len(moving)} pairs of {card.view}; {card.trained_on}"
-    )
+    named = arguments.protocol or arguments.data
+    print(f"{len(ids)} test clips of {named}, {len(moving)} pairs of {card.view}; {card.trained_on}")
     print(f"{'px':26}{'to Farneback':>14}{'at the lips':>14}{'where they move':>18}{'ms a pair':>12}")
     for side in SIDES:
         lip = torch.cat(at_lips[side])
