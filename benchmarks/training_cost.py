@@ -5,9 +5,10 @@ are those of convolutions and matrix products (two a multiply-add), counted by P
 optimizer states and what the generator's graph keeps for its backward pass, each tensor once. Files of earlier stages
 are not read: their networks have the published sizes.
 
-A model that trains on whole clips and draws frames of them (TalkLip) needs numbers: it runs on this machine's CPU with
-one clip of a fifth and one of two fifths of the frames, and a quadratic through the two (attention grows so) is taken
-at all frames, times the clips. It draws as many frames as it ever may.
+Models that train on whole clips (TalkLip, DualLip) need numbers: they run on this machine's CPU with one clip of a
+fifth and one of two fifths of the frames, and a quadratic through the two (attention grows so) is taken at all frames,
+times the clips. TalkLip draws as many frames as it ever may. DualLip is in its second stage: as many texts and as many
+lips as pairs are labeled and learned from, and texts without durations become clips as long as the rest.
 
     python benchmarks/training_cost.py papers/corrgan/table2/e [RECIPE ...] [--batch 24] [--tflops 400]
     python benchmarks/training_cost.py talklip_grid --batch 8 --frames 250
@@ -26,16 +27,19 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from lipbench import discovery
 from lipbench.console import recipe_files
+from lipbench.models.duallip import DualLip
 from lipbench.models.talklip import TalkLip
 from lipbench.nets.avhubert import AVHubert
 from lipbench.nets.clip_autoencoder import ClipAutoencoder
+from lipbench.nets.duallip import AttentionLipGenerator
 from lipbench.training.adversarial import AdversarialModel
+from lipbench.training.base import BenchModule
 from lipbench.types import ClipBatch
 
 STAGES = {"autoencoder": ClipAutoencoder, "reader": AVHubert}  # option -> frozen network of the published size
 
 
-def made_up(model: AdversarialModel, clips: int, frames: int) -> ClipBatch:
+def made_up(model: BenchModule, clips: int, frames: int) -> ClipBatch:
     """A training batch of the shapes that a model asks for, of clips of so many frames."""
     spec = model.clip_spec
     window = spec.window or frames
@@ -53,7 +57,9 @@ def made_up(model: AdversarialModel, clips: int, frames: int) -> ClipBatch:
         "audio_len": torch.full((clips,), frames * rate // 25),
         "tokens": torch.full((clips, words), 5),
         "token_len": torch.full((clips,), words),
+        "durations": torch.full((clips, words), frames // words),
     }
+    batch["durations"][:, -1] += frames - batch["durations"][0].sum()
     return batch  # type: ignore[return-value]
 
 
@@ -82,13 +88,16 @@ def most_frames(model: TalkLip, frames: int) -> None:
     model.switches = dict.fromkeys(model.switches, 0)
 
 
-def whole_clips(model: TalkLip, clips: int, frames: int) -> dict[str, float]:
-    """`cost` of a batch of whole clips, out of those of two shorter clips."""
+def whole_clips(model: TalkLip | DualLip, clips: int, frames: int) -> dict[str, float]:
+    """Cost of a batch of whole clips, out of those of two shorter clips."""
     first, second = frames // 5, 2 * frames // 5
     found = []
     for length in (first, second):
-        most_frames(model, length)
-        found.append(cost(model, 1, length))
+        if isinstance(model, TalkLip):
+            most_frames(model, length)
+            found.append(cost(model, 1, length))
+        else:
+            found.append(dual_cost(model, length))
     short, longer = found
     total = dict(longer)
     for name in ("operations", "graph"):
@@ -96,6 +105,30 @@ def whole_clips(model: TalkLip, clips: int, frames: int) -> dict[str, float]:
         linear = short[name] / first - square * first
         total[name] = clips * (linear * frames + square * frames**2)
     return total
+
+
+def dual_cost(model: DualLip, frames: int) -> dict[str, float]:
+    """Operations and bytes of DualLip's second stage with a clip of each stream."""
+    batch = made_up(model, 1, frames)
+    model.longest = frames
+    if isinstance(model.generator, AttentionLipGenerator):  # untrained, it may stop anywhere
+        model.generator.stop.requires_grad_(False).weight.zero_()
+        model.generator.stop.bias.fill_(-1.0)
+        model.generator.stop.requires_grad_(True)
+    graph: dict[int, int] = {}
+    with FlopCounterMode(display=False) as counter:
+        pseudo: list[ClipBatch] = []
+        if model.alpha and model.text != "none":
+            pseudo.append(model.label_text(batch, batch["identity"]))
+        if model.alpha and model.lips:
+            model.label_lips(batch)
+        with kept(graph):
+            terms = [*model.generation_losses(batch).values(), model.reading_loss(batch)]
+            if model.alpha and model.lips:
+                terms += model.generation_losses(batch).values()
+            terms += [model.reading_loss(own) for own in pseudo]
+        torch.stack(terms).sum().backward()
+    return summary(model, counter, graph)
 
 
 def cost(model: AdversarialModel, clips: int, frames: int) -> dict[str, float]:
@@ -112,6 +145,11 @@ def cost(model: AdversarialModel, clips: int, frames: int) -> dict[str, float]:
         for adversary in model.adversaries.values():
             judged, _ = adversary.losses(cut)
             torch.stack(list(judged.values())).sum().backward()
+    return summary(model, counter, graph)
+
+
+def summary(model: BenchModule, counter: FlopCounterMode, graph: dict[int, int]) -> dict[str, float]:
+    """Parameters, operations, and bytes of states and of the graph."""
     networks = (model, *model.frozen.values())
     weights = {p.untyped_storage()._cdata for net in networks for p in net.parameters()}
     trained = sum(p.numel() * 4 for p in model.parameters())
@@ -138,7 +176,7 @@ def main() -> None:
         content = yaml.safe_load(recipe_files.find(name).read_text(encoding="utf-8"))
         kind = discovery.load("model", content["model"]["class_path"])
         clips = arguments.batch or content["data"]["batch_size"]
-        whole = issubclass(kind, TalkLip)
+        whole = issubclass(kind, TalkLip | DualLip)
         with torch.device("cpu" if whole else "meta"):
             model = kind(**content["model"].get("init_args", {}))
             for option, network in STAGES.items():
