@@ -263,6 +263,22 @@ def required_keys(entry: MetricSpec, observers: Mapping[str, Observer]) -> set[s
     return keys | ({"text"} if issubclass(entry.metric, TranscriptMetric) else set())
 
 
+def unsuited_view(entry: MetricSpec, view: View) -> str | None:
+    """Why a column stays empty whatever a model of this view makes; None if it does not.
+
+    Args:
+        entry: The column.
+        view: In which the model makes its frames.
+    """
+    metric = entry.metric
+    if issubclass(metric, FramesMetric) and entry.column.region == "native" and min(view.size) < metric.least:
+        least = f"{metric.least}x{metric.least} px"
+        return f"{metric.name} needs pictures of {least}; the view {view} is smaller"
+    if issubclass(metric, ObservationMetric) and metric.partial_view and geometry.holds_face(view):
+        return f"the view {view} holds the whole face, so that it is not pasted into another one"
+    return None
+
+
 class ScoreRow:
     """The scores of one row of a table: a model, a control or a calibration.
 
@@ -352,24 +368,8 @@ class ScoreRow:
             self.reasons[entry.name] = f"the batch has no {' and no '.join(missing)}" + (
                 " (a packed store keeps the model's view only)" if "face" in missing else ""
             )
-        elif (
-            view is not None
-            and entry.column.region == "native"
-            and isinstance(metric, FramesMetric)
-            and min(view.size) < metric.least
-        ):
-            least = f"{metric.least}x{metric.least} px"
-            self.reasons[entry.name] = f"{metric.name} needs pictures of {least}; the view {view} is smaller"
-            return False
-        elif (
-            view is not None
-            and isinstance(metric, ObservationMetric)
-            and metric.partial_view
-            and geometry.holds_face(view)
-        ):
-            self.reasons[entry.name] = (
-                f"the view {view} holds the whole face, so that it is not pasted into another one"
-            )
+        elif view is not None and (unsuited := unsuited_view(entry, view)) is not None:
+            self.reasons[entry.name] = unsuited
             return False
         return not missing
 
