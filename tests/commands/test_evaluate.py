@@ -175,4 +175,4 @@ def test_every_weights_file_has_an_option():
     from lipbench.commands import evaluate
     from lipbench.scoring.observers import MAKE
 
-    assert set(evaluate.WEIGHTS) == {"lpips", *MAKE} - {"landmarks", "lower_face"}  # these look without weights
+    assert set(evaluate.WEIGHTS) == {"lpips", *MAKE} - {"landmarks", "guide_landmarks", "lower_face"}  # need none

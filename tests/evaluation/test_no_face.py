@@ -10,7 +10,7 @@ from lipbench.media import video
 from lipbench.synthetic.corpus import render, sentence_ids
 
 FRAMES = 4
-COLUMNS = ["lmd", "lmd_coverage", "opening_corr", "native/psnr"]
+COLUMNS = ["lmd", "lmd[guide]", "lmd_coverage", "opening_corr", "native/psnr"]
 
 
 @pytest.fixture(autouse=True)
@@ -68,6 +68,7 @@ def test_whole_frames(frames, tmp_path):
     half = [*frames[: FRAMES // 2], *without["wall"][FRAMES // 2 :]]
     faces = {"copy": frames, "soft": [soft(frame) for frame in frames], "dim": [frame // 3 for frame in frames]}
     table, about = scored(tmp_path, frames, {**without, "half": half, **faces})
+    assert "the view face 256x256 holds the whole face" in about["reasons"]["lmd[guide]"]
     for name in without:
         assert table.loc[name, "lmd_coverage"] == 0, name
         assert table.loc[name, ["lmd", "opening_corr"]].isna().all(), name
@@ -86,5 +87,6 @@ def test_crops_of_the_mouth(frames, tmp_path):
     made = {name: without[name] for name in ("black", "color", "noise")}
     table, _ = scored(tmp_path, frames, {**made, "something": without["cat"]}, view="mouth")
     assert (table.loc[list(made), "lmd_coverage"] == 0).all()
-    assert table.loc[list(made), "lmd"].isna().all()
+    assert table.loc[list(made), ["lmd", "lmd[guide]"]].isna().all(axis=None)
+    assert table.loc["something", "lmd[guide]"] > 0
     assert table.loc["something", "lmd_coverage"] == 1

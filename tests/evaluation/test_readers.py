@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from lipbench.evaluation import bank as banks
 from lipbench.evaluation import readings, record
 from lipbench.leaderboard import table
 from lipbench.training.base import BenchModule
@@ -145,6 +146,32 @@ def test_a_model_that_generates_and_reads_stands_in_both_tables(tmp_path):
     assert {name for line in texts.lines for name in line.record.scores} == {"text/wer"}
     for board in (videos, texts):
         assert not [note for note in board.notes if "Not there" in note]
+
+
+class Deaf:
+    """An observer that reads the same in every video."""
+
+    judge = "deaf"
+    needs = frozenset({"face"})
+
+    def observe(self, clip):
+        return "bin blue"
+
+
+def test_own_readings_of_real_clips_stand_apart_from_an_observers_of_generated_ones(tmp_path, monkeypatch):
+    monkeypatch.setitem(banks.MAKE, "transcript", lambda files, cache: Deaf())
+    own, others = ["text/wer", "text/cer", "text/per"], ["wer", "cer", "per"]
+    evaluator = fake_run.run(tmp_path, tmp_path, model=Both(), data=Data(), metrics=[*own, *others])
+    scores = evaluator.records[0].scores
+    assert scores["text/wer"].value == pytest.approx(1 / 20)
+    assert scores["wer"].value == pytest.approx(16 / 20)  # four words of the five sentences are right
+    assert 0 < scores["text/per"].value < scores["per"].value
+    assert [scores[name].judge for name in ("text/wer", "wer")] == [None, "deaf"]
+    assert scores["per"].judge == f"deaf + {scores['text/per'].judge}"
+    truth = next(entry.scores for entry in evaluator.records if entry.name == "ground-truth")
+    assert (truth["text/per"].value, truth["per"].value) == (0, scores["per"].value)
+    videos, texts = table.boards(tmp_path)[0]
+    assert (list(videos.lines[0].record.scores), list(texts.lines[0].record.scores)) == (others, own)
 
 
 def test_columns_of_what_a_model_does_not_return_are_refused(tmp_path):

@@ -7,7 +7,7 @@ from lipbench.metrics.cpbd import CPBD
 from lipbench.metrics.csim import CSIM
 from lipbench.metrics.dtw import WarpedLMD, WarpedPSNR, WarpedSSIM
 from lipbench.metrics.jitter import Jitter
-from lipbench.metrics.lmd import LMD, LandmarkCoverage, NormalizedLMD
+from lipbench.metrics.lmd import LMD, GuideLMD, LandmarkCoverage, NormalizedLMD
 from lipbench.metrics.lse import LSEC, LSED, AVOffset
 from lipbench.metrics.motion import MotionInSilence, MotionOutsideLips, OneSidedMotion
 from lipbench.metrics.opening import OpeningCorrelation, OpeningRatio
@@ -72,6 +72,7 @@ CASES = {
     "word_accuracy": Case(WordAccuracy, *TEXTS, expected=[0, 0, NAN, 0, NAN]),
     "lmd": Case(LMD, *POINTS),
     "lmd[raw]": Case(lambda: LMD("raw"), *POINTS),
+    "lmd[guide]": Case(GuideLMD, *POINTS),
     "lmd_iod": Case(NormalizedLMD, *POINTS),
     "lmd_coverage": Case(LandmarkCoverage, *POINTS, expected=[1, 1, NAN, 7 / 8, 1]),
     "jitter": Case(Jitter, *POINTS),

@@ -27,7 +27,7 @@ def columns(observer: str) -> str:
     from lipbench.evaluation.bank import METRICS, observed
 
     names = [
-        name.partition("[")[0] for name, entry in METRICS.items() if observer in (observed(entry), entry.metric.name)
+        name.partition("[")[0] for name, entry in METRICS.items() if observer in (*observed(entry), entry.metric.name)
     ]
     return ", ".join(dict.fromkeys(names))
 

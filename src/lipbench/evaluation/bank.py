@@ -14,6 +14,7 @@ from torch import Tensor
 from lipbench import discovery
 from lipbench.errors import Unavailable, UsageError
 from lipbench.evaluation.schema import TEXT
+from lipbench.media import geometry
 from lipbench.scoring.base import (
     ClipMetric,
     Column,
@@ -213,20 +214,20 @@ class Bank:
         for entry in self.entries:
             try:
                 metric = entry.make(self._files)
-                observes = observed(entry)
-                if observes is not None and observes not in self.observers:
-                    self.observers[observes] = MAKE[observes](self._files, cache)
+                for name in observed(entry):
+                    if name not in self.observers:
+                        self.observers[name] = MAKE[name](self._files, cache)
             except Unavailable as error:
                 if names and entry.name in names:
                     raise
-                keys = observed(entry), entry.metric.file
+                keys = *observed(entry), entry.metric.file
                 named = [self._files[key] for key in keys if key is not None and key in self._files]
                 if named:
                     there = Path(named[0]).expanduser().is_file()
                     raise (ValueError if there else FileNotFoundError)(str(error)) from error
                 self.reasons[entry.name] = str(error)
                 continue
-            judges = [] if observes is None else [self.observers[observes].judge]
+            judges = list(dict.fromkeys(self.observers[name].judge for name in observed(entry)))
             judges += [metric.judge] if isinstance(metric, ClipMetric) and metric.judge else []
             if judges:
                 self.judges[entry.name] = " + ".join(judges)
@@ -241,9 +242,12 @@ class Bank:
         return ScoreRow(self.entries, made, dict(self.reasons), self.observers)
 
 
-def observed(entry: MetricSpec) -> str | None:
-    """The observation that a column takes of videos; None if it takes frames, or a model's own text."""
-    return entry.metric.observes if entry.column.scores == "video" else None
+def observed(entry: MetricSpec) -> tuple[str, ...]:
+    """The observations that a column takes of videos; none if it takes frames, or a model's own text."""
+    if entry.column.scores != "video" or entry.metric.observes is None:
+        return ()
+    other = entry.metric.observes_target if issubclass(entry.metric, ObservationMetric) else None
+    return (entry.metric.observes,) if other is None else (entry.metric.observes, other)
 
 
 def required_keys(entry: MetricSpec, observers: Mapping[str, Observer]) -> set[str]:
@@ -254,10 +258,25 @@ def required_keys(entry: MetricSpec, observers: Mapping[str, Observer]) -> set[s
         observers: From `Bank`.
     """
     keys = {"face"} if entry.column.region == "mouth" else set()
-    observes = observed(entry)
-    if observes is not None:
-        keys |= observers[observes].needs
+    for name in observed(entry):
+        keys |= observers[name].needs
     return keys | ({"text"} if issubclass(entry.metric, TranscriptMetric) else set())
+
+
+def unsuited_view(entry: MetricSpec, view: View) -> str | None:
+    """Why a column stays empty whatever a model of this view makes; None if it does not.
+
+    Args:
+        entry: The column.
+        view: In which the model makes its frames.
+    """
+    metric = entry.metric
+    if issubclass(metric, FramesMetric) and entry.column.region == "native" and min(view.size) < metric.least:
+        least = f"{metric.least}x{metric.least} px"
+        return f"{metric.name} needs pictures of {least}; the view {view} is smaller"
+    if issubclass(metric, ObservationMetric) and metric.partial_view and geometry.holds_face(view):
+        return f"the view {view} holds the whole face, so that it is not pasted into another one"
+    return None
 
 
 class ScoreRow:
@@ -309,7 +328,7 @@ class ScoreRow:
                 metric.update(read, batch["text"], batch["index"], length)
             elif isinstance(metric, ObservationMetric | FramesMetric):
                 if isinstance(metric, ObservationMetric):
-                    p, t = pred.observe(metric.observes), target.observe(metric.observes)
+                    p, t = pred.observe(metric.observes), target.observe(metric.observes_target or metric.observes)
                 else:
                     region = cast(Region, entry.column.region)
                     p, t = pred.pictures(region), target.pictures(region)
@@ -349,14 +368,8 @@ class ScoreRow:
             self.reasons[entry.name] = f"the batch has no {' and no '.join(missing)}" + (
                 " (a packed store keeps the model's view only)" if "face" in missing else ""
             )
-        elif (
-            view is not None
-            and entry.column.region == "native"
-            and isinstance(metric, FramesMetric)
-            and min(view.size) < metric.least
-        ):
-            least = f"{metric.least}x{metric.least} px"
-            self.reasons[entry.name] = f"{metric.name} needs pictures of {least}; the view {view} is smaller"
+        elif view is not None and (unsuited := unsuited_view(entry, view)) is not None:
+            self.reasons[entry.name] = unsuited
             return False
         return not missing
 

@@ -17,7 +17,7 @@ from lipbench.data import protocol as protocols
 from lipbench.data.manifest import MANIFEST
 from lipbench.data.store import Store
 from lipbench.evaluation import clip_scores, external_videos, output_folder, pairing, record, writing
-from lipbench.evaluation.bank import Bank, MetricSpec, required_keys
+from lipbench.evaluation.bank import Bank, MetricSpec, required_keys, unsuited_view
 from lipbench.evaluation.calibration import AGAINST, ROWS
 from lipbench.evaluation.external_clips import GIVES, Given, Outcome, Plan, Scorer
 from lipbench.evaluation.pairing import Job, Key, named
@@ -261,6 +261,7 @@ class _Run:
 
     def __init__(self, bank: Bank, plan: Plan) -> None:
         self.bank = bank
+        self._view = plan.view
         self.rows = plan.rows(bank)
         self.scored = 0
         self.facts: dict[int, dict[str, Any]] = {}
@@ -323,6 +324,9 @@ class _Run:
         """
         if entry.name in self.bank.reasons:
             return str(record.portable(self.bank.reasons[entry.name]))
+        unsuited = unsuited_view(entry, self._view)
+        if unsuited is not None:
+            return unsuited
         lacking, total = self._lacking[row], len(self.speakers)
         needed = required_keys(entry, self.bank.observers)
         parts = {f"{lacking['video']} of {total} videos are not there or cannot be used": lacking["video"]}

@@ -140,7 +140,7 @@ _LADDERS: Final = (
     _Ladder("noise lowers SSIM", ("mouth/ssim", "native/ssim", "mouth/ssim[dtw]"), False, _NOISE),
     _Ladder(
         "a frozen frame raises LMD more than a slight blur",
-        ("lmd", "lmd_iod", "lmd[raw]", "lmd[sum]", "lmd[dtw]"),
+        ("lmd", "lmd_iod", "lmd[raw]", "lmd[sum]", "lmd[guide]", "lmd[dtw]"),
         True,
         _STILL,
     ),

@@ -84,6 +84,13 @@ def box(name: str) -> tuple[int, int, int, int]:
     return top + _TOP, left + _LEFT, bottom + _TOP, right + _LEFT
 
 
+def holds_face(view: View) -> bool:
+    """Whether a view's box holds that of the face: then nothing of the face lies outside its pixels."""
+    top, left, bottom, right = box(view.name)
+    face_top, face_left, face_bottom, face_right = box("face")
+    return top <= face_top and left <= face_left and bottom >= face_bottom and right >= face_right
+
+
 def smooth(points: npt.NDArray[np.floating], radius: int = 4) -> npt.NDArray[np.float64]:
     """Smooth tracks over time with a Gaussian window (sigma = radius / 2 frames), weights renormalized at the ends.
 

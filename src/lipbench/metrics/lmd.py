@@ -120,6 +120,34 @@ class LMD(ObservationMetric):
         return _over_found(distance, spans.length)
 
 
+class GuideLMD(ObservationMetric):
+    """LMD of lips on a guide face, in px of the 256 face: how DualLip (section 4.2) measures its lip generation model.
+
+    What was made is pasted into the reference's first frame, the guide of inference (section 4.3.2), for all frames
+    (section 3.4.1, before the masked ground-truth face is added); the points found there are compared with those of the
+    real video. `LMD` pastes into the reference's own frames instead.
+
+    A predictor fits the lips together with the face around them, so that a head that turns or a jaw that opens in the
+    real video alone adds a distance: the true lips on the guide face have no 0, but a floor, which stands in the row
+    `ground-truth` (about 0.5 px on GRID, near the noise of dlib). Whether centers are aligned, and whether more points
+    than those of the lips count, the paper leaves open: as in `LMD` (own choice), with the same box for the predictor.
+    """
+
+    name = "lmd"
+    unit = "px"
+    higher_is_better = False
+    perfect = None
+    undefined = LMD.undefined
+    observes = "guide_landmarks"
+    observes_target = "landmarks"
+    partial_view = True
+    columns = (Column("lmd[guide]", "legacy", 115, default=False),)
+
+    def score(self, pred: Tensor, target: Tensor, spans: Spans) -> tuple[Tensor, Tensor]:
+        """Score (B, T, 68, 2) landmarks in canonical pixels."""
+        return _over_found(lmd(pred[..., MOUTH, :], target[..., MOUTH, :]), spans.length)
+
+
 class NormalizedLMD(ObservationMetric):
     """LMD over the distance between the eyes of the reference's frame: free of the picture's size; 0 for a copy.
 

@@ -17,6 +17,7 @@ from lipbench.scoring import checks
 _TOGETHER: Final = 1 << 19  # numbers of a video: four maps of as many stay in a processor's cache
 _SHAPES: Final[dict[str, checks.Shape]] = {
     "landmarks": ("B", "T", *checks.LANDMARKS[1:]),
+    "guide_landmarks": ("B", "T", *checks.LANDMARKS[1:]),
     "syncnet": ("B", "N", 2, "E"),
     "identity": ("B", "T", "E"),
     "lower_face": ("B", "T", 16, 32),
@@ -234,6 +235,10 @@ class ObservationMetric(_VideoMetric):
     """Compares what an observer made of both videos, such as landmarks (B, T, 68, 2), NaN where nothing was found."""
 
     observes: ClassVar[str]
+    observes_target: ClassVar[str | None] = None
+    """Observation of the reference, of the same shape, where it is another one; it is shared with other metrics."""
+    partial_view: ClassVar[bool] = False
+    """Only for views that leave part of the face to what they are pasted into; empty where the view is all of it."""
 
     def _shape(self) -> checks.Shape | None:
         return _SHAPES.get(self.observes)

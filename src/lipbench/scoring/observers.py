@@ -39,6 +39,11 @@ class Clip(Protocol):
         ...
 
     @property
+    def on_guide(self) -> npt.NDArray[np.uint8]:
+        """(T, 352, 320, 3) RGB: the reference's first canonical picture throughout, the video's view pasted in."""
+        ...
+
+    @property
     def shown(self) -> View | None:
         """The view that was made and pasted into the canonical pictures; None for the reference itself."""
         ...
@@ -104,6 +109,7 @@ class Landmarks:
     Args:
         backend: "dlib" or "face-alignment".
         cache: Folder that keeps the points of videos that recur, by the hash of their pixels; None keeps nothing.
+        guide: Look at the video on the guide face (`Clip.on_guide`) instead of the reference's frames.
 
     Raises:
         Unavailable: The backend or its weights are missing.
@@ -115,17 +121,18 @@ class Landmarks:
     _ALIKE: Final = 6  # levels of 255 by which, in the mean, two pictures differ that show the same
     _PACKAGES = {"dlib": "dlib-bin", "face-alignment": "face-alignment"}  # noqa: RUF012
 
-    def __init__(self, backend: str = "dlib", cache: Path | None = None) -> None:
+    def __init__(self, backend: str = "dlib", cache: Path | None = None, guide: bool = False) -> None:
         try:
             self._landmarker = landmarks.load(backend)
         except (ImportError, OSError, RuntimeError) as error:
             raise Unavailable(f"68-point landmarks cannot be found: {error}") from error
         self.judge = f"{backend} {metadata.version(self._PACKAGES[backend])}"
         self._cache = cache
+        self._guide = guide
 
     def observe(self, clip: Clip) -> Tensor:
         """Points (T, 68, 2) float32 in canonical pixels."""
-        pictures, boxes = clip.canonical, clip.boxes
+        pictures, boxes = clip.on_guide if self._guide else clip.canonical, clip.boxes
         points = self._kept(pictures, boxes) if self._cache and clip.cacheable else self._points(pictures, boxes)
         if clip.shown is not None:
             points[~self._faces(pictures, boxes, clip.shown)] = np.nan
@@ -152,8 +159,7 @@ class Landmarks:
     ) -> npt.NDArray[np.bool_]:
         """(T,) frames whose generated part can show a face."""
         top, left, bottom, right = geometry.box(view.name)
-        face = geometry.box("face")
-        whole = top <= face[0] and left <= face[1] and bottom >= face[2] and right >= face[3]
+        whole = geometry.holds_face(view)
         found = np.zeros(len(pictures), np.bool_)
         last: npt.NDArray[np.int16] | None = None
         verdict = False
@@ -423,6 +429,7 @@ class LowerFace:
 
 MAKE: Final[dict[str, Callable[[Mapping[str, str], Path | None], Observer]]] = {
     "landmarks": lambda files, cache: Landmarks(cache=cache),
+    "guide_landmarks": lambda files, cache: Landmarks(cache=cache, guide=True),
     "transcript": lambda files, cache: Reader(files.get("transcript")),
     "second_transcript": lambda files, cache: Reader(files.get("second_transcript"), "second_transcript"),
     "teacher_forced": lambda files, cache: TeacherForced(files.get("teacher_forced", files.get("transcript"))),

@@ -90,10 +90,18 @@ class VideoViews:
         Colors of a pixel lie side by side in memory, as what looks at them wants.
         """
         if row not in self._pasted:
-            pixels = self._scaled[row].nan_to_num(0).mul_(255).round_().clamp_(0, 255).to(torch.uint8)
             around = self._around(row).contiguous(memory_format=torch.channels_last)
-            self._pasted[row] = geometry.paste(around, pixels, self.scene.box)
+            self._pasted[row] = geometry.paste(around, self._pixels(row), self.scene.box)
         return self._pasted[row]
+
+    def on_guide(self, row: int) -> Tensor:
+        """(T, 3, 352, 320) uint8: the reference's first canonical picture throughout, with this video pasted in."""
+        pixels = self._pixels(row)
+        return geometry.paste(self.scene.face[row, :1].expand(len(pixels), -1, -1, -1), pixels, self.scene.box)
+
+    def _pixels(self, row: int) -> Tensor:
+        """(T, 3, h', w') uint8 pixels of a clip in the scene's view, at the scale of the canonical picture."""
+        return self._scaled[row].nan_to_num(0).mul_(255).round_().clamp_(0, 255).to(torch.uint8)
 
     def _around(self, row: int) -> Tensor:
         """(T, 3, 352, 320) uint8 canonical pictures of the reference; the last one stays if this video is longer."""
@@ -116,6 +124,10 @@ class _Reference(VideoViews):
     def canonical(self, row: int) -> Tensor:
         """(T, 3, 352, 320) uint8."""
         return self.scene.face[row]
+
+    def _pixels(self, row: int) -> Tensor:
+        """(T, 3, h', w') uint8."""
+        return geometry.crop(self.scene.face[row], self.scene.box)
 
 
 @dataclass(frozen=True)
@@ -162,8 +174,16 @@ class ClipView:
     @property
     def canonical(self) -> npt.NDArray[np.uint8]:
         """(T, 352, 320, 3) canonical frames."""
-        pictures = self.take.canonical(self.row)[: self.length]
-        return np.asarray(pictures.permute(0, 2, 3, 1).contiguous().cpu().numpy())
+        return self._last_channels(self.take.canonical(self.row))
+
+    @property
+    def on_guide(self) -> npt.NDArray[np.uint8]:
+        """(T, 352, 320, 3) canonical frames whose surroundings are those of the reference's first one."""
+        return self._last_channels(self.take.on_guide(self.row))
+
+    def _last_channels(self, pictures: Tensor) -> npt.NDArray[np.uint8]:
+        """(N, 3, h, w) -> the valid frames (T, h, w, 3)."""
+        return np.asarray(pictures[: self.length].permute(0, 2, 3, 1).contiguous().cpu().numpy())
 
     def pictures(self, view: View) -> Tensor:
         """(T, 3, view.height, view.width) float in [0, 1]."""
