@@ -69,6 +69,11 @@ SMALL: dict[str, dict[str, Any]] = {
         **{"size": 16, "width": 4, "blocks": 1, "dropout": 0.1, "audio_width": 2, "audio_hidden": 4},
         **{"audio_layers": 1, "discriminator_width": 2, "discriminator_hidden": 4, "lr": 1e-2},
     },
+    "cran": {
+        **{"size": 32, "widths": (4, 4, 6, 8), "decoder_widths": (8, 8, 8, 6, 6, 6), "audio_widths": (4, 4, 4, 6, 8)},
+        **{"embedding": 12, "hidden": 16, "window": 8, "video_frames": 9},
+        **{"frame_widths": (4, 4, 4, 4), "video_widths": (4, 4, 4), "lr": 1e-2},
+    },
     "faceformer": {
         "size": 12,
         "widths": (12, 8, 8),
@@ -155,6 +160,7 @@ CASES: dict[str, Case] = {
         share=0.7,
     ),
     "atvgnet": Case(SMALL["atvgnet"], files={"landmarks": make_landmark_stage}, learns="pixel"),
+    "cran": Case(SMALL["cran"]),
     "faceformer": Case(SMALL["faceformer"], files={"speech": make_speech}, learns="mse", judged=False),
     "lipgan": Case(SMALL["lipgan"]),
     "paralip": Case(SMALL["paralip"]),

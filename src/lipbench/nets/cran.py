@@ -213,7 +213,7 @@ class Generator(nn.Module):
             video = frames.unflatten(0, heard.shape[:2])
             return video, Memory(state, video[:, -1])
         made = []
-        for step in heard.split(1, dim=1):  # (B, 1, embedding)
+        for step in torch.split(heard, 1, dim=1):  # (B, 1, embedding)
             if memory is None or (identity_share > 0 and float(torch.rand(())) < identity_share):
                 image = identity
             else:
