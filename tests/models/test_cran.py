@@ -90,8 +90,8 @@ def test_generation_is_the_loop_written_out(image: Any, monkeypatch: pytest.Monk
     with torch.no_grad():
         video = model.run_generate(batch, "given")["video"]
         for row, frames in enumerate(batch["n_frames"].tolist()):
-            identity = 2 * batch["identity"][row, :1] - 1  # (1, 3, 32, 32)
-            looked, state = identity, torch.zeros(1, 1, 16)
+            identity = 2 * batch["identity"][row, :1] - 1  # (1, 3, 48, 48)
+            looked, state = identity, torch.zeros(1, 1, net.gru.hidden_size)
             for frame in range(frames):
                 heard = net.audio(model.audio_windows(batch, torch.tensor([row]), torch.tensor([frame])))
                 seen, maps = net.image(looked)
@@ -167,7 +167,7 @@ def test_real_and_generated_runs_are_of_the_same_frames() -> None:
     batch["text"] = ["again", "about", "again"]
     model.generator.forward = lambda *_, **__: (2 * batch["video"] - 1, None)  # type: ignore[assignment, method-assign]
     _, sample = model.generator_losses(batch)
-    for what, frames, side in (("clip", 9, 32), ("mouth", 4, 10)):
+    for what, frames, side in (("clip", 9, 48), ("mouth", 4, 15)):
         assert sample[f"real_{what}"].shape == (3, frames, 3, side, side)
         assert torch.equal(sample[f"real_{what}"], sample[f"made_{what}"])
     assert sample["word"].tolist() == [2, 0, 2]
