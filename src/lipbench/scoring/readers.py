@@ -43,7 +43,7 @@ class LipReader:
     """
 
     def __init__(self, net: nn.Module, card: weights.Card) -> None:
-        if not card.vocabulary:
+        if not card.vocabulary or card.view is None:
             raise Unavailable(f"the weights hold a {card.architecture}, which does not read: no vocabulary")
         self.net, self.card, self.view = net, card, card.view
         self.one_word = False
