@@ -208,8 +208,8 @@ class ClipDataModule(LightningDataModule):
             )
         if not named and not spec.frames and spec.audio_rate is None:
             raise ValueError(
-                'ClipSpec.frames is empty; it needs the main view under the name "video", or an audio_rate if the model '
-                "is trained on audio without video"
+                'ClipSpec.frames is empty; it needs the main view under the name "video", or an audio_rate: a model of '
+                "audio without video"
             )
         if "audio" in spec.keys and spec.audio_rate is None:
             raise ValueError(f"{named}ClipSpec.keys has 'audio', which needs an audio_rate")

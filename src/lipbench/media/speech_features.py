@@ -82,8 +82,8 @@ def step_boundaries(frames: Tensor, fps: Tensor, definition: MelDefinition) -> T
     Returns:
         (B, L) int64.
     """
-    steps: Tensor = frames * (definition.rate / definition.hop) / fps.double()[:, None]
-    return steps.round().long()
+    steps: Tensor = (frames * (definition.rate / definition.hop) / fps.double()[:, None]).round().long()
+    return steps
 
 
 def log_mels(samples: Tensor, length: Tensor, steps: int, definition: MelDefinition) -> Tensor:
