@@ -332,8 +332,8 @@ def test_convert_is_typed_right(told, places, syncnet_file):
     Path("there.safetensors").write_text("mine")
     refused = {
         ("alexnet", "x.pth", "x.safetensors"): (
-            "alexnet is used as it is published; converted are avhubert, conformer, conformer-talklip, hifigan, lipnet, "
-            "syncnet"
+            "alexnet is used as it is published; converted are avhubert, conformer, conformer-talklip, hifigan, "
+            "lipnet, mvm and syncnet"
         ),
         ("sincnet", "x.pth", "x.safetensors"): "Did you mean 'syncnet'?",
         ("mvm", syncnet_file, "x.safetensors"): "mvm needs --vocabulary 500WordsSortedList.txt: its weights do not say",

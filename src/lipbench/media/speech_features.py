@@ -106,7 +106,7 @@ def log_mels(samples: Tensor, length: Tensor, steps: int, definition: MelDefinit
     whole = (steps - 1) * hop + fft  # samples that the steps look at
     x = F.pad(x, (before, max(whole - before - x.shape[1], 0)))[:, :whole]
     pieces = x.unfold(1, fft, hop)  # (B, steps, fft)
-    magnitude = torch.fft.rfft(pieces * _taper(definition).to(x.device)).abs()  # (B, steps, fft // 2 + 1)
+    magnitude: Tensor = torch.fft.rfft(pieces * _taper(definition).to(x.device)).abs()  # (B, steps, fft // 2 + 1)
     return (magnitude @ mel_filters(definition).to(x.device)).clamp(min=FLOOR).log().float()
 
 
