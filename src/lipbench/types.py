@@ -47,7 +47,8 @@ class ClipSpec:
 
     Args:
         frames: Batch key -> view. The key "video" is the main view, also used for `identity`. Empty for a stream
-            without video, which then holds no key about frames.
+            without video, and for a model of audio without video: no picture is decoded. With audio, the batch then
+            still holds `n_frames`, `fps` and `speech`, and no other key about frames.
         window: Training frames a clip; None gives the whole clip. Validation, test and predict always give whole clips.
         sampling: Whether the `window` training frames are "consecutive" or drawn at "random" over the clip (sorted).
         references: Identity frames R a clip.

@@ -10,7 +10,7 @@ import torch
 from hostile import Hostile
 
 from lipbench.media import text
-from lipbench.nets import avhubert, conformer, lipnet, syncnet
+from lipbench.nets import avhubert, conformer, lipnet, syncnet, vocoder
 from lipbench.pretrained import networks, weights
 from lipbench.pretrained.networks import load_syncnet
 from lipbench.types import View
@@ -172,6 +172,36 @@ def test_convert_avhubert_says_what_it_needs(told, places, avhubert_file, dictio
     assert not Path("out.safetensors").exists()
 
 
+def test_convert_hifigan(told, places):
+    """A generator without weight normalization, as the published code has it after `remove_weight_norm`."""
+    sizes = {"upsample_rates": [4, 2], "upsample_kernel_sizes": [8, 4], "upsample_initial_channel": 8, "hop_size": 8}
+    sizes |= {"resblock": "2", "resblock_kernel_sizes": [3], "resblock_dilation_sizes": [[1, 2]], "sampling_rate": 4000}
+    sizes |= {"n_fft": 64, "win_size": 64, "num_mels": 6, "fmin": 0, "fmax": 2000}
+    shapes = {"conv_pre": (8, 6, 7), "ups.0": (8, 4, 8), "ups.1": (4, 2, 4), "conv_post": (1, 2, 7)}
+    shapes |= {f"resblocks.{k}.convs.{j}": (4 // (k + 1), 4 // (k + 1), 3) for k in (0, 1) for j in (0, 1)}
+    torch.manual_seed(0)
+    tensors = {f"{name}.weight": torch.randn(shape) for name, shape in shapes.items()}
+    tensors |= {f"{name}.bias": torch.randn(shape[name.startswith("ups")]) for name, shape in shapes.items()}
+    torch.save({"generator": tensors}, "g_00000100")
+    code, _, err = told("convert", "hifigan", "g_00000100", "vocoder.safetensors")
+    assert (code, "config.json: the weights of g_00000100 do not say their rate and hop" in err) == (1, True)
+    Path("config.json").write_text(json.dumps(sizes))
+    code, out, err = told("convert", "hifigan", "g_00000100", "vocoder.safetensors")
+    assert (code, err) == (0, "")
+    assert "use: --model.vocoder vocoder.safetensors" in out
+    assert "unverified" in out
+    net, card = weights.load("vocoder.safetensors", vocoder.HifiGAN)
+    assert card.view is None
+    assert "License of its code: MIT, of its weights: not stated" in card.trained_on
+    assert str(net.definition) == "4,000 Hz, FFT 64, window 64, hop 8, 6 mels from 0 to 2,000 Hz"
+    stored = tensors["resblocks.1.convs.0.weight"]
+    torch.testing.assert_close(net.residuals[1].dilated[0].weight, stored, rtol=1e-3, atol=1e-6)
+    assert told("verify", "g_00000100")[0] == told("verify", "vocoder.safetensors")[0] == 0
+    (places / "home" / "weights").mkdir(parents=True)
+    Path("vocoder.safetensors").rename(places / "home" / "weights" / "vocoder.safetensors")
+    assert "vocoder.HifiGAN, no view\n" in told("list")[1]
+
+
 def test_convert_conformer(told, places, conformer_files):
     units = "".join(f"{unit} {k}\n" for k, unit in enumerate(("<unk>", "'", "\u2581B", "\u2581A", "IN", "T"), 1))
     Path("units.txt").write_text(units, "utf-8")
@@ -302,8 +332,8 @@ def test_convert_is_typed_right(told, places, syncnet_file):
     Path("there.safetensors").write_text("mine")
     refused = {
         ("alexnet", "x.pth", "x.safetensors"): (
-            "alexnet is used as it is published; converted are avhubert, conformer, conformer-talklip, lipnet, mvm and "
-            "syncnet"
+            "alexnet is used as it is published; converted are avhubert, conformer, conformer-talklip, hifigan, "
+            "lipnet, mvm and syncnet"
         ),
         ("sincnet", "x.pth", "x.safetensors"): "Did you mean 'syncnet'?",
         ("mvm", syncnet_file, "x.safetensors"): "mvm needs --vocabulary 500WordsSortedList.txt: its weights do not say",

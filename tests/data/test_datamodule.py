@@ -16,7 +16,7 @@ from torch import Tensor
 
 from lipbench.data.datamodule import ClipDataModule
 from lipbench.data.loader import ClipDataset, ShuffledSampler, UnpaddedSampler, collate, mismatched_clips
-from lipbench.data.store import Store
+from lipbench.data.store import Store, StoredClip
 from lipbench.types import ClipSpec, View
 
 MOUTH = View("mouth", 8, 16)
@@ -61,6 +61,27 @@ def test_training_batch_holds_what_was_asked_for(rendered_store: Path) -> None:
         assert batch["audio_len"][row] == total * 160
         assert (batch["tokens"][row] > 0).sum() == batch["token_len"][row]
         assert (batch["audio"][row, total * 160 :] == 0).all()
+
+
+@pytest.mark.parametrize("stage", ["fit", "test"])
+def test_audio_without_video_decodes_no_frame(
+    rendered_store: Path, monkeypatch: pytest.MonkeyPatch, stage: Literal["fit", "test"]
+) -> None:
+    def decode(*_: object) -> None:
+        raise AssertionError("a frame was decoded")
+
+    monkeypatch.setattr(StoredClip, "pictures", decode)
+    monkeypatch.setattr(StoredClip, "views", decode)
+    spec = ClipSpec({}, audio_rate=4000, keys=frozenset({"audio", "tokens", "durations"}))
+    module = rendered(rendered_store, spec, stage)
+    loader = module.train_dataloader() if stage == "fit" else module.test_dataloader()
+    batch = batches(module, loader)[0]
+    always = {"index", "clip_id", "speaker", "speaker_id", "n_frames", "fps", "text", "speech"}
+    assert set(batch) == always | {"audio", "audio_len", "tokens", "token_len", "durations"}
+    assert torch.equal(batch["durations"].sum(dim=1), batch["n_frames"])
+    assert torch.equal(batch["audio_len"], batch["n_frames"] * 160)
+    with pytest.raises(ValueError, match=r"ClipSpec.frames is empty; it needs the main view .*, or an audio_rate"):
+        rendered(rendered_store, ClipSpec({}, keys=frozenset({"tokens"})))
 
 
 def test_random_windows_and_short_clips(rendered_store: Path) -> None:

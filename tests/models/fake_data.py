@@ -14,6 +14,7 @@ from lipbench.nets.avhubert import AVHubert
 from lipbench.nets.clip_autoencoder import ClipAutoencoder
 from lipbench.nets.convolutions import initialize_he
 from lipbench.nets.flownet import FlowNetS
+from lipbench.nets.vocoder import HifiGAN
 from lipbench.nets.wav2lip import Expert
 from lipbench.nets.wav2vec2 import Wav2Vec2
 from lipbench.pretrained import weights
@@ -46,6 +47,7 @@ def make_batch(spec: ClipSpec, seed: int, lengths: tuple[int, ...] = LENGTHS, tr
     batch: dict[str, Any] = {
         "index": torch.arange(clips),
         "clip_id": [f"fake/s1/{seed}-{row}" for row in range(clips)],
+        "speaker_id": torch.arange(clips) % 2,
         "video_len": video_len,
         "frame": frame,
         "n_frames": torch.tensor(lengths),
@@ -137,6 +139,15 @@ def make_speech(folder: Path) -> str:
     tensors = {f"wav2vec2.{key}": value for key, value in Wav2Vec2(**SPEECH).state_dict().items()}  # type: ignore[arg-type]
     save_file({**tensors, "lm_head.weight": torch.zeros(32, 16)}, folder / "model.safetensors")
     return str(folder / "model.safetensors")
+
+
+def make_vocoder(folder: Path, **arguments: Any) -> str:
+    """Path of a small untrained vocoder for FastSpeech."""
+    torch.manual_seed(0)
+    net = HifiGAN(**{"width": 16, "kernels": (3,), "dilations": ((1, 2),), **arguments})
+    path = folder / "vocoder.safetensors"
+    weights.save(path, net, arguments=net.arguments, view=None, trained_on="nothing")
+    return str(path)
 
 
 def make_reader(folder: Path, vocabulary: tuple[str, ...] = text.SYMBOLS, seed: int = 0) -> str:

@@ -20,6 +20,7 @@ from fake_data import (
     make_landmark_stage,
     make_reader,
     make_speech,
+    make_vocoder,
 )
 from pytorch_lightning.callbacks import ModelCheckpoint
 
@@ -90,6 +91,9 @@ SMALL: dict[str, dict[str, Any]] = {
         "window": 5,
         **{"speech_widths": (4,) * 7, "speech_hidden": 16, "speech_layers": 2, "speech_heads": 2, "speech_ffn": 24},
         "lr": 1e-2,
+    },
+    "fastspeech": {
+        **{"speakers": 2, "hidden": 16, "layers": 1, "decoder_layers": 1, "ffn": 24, "kernel": 3, "lr": 1e-2},
     },
     "lipgan": {
         "size": 12,
@@ -167,6 +171,7 @@ CASES: dict[str, Case] = {
     "duallip": Case(SMALL["duallip"]),
     "cran": Case(SMALL["cran"], share=0.8),  # its weights begin as published, with frames that hardly differ
     "faceformer": Case(SMALL["faceformer"], files={"speech": make_speech}, learns="mse", judged=False),
+    "fastspeech": Case(SMALL["fastspeech"], files={"vocoder": make_vocoder}, learns="mel"),
     "lipgan": Case(SMALL["lipgan"]),
     "paralip": Case(SMALL["paralip"]),
     "speech2vid": Case(SMALL["speech2vid"], lengths=WINDOWS, judged=False),
@@ -406,9 +411,11 @@ def test_a_clip_is_the_same_alone_and_in_a_batch(name: str, tmp_path: Path) -> N
                     one["tokens"] = one["tokens"][:, : int(one["token_len"])]
                     one["durations"] = one["durations"][:, : int(one["token_len"])]
                 alone = model.run_generate(one, timing)  # type: ignore[arg-type]
-                frames = int(together["video_len"][row])
-                assert int(alone["video_len"]) == frames
-                torch.testing.assert_close(alone["video"][0], together["video"][row, :frames], rtol=0, atol=1e-5)
+                for key in sorted(model.capabilities & {"video", "audio"}):
+                    count = int(together[f"{key}_len"][row])  # type: ignore[literal-required]
+                    assert int(alone[f"{key}_len"]) == count  # type: ignore[literal-required]
+                    found, expected = alone[key][0], together[key][row, :count]  # type: ignore[literal-required]
+                    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("options", [{}, {"ema_decay": 0.9, "schedule": "cosine", "warmup": 2}], ids=["plain", "ema"])
@@ -495,4 +502,5 @@ def test_trains_and_tests_in_half_precision(name: str, tmp_path: Path, trainer_f
     assert sum(not torch.equal(before[key], value) for key, value in model.named_parameters()) > len(before) / 2
     made = trainer.predict(model, data_of(name, 2))
     assert made is not None
-    assert made[0]["video"].dtype == torch.float32  # type: ignore[index, call-overload]
+    for key in model.capabilities & {"video", "audio"}:
+        assert made[0][key].dtype == torch.float32  # type: ignore[index, call-overload]

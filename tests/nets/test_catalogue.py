@@ -44,7 +44,8 @@ def test_addresses_are_those_of_the_packages_that_publish_the_files():
     assert KNOWN["fan"].address() == face_alignment.api.models_urls["2DFAN-4"]
     assert KNOWN["s3fd"].address() == sfd_detector.models_urls["s3fd"]
     by_hand = {name for name, known in KNOWN.items() if known.address() is None}
-    assert by_hand == {"syncnet", "arcface", "lipnet", "mvm", "avhubert", "conformer", "conformer-talklip", "dlib"}
+    readers = {"lipnet", "mvm", "avhubert", "conformer", "conformer-talklip"}
+    assert by_hand == {"syncnet", "arcface", "dlib", "hifigan", *readers}
     for known in KNOWN.values():
         address = known.address()
         assert address is None or (address.startswith("https://") and address.endswith(f"/{known.file}"))

@@ -139,7 +139,7 @@ def _card_lines(path: Path) -> list[str]:
         return [f"broken, {_size(path)}: {error}"]
     observer = bundled.OBSERVER.get(card.architecture.partition(".")[0], "")
     lines = [
-        "; ".join(filter(None, (f"{card.architecture}, {card.view}", weights_files.columns(observer)))),
+        "; ".join(filter(None, (f"{card.architecture}, {card.view or 'no view'}", weights_files.columns(observer)))),
         f"present, {_size(path)}: {short(path)}",
     ]
     lines += [f"use: --evaluator.files.{observer} {shlex.quote(path.stem)}"] if observer else []
@@ -254,7 +254,7 @@ def _convert(name: str, source: Path, out: Path, vocabulary: Path | None) -> Non
     card = conversion.convert(name, source, out, vocabulary)
     known = KNOWN[name]
     print(f"{out}: {card.architecture} in half precision, sha256 {card.sha256}")
-    print(f"use: --evaluator.files.{known.observer} {out}")
+    print(f"use: --evaluator.files.{known.observer} {out}" if known.observer else f"use: --model.vocoder {out}")
     if name == "syncnet":
         print(f"without rounding to half precision: --evaluator.files.syncnet {source}")
     if not known.verified:

@@ -383,13 +383,15 @@ class Cli(LightningCLI):
             self.trainer.test(**kwargs | {"verbose": not self.model.capabilities & {"video", "text"}})
 
     def predict(self, **kwargs: Any) -> None:  # noqa: ANN401 - the Trainer's own arguments
-        """Write each clip as a video into the run's folder instead of holding all of them in memory."""
+        """Write each clip as a video or a sound file into the run's folder instead of holding all in memory."""
         self.trainer.callbacks.append(tracking.Videos())  # type: ignore[attr-defined]  # a plain list
         with self._reading_checkpoint():
             self.trainer.predict(**kwargs | {"return_predictions": False})
-        rank_zero_info(
-            f"videos: {self.trainer.log_dir}/videos; beside the reference: {self.trainer.log_dir}/side_by_side"
-        )
+        folder = self.trainer.log_dir
+        if self.model.capabilities != {"audio"}:
+            rank_zero_info(f"videos: {folder}/videos; beside the reference: {folder}/side_by_side")
+        if "audio" in self.model.capabilities:
+            rank_zero_info(f"audio: {folder}/audio")
 
     _folder: Path | None = None
     _going_on = False

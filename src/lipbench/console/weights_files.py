@@ -198,6 +198,7 @@ STRUCTURE: Final[dict[str, Callable[[Path], str]]] = {
     "arcface": _loads("networks.load_arcface"),
     "i3d": _loads("networks.load_i3d"),
     "wav2vec2": _loads("networks.load_wav2vec2"),
+    "hifigan": _loads("hifigan.load_hifigan"),
     "fan": _only_tensors,  # the package face-alignment builds the network
     "s3fd": _only_tensors,
     "dlib": _dlib,

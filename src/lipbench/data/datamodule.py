@@ -213,8 +213,11 @@ class ClipDataModule(LightningDataModule):
             raise ValueError(
                 f'{named}ClipSpec.frames has {sorted(spec.frames)}; it needs the main view under the name "video"'
             )
-        if not named and not spec.frames:
-            raise ValueError('ClipSpec.frames is empty; it needs the main view under the name "video"')
+        if not named and not spec.frames and spec.audio_rate is None:
+            raise ValueError(
+                'ClipSpec.frames is empty; it needs the main view under the name "video", or an audio_rate: a model of '
+                "audio without video"
+            )
         if "audio" in spec.keys and spec.audio_rate is None:
             raise ValueError(f"{named}ClipSpec.keys has 'audio', which needs an audio_rate")
         worded = sorted(spec.keys & {"tokens", "durations"}) or (["text"] if spec.part == "text" else [])
@@ -242,6 +245,11 @@ class ClipDataModule(LightningDataModule):
         if part == "grammar":
             return SentenceDataset(self._sentences(), self.corpus.tokenizer)
         keys = spec.keys | SCORING if scoring else spec.keys
+            texts = dict(zip(self.store.clip_ids, self.store.column("text"), strict=True))
+            held = {texts[clip] for clip in self.split.test if clip in texts}
+            return SentenceDataset([s for s in self.corpus.sentences() if s not in held], self.corpus.tokenizer)
+        scored = SCORING if scoring and spec.frames else frozenset[str]()  # without frames no video is scored
+        keys = spec.keys | scored
         return self._clips(self._present[part], spec, keys, seed, training=part not in ("validation", "test"))
 
     def _sentences(self) -> list[str]:

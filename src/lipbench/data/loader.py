@@ -20,7 +20,7 @@ from lipbench.media import geometry, text
 from lipbench.types import ClipBatch, ClipSpec
 
 SCORING: Final = frozenset({"face", "landmarks", "mismatched", "other_speaker", "sound"})
-"""Batch keys that `test` supplies whether the model asks for them or not."""
+"""Batch keys that `test` supplies whether a model of frames asks for them or not."""
 
 _JUDGED_RATE: Final = 16_000  # samples a second of `sound`, which every SyncNet hears
 
@@ -89,8 +89,9 @@ class ClipDataset(Dataset[dict[str, Any]]):
         if spec.frames:
             frames = self._frames(clip.n_frames, rng)
             item |= {"video_len": len(frames), "frame": torch.from_numpy(frames)}
-            item |= {"n_frames": clip.n_frames, "fps": clip.fps, "speech": torch.tensor(clip.speech)}
             item |= self._seen(clip, frames, rng)
+        if spec.frames or spec.audio_rate is not None:
+            item |= {"n_frames": clip.n_frames, "fps": clip.fps, "speech": torch.tensor(clip.speech)}
         if spec.audio_rate is not None:
             item["audio"] = torch.from_numpy(clip.audio(spec.audio_rate))
             item["audio_len"] = len(item["audio"])

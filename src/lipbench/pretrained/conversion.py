@@ -9,14 +9,15 @@ from lipbench import discovery
 from lipbench.errors import UsageError
 from lipbench.files import sha256
 from lipbench.media import text
-from lipbench.nets import avhubert, conformer, lipnet, mvm, syncnet
+from lipbench.nets import avhubert, conformer, lipnet, mvm, syncnet, vocoder
 from lipbench.pretrained import weights
 from lipbench.pretrained.conformer import TALKLIP_SYMBOLS, VIEWS, load_conformer
+from lipbench.pretrained.hifigan import load_hifigan
 from lipbench.pretrained.networks import load_avhubert, load_mvm, load_syncnet
 from lipbench.pretrained.published import KNOWN
 from lipbench.types import View
 
-CONVERTED: Final = ("avhubert", "conformer", "conformer-talklip", "lipnet", "mvm", "syncnet")
+CONVERTED: Final = ("avhubert", "conformer", "conformer-talklip", "hifigan", "lipnet", "mvm", "syncnet")
 """Published files that have such a form; all others are used as they are."""
 _VOCABULARIES: Final = {
     "avhubert": "dict.wrd.txt",
@@ -32,7 +33,7 @@ def convert(name: str, source: Path, out: Path, vocabulary: Path | None = None) 
 
     Args:
         name: One of `CONVERTED`.
-        source: The published file.
+        source: The published file; of hifigan, with its config.json in the same folder.
         out: The file to write, ends in ".safetensors".
         vocabulary: Of avhubert, conformer and mvm, and of no other: the list of their units of text, such as
             dict.wrd.txt, or of LRW's words.
@@ -58,8 +59,9 @@ def convert(name: str, source: Path, out: Path, vocabulary: Path | None = None) 
         raise UsageError(f"{source} is no published file of {name}: those are read by torch")
     units = _units(name, vocabulary)
     known = KNOWN[name]
-    net: avhubert.AVHubert | conformer.Conformer | lipnet.LipNet | mvm.MVM | syncnet.SyncNet
+    net: avhubert.AVHubert | conformer.Conformer | lipnet.LipNet | mvm.MVM | syncnet.SyncNet | vocoder.HifiGAN
     symbols: tuple[str, ...] = ()
+    view: View | None
     if name == "avhubert":
         net, symbols = load_avhubert(source), (*_FAIRSEQ, *units)
         view = net.view
@@ -73,6 +75,8 @@ def convert(name: str, source: Path, out: Path, vocabulary: Path | None = None) 
             raise ValueError(
                 f"{source.name} has {net.arguments['outputs']} outputs; TalkLip's reader writes {len(symbols)} symbols"
             )
+    elif name == "hifigan":
+        net, view = load_hifigan(source), None
     elif name == "lipnet":
         net = lipnet.from_published(weights.read_published(source))
         view, symbols = View("mouth", 64, 128), text.SYMBOLS

@@ -195,6 +195,18 @@ KNOWN: Final[dict[str, Known]] = {
             use="lipbench fit --model faceformer --model.speech FILE",
         ),
         Known(
+            "hifigan",
+            "HiFi-GAN's generator, a vocoder for --model fastspeech",
+            observer="",
+            file="g_*",
+            folder="home",
+            origin="jik876/hifi-gan, the pretrained models of its README; its config.json belongs into the same folder",
+            code="MIT",
+            weights=_UNSTATED,
+            data="LJSpeech, VCTK or both with LibriTTS, terms of their own",
+            use="lipbench weights convert hifigan FILE OUT.safetensors; --model.vocoder OUT.safetensors",
+        ),
+        Known(
             "avhubert",
             "AV-HuBERT, base or large, fine-tuned for lip reading; which one is up to you, and the record says it",
             observer="transcript",

@@ -37,7 +37,7 @@ class Card:
     Args:
         architecture: File and class below `lipbench.nets`, such as "lipnet.LipNet".
         arguments: Of the class, plain values.
-        view: What the network looks at.
+        view: What the network looks at; None if it sees nothing, as a vocoder.
         trained_on: In words: corpus, protocol, how long, which seed.
         vocabulary: Symbol of every output; empty if it does not read.
         version: Of lipbench, which wrote it.
@@ -46,7 +46,7 @@ class Card:
 
     architecture: str
     arguments: dict[str, Any]
-    view: View
+    view: View | None
     trained_on: str
     vocabulary: tuple[str, ...]
     version: str
@@ -58,7 +58,7 @@ def save(
     net: nn.Module,
     *,
     arguments: Mapping[str, Any],
-    view: View,
+    view: View | None,
     trained_on: str,
     vocabulary: Sequence[str] = (),
 ) -> Card:
@@ -93,7 +93,7 @@ def save(
         "format": FORMAT,
         "architecture": f"{module.rpartition('.')[2]}.{name}",
         "arguments": dict(arguments),
-        "view": asdict(view),
+        "view": None if view is None else asdict(view),
         "trained_on": trained_on,
         "vocabulary": list(vocabulary),
         "version": __version__,
@@ -303,7 +303,7 @@ def read_card(path: str | Path) -> Card:
         read = Card(
             architecture=str(card["architecture"]),
             arguments=dict(card["arguments"]),
-            view=View(str(card["view"]["name"]), int(card["view"]["height"]), int(card["view"]["width"])),
+            view=_view(card["view"]),
             trained_on=str(card["trained_on"]),
             vocabulary=tuple(map(str, card["vocabulary"])),
             version=str(card["version"]),
@@ -316,9 +316,14 @@ def read_card(path: str | Path) -> Card:
             f"{path} was written by lipbench {read.version} (format {card['format']}); this is {__version__} "
             f"(format {FORMAT}): upgrade lipbench"
         )
-    if read.view.name not in geometry.BOXES or min(read.view.size) < 1:
+    if read.view is not None and (read.view.name not in geometry.BOXES or min(read.view.size) < 1):
         raise ValueError(f"the card of {path} is not in lipbench's form: it looks at {read.view}, which is no view")
     return read
+
+
+def _view(stated: Any) -> View | None:  # noqa: ANN401 - whatever the card holds
+    """The view of a card; what it lacks raises as any other entry of a card."""
+    return None if stated is None else View(str(stated["name"]), int(stated["height"]), int(stated["width"]))
 
 
 def load(path: str | Path, kind: type[Net]) -> tuple[Net, Card]:

@@ -362,11 +362,12 @@ def _face_embedder(path: Path) -> tuple[Callable[[Clip], Tensor], str]:
         return embed_canonical, f"ArcFace sha256 {sha256[:16]}"
     net, card = weights.load(path, nn.Module)
     embed_faces: Callable[[Tensor], Tensor] | None = getattr(net, "embed_faces", None)
-    if embed_faces is None:
+    view = card.view
+    if embed_faces is None or view is None:
         raise ValueError(f"{path} holds a {card.architecture}, which embeds no faces: it has no embed_faces")
 
     def embed_view(clip: Clip) -> Tensor:
-        frames = clip.pictures(card.view)  # (T, 3, h, w)
+        frames = clip.pictures(view)  # (T, 3, h, w)
         net.to(frames.device)
         return embed_faces(frames)
 

@@ -39,12 +39,12 @@ class LipReader:
         one_word: It writes a word a clip, whatever is said; known once it has read.
 
     Raises:
-        Unavailable: It does not read: its card names no vocabulary.
+        Unavailable: It does not read: its card names no vocabulary or no view.
     """
 
     def __init__(self, net: nn.Module, card: weights.Card) -> None:
-        if not card.vocabulary:
-            raise Unavailable(f"the weights hold a {card.architecture}, which does not read: no vocabulary")
+        if not card.vocabulary or card.view is None:
+            raise Unavailable(f"the weights hold a {card.architecture}, which does not read: no vocabulary or view")
         self.net, self.card, self.view = net, card, card.view
         self.one_word = False
 
