@@ -43,9 +43,10 @@ class IdentityEncoder(nn.Module):
         size: (height, width) of the picture.
         widths: Channels after each convolution.
         hidden: Size H of the identity vector.
+        channels: C of the picture: 3, or more where several pictures lie one behind the other.
     """
 
-    def __init__(self, size: tuple[int, int], widths: Sequence[int], hidden: int) -> None:
+    def __init__(self, size: tuple[int, int], widths: Sequence[int], hidden: int, channels: int = 3) -> None:
         super().__init__()
         self.stages = nn.ModuleList(
             nn.Sequential(
@@ -53,16 +54,16 @@ class IdentityEncoder(nn.Module):
                 nn.BatchNorm2d(after),
                 nn.ReLU(inplace=True),
             )
-            for before, after in zip((3, *widths), widths, strict=False)
+            for before, after in zip((channels, *widths), widths, strict=False)
         )
         height, width = halved(size, len(widths))[-1]
         self.out = nn.Linear(widths[-1] * height * width, hidden)
 
     def forward(self, picture: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """Encode one picture a clip.
+        """Encode one picture a clip, or one a frame.
 
         Args:
-            picture: (B, 3, height, width) in [0, 1].
+            picture: (B, C, height, width) in [0, 1].
 
         Returns:
             Identity vector (B, H) in (-1, 1); the map after every convolution, from large to small.
@@ -113,14 +114,20 @@ class PictureDecoder(nn.Module):
         size: (height, width) of the pictures.
         identity_widths: Channels of the identity encoder's maps, from large to small; one stage undoes each.
         widths: Channels of the first map, after every stage and of the last hidden map: len(identity_widths) + 2.
-        hidden: Size H of the identity and the motion vector.
+        hidden: Size H of the motion vector, and of the identity vector if there is one.
+        with_identity: Whether the first layer sees an identity vector beside the motion vector, as ParaLip's does.
 
     Raises:
         ValueError: `widths` has the wrong length.
     """
 
     def __init__(
-        self, size: tuple[int, int], identity_widths: Sequence[int], widths: Sequence[int], hidden: int
+        self,
+        size: tuple[int, int],
+        identity_widths: Sequence[int],
+        widths: Sequence[int],
+        hidden: int,
+        with_identity: bool = True,
     ) -> None:
         super().__init__()
         if len(widths) != len(identity_widths) + 2:
@@ -130,7 +137,7 @@ class PictureDecoder(nn.Module):
             )
         sizes = halved(size, len(identity_widths))[::-1]  # from small to large
         self.first_map = (widths[0], *sizes[0])
-        self.first = nn.Linear(2 * hidden, widths[0] * sizes[0][0] * sizes[0][1])
+        self.first = nn.Linear(2 * hidden if with_identity else hidden, widths[0] * sizes[0][0] * sizes[0][1])
         self.stages = nn.ModuleList(
             _Stage(before, skip, after, out)
             for before, skip, after, out in zip(
@@ -144,23 +151,25 @@ class PictureDecoder(nn.Module):
         )
         self.to_rgb = nn.Conv2d(widths[-1], 3, _KERNEL, padding=_KERNEL // 2)
 
-    def forward(self, motion: Tensor, identity: Tensor, skips: Sequence[Tensor], clip: Tensor | None) -> Tensor:
+    def forward(self, motion: Tensor, identity: Tensor | None, skips: Sequence[Tensor], clip: Tensor | None) -> Tensor:
         """Draw frames; BatchNorm sees exactly the frames given, so padding must not be among them.
 
         Args:
             motion: (M, H), one vector a frame, of any clips.
-            identity: (B, H) identity vectors.
+            identity: (B, H) identity vectors; None without.
             skips: The identity encoder's maps, from large to small, each (B, ...).
             clip: (M,) int64, the row of `identity` and `skips` that each frame belongs to. None: every clip has M / B
-                frames, one clip after the other (faster).
+                frames, one clip after the other (faster); with B = M, each frame has maps of its own.
 
         Returns:
             (M, 3, height, width) in (-1, 1); the target range is [0, 1].
         """
-        # One layer over [identity, motion]; the identity's share is computed once a clip, as in the stages.
-        of_identity, of_motion = self.first.weight.chunk(2, dim=1)
-        theirs = F.linear(identity, of_identity, self.first.bias)
-        x = F.relu(_add_per_clip(F.linear(motion, of_motion), theirs, clip))
+        if identity is None:
+            x = F.relu(self.first(motion))
+        else:  # one layer over [identity, motion]; the identity's share is computed once a clip, as in the stages
+            of_identity, of_motion = self.first.weight.chunk(2, dim=1)
+            theirs = F.linear(identity, of_identity, self.first.bias)
+            x = F.relu(_add_per_clip(F.linear(motion, of_motion), theirs, clip))
         x = x.view(-1, *self.first_map).contiguous(memory_format=torch.channels_last)
         for stage, skip in zip(self.stages, reversed(skips), strict=True):
             x = stage(x, skip, clip)
