@@ -18,6 +18,7 @@ from fake_data import (
     make_expert,
     make_flow,
     make_landmark_stage,
+    make_lips,
     make_reader,
     make_speech,
 )
@@ -81,6 +82,10 @@ SMALL: dict[str, dict[str, Any]] = {
         "window": 5,
         **{"speech_widths": (4,) * 7, "speech_hidden": 16, "speech_layers": 2, "speech_heads": 2, "speech_ffn": 24},
         "lr": 1e-2,
+    },
+    "lip2face": {
+        **{"size": 16, "embedding": 4, "hidden": 8, "rnn": 8, "dropout": 0.0, "window": 5},
+        **{"encoder_widths": (6, 8), "decoder_widths": (8, 8, 6, 6), "lr": 1e-2},
     },
     "lipgan": {
         "size": 12,
@@ -156,6 +161,7 @@ CASES: dict[str, Case] = {
     ),
     "atvgnet": Case(SMALL["atvgnet"], files={"landmarks": make_landmark_stage}, learns="pixel"),
     "faceformer": Case(SMALL["faceformer"], files={"speech": make_speech}, learns="mse", judged=False),
+    "lip2face": Case(SMALL["lip2face"], files={"lips": make_lips}),
     "lipgan": Case(SMALL["lipgan"]),
     "paralip": Case(SMALL["paralip"]),
     "speech2vid": Case(SMALL["speech2vid"], lengths=WINDOWS, judged=False),

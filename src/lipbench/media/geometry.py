@@ -279,7 +279,7 @@ def change_view(pixels: Tensor, have: View, want: View) -> Tensor:
 
 
 def superimpose(below: Tensor, shows: View, pixels: Tensor, view: View) -> Tensor:
-    """Put a view over another one that holds it, as `paste` does in the canonical picture: the reverse of `change_view`.
+    """Put a view over another one that holds it, as `paste` does in the canonical picture: `change_view` reversed.
 
     Pixels of `below` that the box covers in part show both, in shares of the area; those outside stay to the bit.
 

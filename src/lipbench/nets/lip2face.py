@@ -1,6 +1,6 @@
 """DualLip's lip-to-face network: synthesized faces and text in, frames of the whole face out.
 
-Zhao et al., "DualLip: A System for Joint Lip Reading and Generation" (ACM MM 2020), section 3.4.1. From the paper: the
+Chen et al., "DualLip: A System for Joint Lip Reading and Generation" (ACM MM 2020), section 3.4.1. From the paper: the
 image encoder sees each frame's synthesized face (6 channels: lips superimposed on a guide face, and the target face
 without its lower half), the text encoder the expanded text; both features of a frame go through an RNN, and the image
 decoder draws the frame from its output, with skip connections from the image encoder.
@@ -8,7 +8,7 @@ decoder draws the frame from its output, with skip connections from the image en
 The paper names no layers and follows Song et al. (IJCAI 2019). As in their published code: widths of image encoder and
 decoder, kernels of 5, features of 512, one GRU of 1024. Own choices: the encoder and the decoder are those of ParaLip
 (`lipbench.nets.pictures`), which go back to the same code and have BatchNorm besides; skips are those of the frame
-itself; the text encoder is Tacotron 2's (`lipbench.nets.text_encoder`). BatchNorm sees valid frames only, never padding.
+itself; the text encoder is Tacotron 2's (`lipbench.nets.text_encoder`). BatchNorm sees valid frames, never padding.
 """
 
 from collections.abc import Sequence

@@ -2,7 +2,7 @@
 
 Shen et al., "Natural TTS Synthesis by Conditioning WaveNet on Mel Spectrogram Predictions" (ICASSP 2018), section 2.2:
 an embedding of 512 channels, three convolutions of kernel 5 with as many, and an LSTM with 256 units a direction; the
-dropout of 0.5 after each convolution is section 2.2's, too. DualLip (Zhao et al., ACM MM 2020) names no layers of its
+dropout of 0.5 after each convolution is section 2.2's, too. DualLip (Chen et al., ACM MM 2020) names no layers of its
 text encoder E_T; it goes with this one, since its location-sensitive attention is that of Tacotron 2, too.
 
 Own choices: an embedding may be narrower than the rest; padded steps are 0 before every convolution, BatchNorm sees
