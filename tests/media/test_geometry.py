@@ -277,3 +277,25 @@ def test_overlay_is_the_crop_of_what_was_pasted(name):
     pixels = torch.rand(2, 3, *view.size, generator=generator)
     found = geometry.overlay(geometry.crop(picture, mouth), mouth, pixels, view)
     assert torch.equal(found, geometry.crop(geometry.paste(picture, pixels, view), mouth))
+
+
+@pytest.mark.parametrize("size", [256, 128, 64, 96])
+def test_superimpose_is_paste_seen_in_a_view_that_holds_the_box(size):
+    face, lips = View("face", size, size), View("mouth", 40, 80)
+    base, pixels = picture(0)[None], geometry.crop(picture(1)[None], lips)
+    found = geometry.superimpose(geometry.crop(base, face), face, pixels, lips)
+    expected = geometry.crop(geometry.paste(base, pixels, lips), face)
+    top, left, bottom, right = (side * size / 256 for side in geometry.BOXES["mouth"])
+    rows, columns = torch.arange(size)[:, None], torch.arange(size)
+    # The antialiasing filter of a pixel reaches half a pixel over its borders.
+    outside = (rows + 1.5 <= top) | (rows - 0.5 >= bottom) | (columns + 1.5 <= left) | (columns - 0.5 >= right)
+    inside = (rows - 0.5 >= top) & (rows + 1.5 <= bottom) & (columns - 0.5 >= left) & (columns + 1.5 <= right)
+    assert torch.equal(found[..., outside], geometry.crop(base, face)[..., outside])
+    torch.testing.assert_close(found[..., inside], expected[..., inside])
+    assert (found - expected).abs().max() < (1e-6 if size == 256 else 0.15)
+    assert inside.sum() >= (bottom - top - 3) * (right - left - 3)
+
+
+def test_superimpose_needs_a_view_around_the_box():
+    with pytest.raises(ValueError, match="view 'face' does not lie inside 'mouth'"):
+        geometry.superimpose(torch.zeros(1, 3, 80, 160), MOUTH, torch.zeros(1, 3, 256, 256), FACE)

@@ -9,6 +9,7 @@ import torch
 from torch.nn import functional as F
 
 from lipbench.media import geometry, text
+from lipbench.models.paralip import ParaLip
 from lipbench.nets.atvgnet import AudioToLandmarks, normalize
 from lipbench.nets.avhubert import AVHubert
 from lipbench.nets.clip_autoencoder import ClipAutoencoder
@@ -164,6 +165,22 @@ def make_reader(folder: Path, vocabulary: tuple[str, ...] = text.SYMBOLS, seed: 
         net.see(torch.rand(2, 9, 3, 24, 24), torch.tensor([9, 7]))  # statistics that leave no map dead
     path = folder / f"reader{len(vocabulary)}-{seed}.safetensors"
     weights.save(path, net, arguments=net.arguments, view=net.view, trained_on="nothing", vocabulary=vocabulary)
+    return str(path)
+
+
+def make_lips(folder: Path, seed: int = 0) -> str:
+    """Path of the checkpoint of a small untrained ParaLip, whose lips differ from frame to frame, for lip to face."""
+    torch.manual_seed(seed)
+    sizes: dict[str, Any] = {"size": (8, 16), "hidden": 8, "layers": 1, "ffn": 8, "window": 5}
+    model = ParaLip(**sizes, encoder_widths=(4,), decoder_widths=(8, 6, 6))
+    with torch.no_grad():
+        model.picture_decoder.to_rgb.weight *= 8
+        model.picture_decoder.to_rgb.bias.fill_(0.4)
+    stored = {"state_dict": model.state_dict(), "hyper_parameters": dict(model.hparams)}
+    stored["pytorch-lightning_version"] = pl.__version__
+    model.on_save_checkpoint(stored)
+    path = folder / f"lips{seed}.ckpt"
+    torch.save(stored, path)
     return str(path)
 
 

@@ -18,6 +18,7 @@ from fake_data import (
     make_expert,
     make_flow,
     make_landmark_stage,
+    make_lips,
     make_reader,
     make_speech,
     make_vocoder,
@@ -94,6 +95,9 @@ SMALL: dict[str, dict[str, Any]] = {
     },
     "fastspeech": {
         **{"speakers": 2, "hidden": 16, "layers": 1, "decoder_layers": 1, "ffn": 24, "kernel": 3, "lr": 1e-2},
+    "lip2face": {
+        **{"size": 16, "embedding": 4, "hidden": 8, "rnn": 8, "dropout": 0.0, "window": 5},
+        **{"encoder_widths": (6, 8), "decoder_widths": (8, 8, 6, 6), "lr": 1e-2},
     },
     "lipgan": {
         "size": 12,
@@ -172,6 +176,7 @@ CASES: dict[str, Case] = {
     "cran": Case(SMALL["cran"], share=0.8),  # its weights begin as published, with frames that hardly differ
     "faceformer": Case(SMALL["faceformer"], files={"speech": make_speech}, learns="mse", judged=False),
     "fastspeech": Case(SMALL["fastspeech"], files={"vocoder": make_vocoder}, learns="mel"),
+    "lip2face": Case(SMALL["lip2face"], files={"lips": make_lips}),
     "lipgan": Case(SMALL["lipgan"]),
     "paralip": Case(SMALL["paralip"]),
     "speech2vid": Case(SMALL["speech2vid"], lengths=WINDOWS, judged=False),

@@ -56,6 +56,23 @@ def test_skips_computed_once_equal_skips_side_by_side() -> None:
     torch.testing.assert_close(decoder(motion[order], identity, skips, clip[order]), expected[order])
 
 
+def test_frames_may_have_maps_of_their_own_and_no_identity_vector() -> None:
+    torch.manual_seed(0)
+    size, widths = (16, 16), (8, 7, 6, 5)
+    encoder = IdentityEncoder(size, (4, 6), 10, channels=6)
+    decoder = PictureDecoder(size, (4, 6), widths, 12, with_identity=False)
+    assert count(decoder.first) == 13 * 8 * 4 * 4
+    vector, skips = encoder(torch.rand(5, 6, *size))
+    assert vector.shape == (5, 10)
+    motion = torch.randn(5, 12)
+    made = decoder.eval()(motion, None, skips, None)
+    own = torch.cat([decoder(motion[k : k + 1], None, [skip[k : k + 1] for skip in skips], None) for k in range(5)])
+    torch.testing.assert_close(made, own)
+    turned = decoder(motion, None, [skip.flip(0) for skip in skips], None)
+    assert (made - turned).abs().flatten(1).amax(dim=1)[[0, 1, 3, 4]].min() > 1e-3
+    torch.testing.assert_close(made[2], turned[2])
+
+
 def test_widths_must_match() -> None:
     with pytest.raises(ValueError, match="needs 4 widths"):
         PictureDecoder((16, 32), (4, 6), (8, 7, 6), 10)

@@ -244,10 +244,6 @@ class ClipDataModule(LightningDataModule):
     def _dataset(self, part: str, spec: ClipSpec, seed: int, *, scoring: bool = False) -> Dataset[dict[str, Any]]:
         if part == "grammar":
             return SentenceDataset(self._sentences(), self.corpus.tokenizer)
-        keys = spec.keys | SCORING if scoring else spec.keys
-            texts = dict(zip(self.store.clip_ids, self.store.column("text"), strict=True))
-            held = {texts[clip] for clip in self.split.test if clip in texts}
-            return SentenceDataset([s for s in self.corpus.sentences() if s not in held], self.corpus.tokenizer)
         scored = SCORING if scoring and spec.frames else frozenset[str]()  # without frames no video is scored
         keys = spec.keys | scored
         return self._clips(self._present[part], spec, keys, seed, training=part not in ("validation", "test"))

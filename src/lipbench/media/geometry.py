@@ -285,6 +285,33 @@ def change_view(pixels: Tensor, have: View, want: View) -> Tensor:
     return resize(at_face_scale[..., wtop - top : wbottom - top, wleft - left : wright - left], want.size)
 
 
+def superimpose(below: Tensor, shows: View, pixels: Tensor, view: View) -> Tensor:
+    """Put a view over another one that holds it, as `paste` does in the canonical picture: `change_view` reversed.
+
+    Pixels of `below` that the box covers in part show both, in shares of the area; those outside stay to the bit.
+
+    Args:
+        below: (..., 3, shows.height, shows.width) float.
+        shows: The view of `below`.
+        pixels: (..., 3, view.height, view.width) float, same range and same dimensions in front.
+        view: A view whose box lies inside that of `shows`.
+
+    Returns:
+        Like `below`, a copy; differentiable in both.
+
+    Raises:
+        ValueError: The box reaches outside.
+    """
+    top, left, bottom, right = box(shows.name)
+    own_top, own_left, own_bottom, own_right = box(view.name)
+    if own_top < top or own_left < left or own_bottom > bottom or own_right > right:
+        raise ValueError(f"view {view.name!r} does not lie inside {shows.name!r}")
+    around = (own_left - left, right - own_right, own_top - top, bottom - own_bottom)
+    placed = F.pad(resize(pixels, (own_bottom - own_top, own_right - own_left)), around)  # (..., 3, box of `shows`)
+    covered = F.pad(pixels.new_ones(1, own_bottom - own_top, own_right - own_left), around)
+    return below * (1 - resize(covered, shows.size)) + resize(placed, shows.size)
+
+
 def feather(view: View, border: int = 8) -> Tensor:
     """A mask of the canonical picture, 1 inside the view's box, falling smoothly to 0 at its edge.
 

@@ -49,7 +49,7 @@ class _LipGenerator(nn.Module):
         super().__init__()
         self.text_encoder = ConvTextEncoder(tokens, embedding, hidden, dropout=dropout)
         self.image_encoder = IdentityEncoder(size, encoder_widths, hidden)
-        self.decoder = PictureDecoder(size, encoder_widths, decoder_widths, rnn, identity=False)
+        self.decoder = PictureDecoder(size, encoder_widths, decoder_widths, rnn, with_identity=False)
 
     def draw(self, states: Tensor, skips: Sequence[Tensor], clip: Tensor | None) -> Tensor:
         """Draw frames.

@@ -43,9 +43,10 @@ class IdentityEncoder(nn.Module):
         size: (height, width) of the picture.
         widths: Channels after each convolution.
         hidden: Size H of the identity vector.
+        channels: C of the picture: 3, or more where several pictures lie one behind the other.
     """
 
-    def __init__(self, size: tuple[int, int], widths: Sequence[int], hidden: int) -> None:
+    def __init__(self, size: tuple[int, int], widths: Sequence[int], hidden: int, channels: int = 3) -> None:
         super().__init__()
         self.stages = nn.ModuleList(
             nn.Sequential(
@@ -53,16 +54,16 @@ class IdentityEncoder(nn.Module):
                 nn.BatchNorm2d(after),
                 nn.ReLU(inplace=True),
             )
-            for before, after in zip((3, *widths), widths, strict=False)
+            for before, after in zip((channels, *widths), widths, strict=False)
         )
         height, width = halved(size, len(widths))[-1]
         self.out = nn.Linear(widths[-1] * height * width, hidden)
 
     def forward(self, picture: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """Encode one picture a clip.
+        """Encode one picture a clip, or one a frame.
 
         Args:
-            picture: (B, 3, height, width) in [0, 1].
+            picture: (B, C, height, width) in [0, 1].
 
         Returns:
             Identity vector (B, H) in (-1, 1); the map after every convolution, from large to small.
@@ -113,8 +114,8 @@ class PictureDecoder(nn.Module):
         size: (height, width) of the pictures.
         identity_widths: Channels of the identity encoder's maps, from large to small; one stage undoes each.
         widths: Channels of the first map, after every stage and of the last hidden map: len(identity_widths) + 2.
-        hidden: Size H of the identity and the motion vector.
-        identity: Whether the first layer sees the identity vector, too, or the motion vector alone.
+        hidden: Size H of the motion vector, and of the identity vector if there is one.
+        with_identity: Whether the first layer sees an identity vector beside the motion vector, as ParaLip's does.
 
     Raises:
         ValueError: `widths` has the wrong length.
@@ -126,7 +127,7 @@ class PictureDecoder(nn.Module):
         identity_widths: Sequence[int],
         widths: Sequence[int],
         hidden: int,
-        identity: bool = True,
+        with_identity: bool = True,
     ) -> None:
         super().__init__()
         if len(widths) != len(identity_widths) + 2:
@@ -136,7 +137,7 @@ class PictureDecoder(nn.Module):
             )
         sizes = halved(size, len(identity_widths))[::-1]  # from small to large
         self.first_map = (widths[0], *sizes[0])
-        self.first = nn.Linear((1 + identity) * hidden, widths[0] * sizes[0][0] * sizes[0][1])
+        self.first = nn.Linear(2 * hidden if with_identity else hidden, widths[0] * sizes[0][0] * sizes[0][1])
         self.stages = nn.ModuleList(
             _Stage(before, skip, after, out)
             for before, skip, after, out in zip(
@@ -155,10 +156,10 @@ class PictureDecoder(nn.Module):
 
         Args:
             motion: (M, H), one vector a frame, of any clips.
-            identity: (B, H) identity vectors; None where the first layer sees none.
+            identity: (B, H) identity vectors; None without.
             skips: The identity encoder's maps, from large to small, each (B, ...).
             clip: (M,) int64, the row of `identity` and `skips` that each frame belongs to. None: every clip has M / B
-                frames, one clip after the other (faster).
+                frames, one clip after the other (faster); with B = M, each frame has maps of its own.
 
         Returns:
             (M, 3, height, width) in (-1, 1); the target range is [0, 1].
