@@ -75,6 +75,7 @@ SMALL: dict[str, dict[str, Any]] = {
         **{"size": (16, 32), "embedding": 8, "hidden": 16, "rnn": 24, "encoder_widths": (6, 8), "dropout": 0.1},
         **{"decoder_widths": (8, 8, 6, 6), "reader_options": {"widths": (4, 4, 8), "hidden": 8, "dropout": 0.0}},
         **{"unsupervised_from": 0, "curriculum": 0, "generator_lr": 1e-2, "lr": 1e-2},
+    },
     "cran": {
         **{"size": 48, "widths": (8,) * 4, "decoder_widths": (16, 12, 12, 12, 8, 8), "audio_widths": (4, 4, 4, 6, 8)},
         **{"embedding": 12, "hidden": 32, "window": 8, "video_frames": 9},
@@ -95,6 +96,7 @@ SMALL: dict[str, dict[str, Any]] = {
     },
     "fastspeech": {
         **{"speakers": 2, "hidden": 16, "layers": 1, "decoder_layers": 1, "ffn": 24, "kernel": 3, "lr": 1e-2},
+    },
     "lip2face": {
         **{"size": 16, "embedding": 4, "hidden": 8, "rnn": 8, "dropout": 0.0, "window": 5},
         **{"encoder_widths": (6, 8), "decoder_widths": (8, 8, 6, 6), "lr": 1e-2},
