@@ -14,12 +14,11 @@ puts them on the reference. The lip generator makes whole clips, of which a `win
 anew at its first frame. The layers of the network, which the paper does not name.
 """
 
+import warnings
 from pathlib import Path
 from typing import Any, ClassVar, Final, Literal
 
 import torch
-from pytorch_lightning.trainer.states import TrainerFn
-from pytorch_lightning.utilities import rank_zero_info
 from torch import Tensor
 from torch.optim import Adam, Optimizer
 
@@ -118,7 +117,7 @@ class LipToFace(GenerativeModel):
 
         Args:
             lips: Frozen from here on.
-            sha256: Hash of its checkpoint. Outside a fit it may be another one than in training, which is then told.
+            sha256: Hash of its checkpoint. Outside a fit it may be another one than in training; a warning says so.
 
         Raises:
             ValueError: It does not make lips from text and an identity frame.
@@ -153,8 +152,8 @@ class LipToFace(GenerativeModel):
             )
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Read it back. A fit goes on with the same lips only; elsewhere, other ones may be given, which is told."""
-        fitting = self._trainer is not None and self.trainer.state.fn == TrainerFn.FITTING
+        """Read it back. A fit goes on with the same lips only; elsewhere, other ones may be given, with a warning."""
+        fitting = self._trainer is not None and self.trainer.state.fn == "fit"
         own = None if fitting else self.frozen_sha256.pop("lips", None)
         super().on_load_checkpoint(checkpoint)
         if own is not None:
@@ -282,9 +281,10 @@ class LipToFace(GenerativeModel):
 
 
 def _tell_other_lips(trained: str, own: str) -> None:
-    """Say that the lips are not those of the training, if so."""
+    """Warn if the lips are not those of the training."""
     if own != trained:
-        rank_zero_info(
+        warnings.warn(
             f"--model.lips has SHA-256 {own[:12]}..., and the model was trained with the lips of {trained[:12]}...: "
-            "its faces are made of other lips than it has learned from"
+            "its faces are made of other lips than it has learned from",
+            stacklevel=3,
         )
