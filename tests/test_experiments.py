@@ -85,15 +85,16 @@ def test_every_recipe_is_called_by_a_name_of_its_own():
 def test_an_experiment_of_stages_can_be_run(path):
     found = stages.find(path.stem)
     assert found == stages.find(str(path))
-    assert recipe_files.told(path)[1] != "time not measured"
+    run = "not run yet" not in path.read_text(encoding="utf-8")  # of paper size
+    assert recipe_files.told(path)[1] != "time not measured" or not run
     for stage in found.stages:
-        assert stage.told[1] != "time not measured"
+        assert stage.told[1] != "time not measured" or not run
         model = discovery.load("model", stage.stated()["model"]["class_path"])
-        for option, (source, _) in stage.take.items():
+        for option, (source, file) in stage.take.items():
             earlier = next(own for own in found.stages if own.name == source)
             argument = option.removeprefix("model.")
             wanted = discovery.short_name("model", earlier.stated()["model"]["class_path"])
-            assert model.takes.get(argument) == wanted or argument == "init_from"
+            assert model.takes.get(argument) == wanted or file.endswith(".ckpt")  # any model's, such as any lips
 
 
 def test_a_recipe_belongs_to_the_longest_name_that_fits():

@@ -69,7 +69,6 @@ class LipToFace(GenerativeModel):
     """
 
     paper: ClassVar[str] = "Chen et al., DualLip: A System for Joint Lip Reading and Generation, ACM MM 2020"
-    takes: ClassVar[dict[str, str]] = {"lips": "paralip"}
 
     def __init__(
         self,
