@@ -216,7 +216,7 @@ def _of_text(
 
     def speak(canonical: "Tensor", points: "Tensor") -> "Speech":
         timed = durations
-        if face is not None and timed is None:
+        if face is not None and timed is None and ("pose" in face.needs or "free" not in face.timings):
             timed = talking.own_durations(lips, talking.identity_batch(lips, canonical, points), ids)
         shown = face or lips
         return talking.from_text(shown, talking.identity_batch(shown, canonical, points), ids, timed, watch)

@@ -46,7 +46,7 @@ def load_driven(path: Path, model: str | None) -> tuple[GenerativeModel, Literal
     if isinstance(loaded, _FaceOfLips):
         raise ValueError(f"{name} makes faces of lips: give it as --face-ckpt, and the model of lips as --ckpt_path")
     rest = loaded.needs - _FACE
-    if rest == _TEXT and {"given", "free"} & loaded.timings:
+    if "tokens" in rest and rest <= _TEXT and {"given", "free"} & loaded.timings:
         return loaded, "text"
     if rest == {"audio", "audio_len", "fps"} and "free" in loaded.timings:
         return loaded, "audio"
@@ -100,7 +100,7 @@ def check_timing(path: Path, lips: GenerativeModel, voice: str | None, speech: P
     if "given" in lips.timings:
         if voice is None and speech is None and "free" not in lips.timings:
             raise UsageError(
-                f"{name} is told how long each letter lasts: give --voice espeak, or --speech-ckpt FILE of a speech model"
+                f"{name} is told how long each letter lasts: give --voice espeak or --speech-ckpt FILE"
             )
     elif voice is not None:
         raise UsageError(
