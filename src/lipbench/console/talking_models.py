@@ -24,7 +24,7 @@ _SPEECH: Final = _TEXT | {"durations", "n_frames", "fps", "speaker_id"}
 class _FaceOfLips(Protocol):
     """What a model of --face-ckpt must have: it makes faces out of the lips of another model."""
 
-    def set_lips(self, model: GenerativeModel, sha256: str) -> None:
+    def use_lips(self, lips: GenerativeModel, sha256: str) -> None:
         """Take the model that makes lips, and the hash of its checkpoint."""
 
 
@@ -99,9 +99,7 @@ def check_timing(path: Path, lips: GenerativeModel, voice: str | None, speech: P
     name = f"{path} holds {type(lips).__name__}, which"
     if "given" in lips.timings:
         if voice is None and speech is None and "free" not in lips.timings:
-            raise UsageError(
-                f"{name} is told how long each letter lasts: give --voice espeak or --speech-ckpt FILE"
-            )
+            raise UsageError(f"{name} is told how long each letter lasts: give --voice espeak or --speech-ckpt FILE")
     elif voice is not None:
         raise UsageError(
             f"{name} decides itself how long each letter lasts, and so does --voice: picture and sound would part. "
@@ -137,7 +135,7 @@ def load_face(path: Path, lips: GenerativeModel, lips_path: Path) -> GenerativeM
     name = f"--face-ckpt {path} holds {type(loaded).__name__}, which"
     if not isinstance(loaded, _FaceOfLips):
         raise ValueError(f"{name} makes no faces of lips; expected a model such as lip2face")
-    loaded.set_lips(lips, sha256(lips_path))
+    loaded.use_lips(lips, sha256(lips_path))
     views: dict[str, View] = loaded.clip_spec.identity_views
     rest = loaded.needs - _FACE - _TEXT - views.keys()
     if rest or not {"given", "free"} & loaded.timings:
@@ -168,28 +166,28 @@ def load_speech(path: Path) -> SpeechModel:
 
 
 def speaker_number(model: SpeechModel, wanted: str | None) -> int:
-    """Position of a speaker among those of a speech model; says which one it is where nobody chose.
+    """The `speaker_id` of a speaker of a speech model; says which one it is where nobody chose.
 
     Args:
-        model: Of --speech-ckpt.
+        model: Of --speech-ckpt. Where its checkpoint names no speakers, only numbers are known.
         wanted: A speaker's name, or a number from 0; None takes the first.
 
     Raises:
         UsageError: It has no such speaker, or speaks with one voice only.
     """
-    names = model.speaker_names
     if "speaker_id" not in model.needs:
         if wanted is not None:
             raise UsageError(f"--speaker {wanted}: {type(model).__name__} has one voice; leave --speaker out")
         return 0
-    if not names:
-        raise ValueError(f"{type(model).__name__} needs a speaker, and its checkpoint names none: train it anew")
+    names: list[str] = getattr(model, "speaker_names", [])
     if wanted is None:
-        if len(names) > 1:
-            print(f"speaks as {names[0]}, the first of {len(names)} speakers; --speaker changes that", file=sys.stderr)
+        if len(names) != 1:
+            first = f"{names[0]}, the first of {len(names)} speakers" if names else "speaker 0"
+            print(f"speaks as {first}; --speaker changes that", file=sys.stderr)
         return 0
     if wanted in names:
         return names.index(wanted)
-    if wanted.isdecimal() and int(wanted) < len(names):
+    if wanted.isdecimal() and (not names or int(wanted) < len(names)):
         return int(wanted)
-    raise UsageError(f"--speaker {wanted}: the speech model has {', '.join(names)} (0 to {len(names) - 1})")
+    known = f"{', '.join(names)} (0 to {len(names) - 1})" if names else "speakers without names: give a number from 0"
+    raise UsageError(f"--speaker {wanted}: the speech model has {known}")

@@ -42,10 +42,10 @@ class Spoken:
 
 @runtime_checkable
 class SpeechModel(Protocol):
-    """What a model must have to speak a text: a `GenerativeModel` with the capability "audio" that has these."""
+    """What a model must have to speak a text: a `GenerativeModel` with the capability "audio" that has these.
 
-    speaker_names: list[str]
-    """Name of every speaker; the position is the `speaker_id`."""
+    One of several speakers may have `speaker_names`, a list in which a speaker's position is its `speaker_id`.
+    """
 
     @property
     def needs(self) -> frozenset[str]:
@@ -92,7 +92,7 @@ def predicted(model: SpeechModel, tokens: Tensor, speaker: int) -> Tensor:
     Args:
         model: In eval mode.
         tokens: (L,) int64.
-        speaker: Position of the speaker among its `speaker_names`.
+        speaker: Its `speaker_id`.
 
     Returns:
         (L,) int64.
@@ -119,7 +119,7 @@ def spoken(model: SpeechModel, tokens: Tensor, durations: Tensor, speaker: int) 
         model: In eval mode.
         tokens: (L,) int64.
         durations: (L,) int64 frames at `FPS` for each token.
-        speaker: Position of the speaker among its `speaker_names`.
+        speaker: Its `speaker_id`.
 
     Raises:
         ValueError: It returns no audio, values that are not finite, or audio whose length differs from the durations by
