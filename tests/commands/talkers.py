@@ -1,6 +1,6 @@
 """Toy models that show and sound which token they say: a package of its own, which the tests install and load.
 
-The number of the token, over 60, is every sample. The middle of the lips is darker than the rest, by 26 less that number,
+Every sample is the number of its token over 60. The middle of the lips is darker than the rest, by 26 less that number,
 over 90: on bright skin, brighter pixels would be clipped.
 """
 

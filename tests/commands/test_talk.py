@@ -84,14 +84,18 @@ def typed(**options):
 
 
 def shown_tokens(path):
-    """(N,) the token of every frame, by the brightness in the middle of the mouth less that beside it."""
+    """(N,) the token of every frame, by the brightness in the middle of the mouth less that beside it.
+
+    The first frame shows silence: what the colors of the skin add to that difference is known from it.
+    """
     frames = np.stack(video.read_video(path).frames)  # (N, h, w, 3)
     aligned = geometry.similarity(landmarks.track([frames[0]], landmarks.load("dlib")).points)
     top, left, _, right = geometry.box("mouth")
     row, middle, beside = top + 40, (left + right) // 2, left + 46
     canonical = geometry.warp(list(frames), np.repeat(aligned, len(frames), 0)).astype(float)  # (N, 352, 320, 3)
     at = [canonical[:, row - 2 : row + 2, x - 2 : x + 2].mean((1, 2, 3)) for x in (middle, beside)]  # (N,) each
-    return np.rint(26 + (at[0] - at[1]) / 255 * 90).astype(int)
+    contrast = at[0] - at[1]
+    return np.rint(IDS[0] + (contrast - contrast[0]) / 255 * 90).astype(int)
 
 
 def heard_tokens(path, louder=1.0):
