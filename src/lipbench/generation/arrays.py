@@ -204,8 +204,8 @@ class ArrayModel:
         whole = spans.shape == (tokens,) and not spans.is_floating_point() and not spans.is_complex()
         if not whole or int(spans.min()) < 0 or int(spans.sum()) == 0:
             raise ValueError(
-                f"durations are {spans.dtype} {tuple(spans.shape)}; expected whole numbers of frames, 0 or more, for each "
-                f"of the text's {tokens} tokens, letters and the silences around words"
+                f"durations are {spans.dtype} {tuple(spans.shape)}; expected whole numbers of frames, 0 or more, for "
+                f"each of the text's {tokens} tokens, letters and the silences around words"
             )
         return spans.long()
 
