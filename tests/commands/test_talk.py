@@ -132,6 +132,12 @@ def test_frames_and_sound_of_the_file_say_the_same_token(talkers, me, case, caps
     assert heard.tolist() == expected.tolist()
     assert shown.tolist() == expected.tolist()
     assert capsys.readouterr().err == "speaks as anna, the first of 2 speakers; --speaker changes that\n"
+    if face:  # of a whole face, only the lower half is put back
+        before, after = np.asarray(Image.open(me)), np.stack(video.read_video("out.avi").frames)
+        changed = (after != before).any(axis=(0, 2, 3))  # (h,)
+        eyes = landmarks.track([before], landmarks.load("dlib")).points[0, 36:48, 1]
+        assert not changed[: int(eyes.max())].any()
+        assert changed.any()
 
 
 @pytest.mark.parametrize("suffix", [".mp4", ".mpg", ".avi"])

@@ -127,7 +127,8 @@ def run(
         talking_models.check_audio_driven(name, text, audio, image is not None, of_text)
         job = _of_audio(loaded, audio or given, watch)
     target = dub.film(given) if image is None else dub.picture(given)
-    dubbing = dub.Dubbing(job.model, target, backends.load(landmarks), face, job.total, job.speak)
+    lower = face_ckpt is not None or "pose" in job.model.needs
+    dubbing = dub.Dubbing(job.model, target, backends.load(landmarks), face, job.total, job.speak, lower=lower)
     samples, rate = job.sound(dubbing.speech) or (None, None)
     films.write_video(out, dubbing, talking.FPS, samples, rate)
     lost = f", {dubbing.lost} frames without the face left as they were" if dubbing.lost else ""

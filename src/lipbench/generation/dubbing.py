@@ -248,6 +248,8 @@ class Dubbing:
         face: Number of the face, from left to right; None is the largest.
         total: Frames to make, where they are known beforehand.
         speak: Canonical picture (3, 352, 320) uint8 and its landmarks (68, 2) -> what is said with that face.
+        lower: Whether only the lower face is put back, the upper one being given to the model: of models that look at
+            poses, and of those that put lips into a face.
 
     Attributes:
         frames: How many were made.
@@ -263,9 +265,11 @@ class Dubbing:
         face: int | None,
         total: int | None,
         speak: Callable[[Tensor, Tensor], Speech],
+        *,
+        lower: bool,
     ) -> None:
         self._view = model.clip_spec.frames["video"]
-        self._mask = lower_face() if "pose" in model.needs else geometry.feather(self._view, _BORDER)[0].numpy()
+        self._mask = lower_face() if lower else geometry.feather(self._view, _BORDER)[0].numpy()
         self._target, self._landmarker, self._face, self._total, self._speak = target, landmarker, face, total, speak
         self.frames = self.lost = 0
         self.size = (0, 0)
