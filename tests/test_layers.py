@@ -29,7 +29,7 @@ ALLOWED = {
     "metrics": GROUND | {"media", "nets", "pretrained", "scoring"},
     "functional": GROUND | {"metrics"},
     "evaluation": GROUND | {"media", "nets", "pretrained", "training", "data", "synthetic", "scoring", "metrics"},
-    "generation": GROUND | {"media", "nets", "pretrained", "training", "data"},
+    "generation": GROUND | {"media", "nets", "pretrained", "training", "data", "synthetic"},
     "leaderboard": GROUND | {"evaluation"},
     "tracking": GROUND | {"media", "training", "evaluation"},
 }

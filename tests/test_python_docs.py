@@ -11,6 +11,7 @@ import torch
 
 import lipbench
 from lipbench.generation.arrays import ArrayModel
+from lipbench.generation.speech import espeak
 from lipbench.types import ClipSpec, View
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "python.md"
@@ -102,6 +103,40 @@ def test_arrays_in_arrays_out():
     assert model.generate(canonical, audio=SECOND, sample_rate=8000)[0, 0, 0].tolist() == [90, 90, 90]
     reading = ArrayModel(Model({"tokens", "token_len", "identity"}))
     assert len(reading.generate(PICTURE, text="at a")) == len("|at|a|")
+
+
+def test_durations_of_a_voice_drive_a_model_of_text():
+    class Timed(Model):
+        timings = frozenset({"given"})
+
+        def run_generate(self, batch, timing):
+            assert timing == "given"
+            assert batch["durations"].sum() == batch["n_frames"][0]
+            self.given = batch["durations"]
+            return {
+                "video": batch["identity"].expand(1, int(batch["n_frames"]), 3, 4, 8),
+                "video_len": batch["n_frames"],
+            }
+
+    needs = {"tokens", "token_len", "durations", "n_frames", "identity"}
+    timed = Timed(needs)
+    told = ArrayModel(timed)
+    spoken = espeak("bin blue")
+    made = told.generate(PICTURE, text="bin blue", durations=spoken.durations)
+    assert len(made) == round(len(spoken.samples) / spoken.rate * 25) > 20
+    assert torch.equal(timed.given, spoken.durations[None])
+    assert len(told.generate(PICTURE, text="a", durations=np.array([1, 0, 2]))) == 3
+    with pytest.raises(ValueError, match=r"Timed needs durations=...; its timings are \['given'\]"):
+        told.generate(PICTURE, text="a")
+    with pytest.raises(ValueError, match="Model decides the durations itself: leave durations out"):
+        ArrayModel(Model(needs)).generate(PICTURE, text="a", durations=[1, 1, 1])
+    for wrong in (np.array([1, 2]), np.array([1, -1, 2]), np.array([0, 0, 0]), np.ones(3)):
+        with pytest.raises(
+            ValueError, match="expected whole numbers of frames, 0 or more, for each of the text's 3 tok"
+        ):
+            told.generate(PICTURE, text="a", durations=wrong)
+    with pytest.raises(ValueError, match="makes no use of durations"):
+        ArrayModel(Model(SPEAKING)).generate(PICTURE, audio=SECOND, sample_rate=8000, durations=wrong)
 
 
 def test_landmarks_of_the_reference():

@@ -71,10 +71,11 @@ def test_pieces_of_sound_make_the_frames_of_the_whole(front_end):
     ).eval()
     random = np.random.default_rng(0)
     samples = (random.normal(0, 0.1, 16000 * 2 + 321) * np.sin(np.arange(32321) / 3000)).astype(np.float32)
-    poses, identity = torch.rand(51, 3, 24, 24), torch.rand(3, 24, 24)
+    poses = torch.rand(51, 3, 24, 24)
     watched: list = []
     points = torch.rand(68, 2)
-    speech = talking.from_sound(model, identity, points, samples, 16000, 51, watched.append)
+    identity = {"identity": torch.rand(1, 1, 3, 24, 24), "identity_landmarks": points[None, None]}
+    speech = talking.from_sound(model, identity, samples, 16000, 51, lambda batch, timing: watched.append(batch))
     whole, pieces = at_once(speech, poses), piecewise(speech, poses)
     assert whole.shape == poses.shape
     assert torch.allclose(pieces, whole, atol=1e-5)
@@ -188,8 +189,7 @@ def test_pieces_make_the_frames_of_the_whole_whatever_the_model(kind, rate):
     random = np.random.default_rng(0)
     count = rate // 25 * 93
     samples = (random.normal(0, 0.1, count) * np.sin(np.arange(count) / 3000)).astype(np.float32)
-    points = torch.zeros(68, 2)
-    speech = talking.from_sound(model, torch.zeros(3, 8, 8), points, samples, rate, 93, lambda batch: None)
+    speech = talking.from_sound(model, {}, samples, rate, 93, lambda *_: None)
     poses = torch.rand(93, 1, 1, 1).expand(-1, 3, 8, 8)
     whole = at_once(speech, poses)
     for size in (20, 30, 250):

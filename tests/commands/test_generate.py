@@ -270,7 +270,7 @@ def test_punctuation_is_left_out_and_unknown_words_are_named(here, patient, face
         ({"image": "pipe.png"}, "is not a file"),
         ({"image": "cut.png"}, "cannot be read"),
         ({"image": None, "video": "pipe.png"}, "is not a file"),
-        ({"out": "talk.gif"}, "gif"),
+        ({"out": "talk.gif"}, "--out talk.gif: expected a name that ends in .mp4, .mpg, .avi"),
         ({"out": "grey.png/talk.mp4"}, "grey.png: it is a file; name another folder"),
         ({"out": "pipe.png/below/talk.mp4", "ckpt_path": "foreign.ckpt"}, "cannot write into"),  # before all work
         ({"heatmap": "grey.png/heat.png"}, "grey.png: it is a file; name another folder"),

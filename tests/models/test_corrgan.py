@@ -254,7 +254,8 @@ def test_dubbing_a_long_sound_onto_a_still_has_no_seam(small: Callable[..., Corr
     draw = torch.Generator().manual_seed(3)
     samples = (torch.rand(total * 1764, generator=draw) - 0.5).numpy()
     identity = torch.rand(3, 16, 16, generator=draw)
-    speech = talking.from_sound(model, identity, torch.zeros(68, 2), samples, 44_100, total, lambda _: None)
+    who: Any = {"identity": identity[None, None]}
+    speech = talking.from_sound(model, who, samples, 44_100, total, lambda *_: None)
     still = identity.expand(total, -1, -1, -1)
     ((_, made),) = talking.in_pieces(speech, [(None, still)], lambda: [still])
     assert made.shape == (total, 3, 16, 16)

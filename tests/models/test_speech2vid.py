@@ -122,11 +122,13 @@ def test_what_a_frame_hears_is_centered_on_it(batch_for: Callable[..., ClipBatch
 def test_one_picture_is_shown_as_often_as_the_model_takes_images(kind: type[Any]) -> None:
     model = small(kind, references=5)
     size, rate = model.size, model.clip_spec.audio_rate
-    picture, samples = torch.rand(3, size, size), torch.randn(rate).clamp(-3, 3) / 6
+    samples = torch.randn(rate).clamp(-3, 3) / 6
     shown: list[Tensor] = []
     model.generator.register_forward_pre_hook(lambda _, given: shown.append(given[0]))
-    points = torch.zeros(68, 2)
-    speech = talking.from_sound(model, picture, points, samples.numpy(), rate, 25, lambda batch: None)
+    canonical = torch.randint(256, (3, 352, 320), dtype=torch.uint8)
+    identity = talking.identity_batch(model, canonical, torch.zeros(68, 2))
+    picture = identity["identity"][0, 0]  # (3, h, w)
+    speech = talking.from_sound(model, identity, samples.numpy(), rate, 25, lambda *_: None)
     poses = torch.rand(25, 3, size, size)
     made = speech.make(talking.Piece(0, poses, poses[:0], poses[:0]))
     arrays = ArrayModel(model)

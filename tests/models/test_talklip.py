@@ -357,7 +357,8 @@ def test_a_long_sound_in_pieces_gives_the_same_frames(
         return encode(seen, audio, length)  # type: ignore[operator, no-any-return]
 
     monkeypatch.setattr(model.audio_encoder, "encode", watched)
-    speech = talking.from_sound(model, identity, torch.zeros(68, 2), sound.numpy(), 16_000, frames, lambda _: None)
+    who: Any = {"identity": identity[None, None]}
+    speech = talking.from_sound(model, who, sound.numpy(), 16_000, frames, lambda *_: None)
     assert speech.context == 0
     pieces = [(None, shown[k : k + talking.STEP]) for k in range(0, frames, talking.STEP)]
     made = torch.cat([piece for _, piece in talking.in_pieces(speech, pieces, lambda: pytest.fail("looked at all"))])

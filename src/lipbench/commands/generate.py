@@ -1,22 +1,21 @@
 """generate: make the face in a picture or a video say a sentence or follow a sound, as a video."""
 
 import argparse
-import sys
-import unicodedata
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, NamedTuple
 
 from lipbench.errors import UsageError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from lipbench.generation.talking import Speech
+    from lipbench.generation.talking import Speech, Watch
+    from lipbench.media.audio import Samples
     from lipbench.training.generative import GenerativeModel
-    from lipbench.types import ClipBatch
+    from lipbench.types import ClipBatch, Timing
 
 GROUP = "Train and score"
-_SHOWN: Final = 60  # words of a vocabulary
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -43,6 +42,13 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--landmarks", choices=("dlib", "face-alignment"), default="dlib", help="who finds the face (default: dlib)"
     )
+    talking = parser.add_argument_group("for text-driven models, which are silent without a voice")
+    talking.add_argument("--voice", help="speak with eSpeak NG: espeak, or espeak:NAME such as espeak:en-us+f2")
+    talking.add_argument("--speech-ckpt", type=Path, help="or: speak with the model of this checkpoint (fastspeech)")
+    talking.add_argument("--speaker", help="of --speech-ckpt, which: name, or number from 0 (default: the first)")
+    talking.add_argument(
+        "--face-ckpt", type=Path, help="put the lips of --ckpt_path into a face with this model (lip2face)"
+    )
 
 
 def run(
@@ -56,10 +62,16 @@ def run(
     face: int | None = None,
     heatmap: Path | None = None,
     landmarks: str = "dlib",
+    voice: str | None = None,
+    speech_ckpt: Path | None = None,
+    speaker: str | None = None,
+    face_ckpt: Path | None = None,
 ) -> None:
     """Write a video in which the face speaks; everything that the model does not make stays as it was.
 
-    A text-driven model decides how long each letter lasts (timing "free"), and there is no sound. With a sound-driven
+    Picture and sound of a text are made by the same durations, frames that each letter lasts. A model with timing
+    "given" takes those of the voice or of the speech model; one that decides them itself hands them to the speech
+    model. Without a voice a text-driven model decides them (timing "free"), and there is no sound. With a sound-driven
     one, picture and sound end together: a longer video is cut, the last frame of one that is up to half a second
     shorter stays, a still shorter one starts again.
 
@@ -68,13 +80,17 @@ def run(
         model: Class path of its model, needed where it is neither built in nor installed as an entry point.
         image: A picture, turned as its camera says; transparent parts are mixed with white. Either this or `video`.
         video: Frames without a face stay as they are, and are counted.
-        text: Words; punctuation is left out with a notice, and words that the training corpus does not have are named:
-            of those a model makes nonsense.
+        text: Words; punctuation is left out with a notice, and words that the training corpus does not have are named,
+            as is a text longer than its sentences: of those a model makes nonsense.
         audio: Any file with sound; None takes that of the video.
         out: The video; .mp4, .mpg or .avi (lossless).
         face: Number of the face, from left to right; None takes the largest.
         heatmap: Picture of the model's activations in the first seconds (`lipbench.generation.activation_maps`).
         landmarks: Backend that finds the 68 points.
+        voice: "espeak" or "espeak:NAME": eSpeak NG speaks the text.
+        speech_ckpt: Checkpoint of a model that speaks the text, in place of `voice`.
+        speaker: Which of the speech model's speakers.
+        face_ckpt: Checkpoint of a model that makes a face of the lips.
 
     Raises:
         UsageError: The options do not fit together or not to the model.
@@ -82,110 +98,160 @@ def run(
         OSError: The video or the picture cannot be written there; known before anything is made.
         ValueError: A file cannot be used, the text has other characters, or there is no face.
     """
-    if (image is None) == (video is None):
-        found = "neither" if image is None else "both"
-        raise UsageError(f"whose face shall speak? Give --image PICTURE or --video FILE; found {found}")
-    from lipbench.console import run_folders
+    given = _check_files(ckpt_path, image, video, audio, out, heatmap)
+    if voice is not None and speech_ckpt is not None:
+        raise UsageError("who shall speak? Give --voice or --speech-ckpt; found both")
+    if speaker is not None and speech_ckpt is None:
+        raise UsageError("--speaker belongs to --speech-ckpt; one of eSpeak NG's voices is --voice espeak:NAME")
 
-    run_folders.refuse_alias(ckpt_path)
-    given = image if video is None else video
-    assert given is not None
-    if out.resolve() in {path.resolve() for path in (given, audio) if path is not None}:
-        raise UsageError(f"--out {out} would overwrite what it is made from; give another name")
-    if heatmap is not None and heatmap.suffix.lower() != ".png":
-        raise UsageError(f"--heatmap {heatmap}: expected a name that ends in .png")
-
-    from lipbench.evaluation import output_folder
-
-    for path in (out, heatmap):
-        if path is not None and path.is_dir():
-            raise UsageError(f"{path} is a folder; expected the name of a file to write")
-    for folder in dict.fromkeys(path.parent for path in (out, heatmap) if path is not None):
-        output_folder.probe(folder)
-
+    from lipbench.console import talking_models
     from lipbench.generation import dubbing as dub
     from lipbench.generation import talking
-    from lipbench.media import audio as sounds
     from lipbench.media import landmarks as backends
-    from lipbench.media import text as tokens
     from lipbench.media import video as films
-    from lipbench.training import loading
-    from lipbench.training.generative import GenerativeModel
 
-    loaded = loading.load(ckpt_path, GenerativeModel, model)  # type: ignore[type-abstract]
-    driver = _driver(ckpt_path, loaded)
-    _check_driver(f"{ckpt_path} holds {type(loaded).__name__}, which is driven by {driver}", driver, text, audio, image)
-    target = dub.film(given) if image is None else dub.picture(given)
+    loaded, driver = talking_models.load_driven(ckpt_path, model)
+    name = f"{ckpt_path} holds {type(loaded).__name__}"
 
-    def watch(batch: "ClipBatch") -> None:
+    def watch(batch: "ClipBatch", timing: "Timing") -> None:
         if heatmap is not None:
-            _draw(heatmap, loaded, batch)
+            _draw(heatmap, job.model, batch, timing)
 
-    samples, rate, total = None, None, None
     if driver == "text":
-        import torch
-
-        ids = torch.tensor(tokens.encode(tokens.symbols(_words(str(text), ckpt_path, model))))  # (L,)
-
-        def speak(identity: "Tensor", points: "Tensor") -> "Speech":
-            return talking.from_text(loaded, identity, points, ids, watch)
+        words = talking_models.check_text_driven(name, text, audio)
+        talking_models.check_timing(ckpt_path, loaded, voice, speech_ckpt)
+        job = _of_text(loaded, ckpt_path, model, words, voice, speech_ckpt, speaker, face_ckpt, watch)
     else:
-        samples, rate = sounds.read_audio(audio or given)
-        wanted = loaded.clip_spec.audio_rate
-        assert wanted is not None
-        heard = sounds.resample(samples, rate, wanted)
-        total = frames = round(len(heard) * talking.FPS / wanted)
-        if total == 0:
-            raise ValueError(f"{audio or given} holds {len(samples)} samples of sound, less than one frame of picture")
-
-        def speak(identity: "Tensor", points: "Tensor") -> "Speech":
-            return talking.from_sound(loaded, identity, points, heard, wanted, frames, watch)
-
-    dubbing = dub.Dubbing(loaded, target, backends.load(landmarks), face, total, speak)
+        typed = {"--voice": voice, "--speech-ckpt": speech_ckpt, "--face-ckpt": face_ckpt}
+        of_text = [option for option, value in typed.items() if value is not None]
+        talking_models.check_audio_driven(name, text, audio, image is not None, of_text)
+        job = _of_audio(loaded, audio or given, watch)
+    target = dub.film(given) if image is None else dub.picture(given)
+    lower = face_ckpt is not None or "pose" in job.model.needs
+    dubbing = dub.Dubbing(job.model, target, backends.load(landmarks), face, job.total, job.speak, lower=lower)
+    samples, rate = job.sound(dubbing.speech) or (None, None)
     films.write_video(out, dubbing, talking.FPS, samples, rate)
     lost = f", {dubbing.lost} frames without the face left as they were" if dubbing.lost else ""
     height, width = dubbing.size
     print(f"{out}: {dubbing.frames} frames, {dubbing.frames / talking.FPS:.2f} s, {width}x{height}{lost}")
 
 
-def _words(text: str, ckpt_path: Path, model: str | None) -> list[str]:
-    """The words to be spoken; says what was left out, and which of them the model never met.
+def _check_files(
+    ckpt_path: Path, image: Path | None, video: Path | None, audio: Path | None, out: Path, heatmap: Path | None
+) -> Path:
+    """The picture or video whose face shall speak.
 
     Raises:
-        ValueError: No word is in the text, or a character that is neither letter nor punctuation.
+        UsageError: There is none or there are two, or what is to be written has no fitting name.
+        OSError: Nothing can be written there.
     """
-    from lipbench.console import config_origin
+    if (image is None) == (video is None):
+        found = "neither" if image is None else "both"
+        raise UsageError(f"whose face shall speak? Give --image PICTURE or --video FILE; found {found}")
+    from lipbench.console import run_folders
+    from lipbench.evaluation import output_folder
+    from lipbench.media import video as films
+
+    run_folders.refuse_alias(ckpt_path)
+    given = image if video is None else video
+    assert given is not None
+    if out.resolve() in {path.resolve() for path in (given, audio) if path is not None}:
+        raise UsageError(f"--out {out} would overwrite what it is made from; give another name")
+    if out.suffix.lower() not in films.SUFFIXES:
+        raise UsageError(f"--out {out}: expected a name that ends in {', '.join(films.SUFFIXES)}")
+    if heatmap is not None and heatmap.suffix.lower() != ".png":
+        raise UsageError(f"--heatmap {heatmap}: expected a name that ends in .png")
+    for path in (out, heatmap):
+        if path is not None and path.is_dir():
+            raise UsageError(f"{path} is a folder; expected the name of a file to write")
+    for folder in dict.fromkeys(path.parent for path in (out, heatmap) if path is not None):
+        output_folder.probe(folder)
+    return given
+
+
+class _Job(NamedTuple):
+    """What a face shall say.
+
+    Attributes:
+        model: What makes the frames.
+        total: How many there are, where it is known beforehand.
+        speak: See `lipbench.generation.dubbing.Dubbing`.
+        sound: What is said -> samples and their rate; None for a video without sound.
+    """
+
+    model: "GenerativeModel"
+    total: int | None
+    speak: Callable[["Tensor", "Tensor"], "Speech"]
+    sound: Callable[["Speech"], "tuple[Samples, int] | None"]
+
+
+def _of_text(
+    lips: "GenerativeModel",
+    ckpt_path: Path,
+    model: str | None,
+    text: str,
+    voice: str | None,
+    speech_ckpt: Path | None,
+    speaker: str | None,
+    face_ckpt: Path | None,
+    watch: "Watch",
+) -> _Job:
+    """A text, with whatever speaks it and whatever makes a face of the lips; arguments as those of `run`."""
+    import torch
+
+    from lipbench.console import spoken_text, talking_models
+    from lipbench.generation import speech, talking
     from lipbench.media import text as tokens
 
-    plain, left_out = _without_punctuation(text)
-    words = tokens.normalize(plain).split()
-    if left_out:
-        print(f"left out of the text: {' '.join(left_out)}; spoken is {' '.join(words)!r}", file=sys.stderr)
-    origin = config_origin.read(ckpt_path, model)
-    strange = [word for word in dict.fromkeys(words) if origin.words and word not in origin.words]
-    if strange:
-        known = sorted(origin.words)
-        shown = ", ".join(known) if len(known) <= _SHOWN else f"{', '.join(known[:_SHOWN])}, ..."
-        print(
-            f"warning: the model was trained on {origin.protocol}, whose {len(known)} words do not include "
-            f"{', '.join(map(repr, strange))}; expect nonsense there. It knows: {shown}",
-            file=sys.stderr,
-        )
-    return words
+    espeak = None if voice is None else talking_models.espeak_voice(voice)
+    face = None if face_ckpt is None else talking_models.load_face(face_ckpt, lips, ckpt_path)
+    talker = None if speech_ckpt is None else talking_models.load_speech(speech_ckpt)
+    number = 0 if talker is None else talking_models.speaker_number(talker, speaker)
+    others = [(path, None) for path in (face_ckpt, speech_ckpt) if path is not None]
+    words = spoken_text.words(text, [(ckpt_path, model), *others])
+    ids = torch.tensor(tokens.encode(tokens.symbols(words)))  # (L,)
+    spoken = None if espeak is None else speech.espeak(" ".join(words), espeak)
+    durations = None if spoken is None else spoken.durations
+    if talker is not None and "given" in lips.timings:
+        durations = speech.predicted(talker, ids, number)
+
+    def speak(canonical: "Tensor", points: "Tensor") -> "Speech":
+        timed = durations
+        if face is not None and timed is None and ("pose" in face.needs or "free" not in face.timings):
+            timed = talking.own_durations(lips, talking.identity_batch(lips, canonical, points), ids)
+        shown = face or lips
+        return talking.from_text(shown, talking.identity_batch(shown, canonical, points), ids, timed, watch)
+
+    def sound(said: "Speech") -> "tuple[Samples, int] | None":
+        heard = spoken
+        if talker is not None:
+            heard = speech.spoken(talker, ids, talking.said_durations(type(lips).__name__, said), number)
+        return None if heard is None else (heard.samples, heard.rate)
+
+    return _Job(face or lips, None if durations is None else int(durations.sum()), speak, sound)
 
 
-def _without_punctuation(text: str) -> tuple[str, list[str]]:
-    """A text without punctuation, and the characters that were left out.
+def _of_audio(model: "GenerativeModel", path: Path, watch: "Watch") -> _Job:
+    """The sound of a file, for a sound-driven model."""
+    from lipbench.generation import talking
+    from lipbench.media import audio as sounds
 
-    Apostrophes join what they stand in ("don't" is "dont"), everything else parts words. Signs that are spoken stay, to
-    be refused with digits: somebody must write them as words.
-    """
-    left_out = {c: None for c in text if (unicodedata.category(c)[0] == "P" and c not in "&%@#") or c in "`´"}
-    joined = "".join("" if c in "'’‘`´" else " " if c in left_out else c for c in text)
-    return joined, list(left_out)
+    samples, rate = sounds.read_audio(path)
+    wanted = model.clip_spec.audio_rate
+    assert wanted is not None
+    heard = sounds.resample(samples, rate, wanted)
+    total = round(len(heard) * talking.FPS / wanted)
+    if total == 0:
+        raise ValueError(f"{path} holds {len(samples)} samples of sound, less than one frame of picture")
+
+    def speak(canonical: "Tensor", points: "Tensor") -> "Speech":
+        identity = talking.identity_batch(model, canonical, points)
+        return talking.from_sound(model, identity, heard, wanted, total, watch)
+
+    return _Job(model, total, speak, lambda said: (samples, rate))
 
 
-def _draw(path: Path, model: "GenerativeModel", batch: "ClipBatch") -> None:
+def _draw(path: Path, model: "GenerativeModel", batch: "ClipBatch", timing: "Timing") -> None:
     """Write the heat maps of six frames, evenly spaced, of what the batch makes the model make."""
     import torch
     from PIL import Image
@@ -193,43 +259,8 @@ def _draw(path: Path, model: "GenerativeModel", batch: "ClipBatch") -> None:
     from lipbench.generation import activation_maps
 
     with torch.inference_mode():
-        count = int(model.run_generate(batch, "free")["video_len"][0])
+        count = int(model.run_generate(batch, timing)["video_len"][0])
     frames = sorted({round(place) for place in torch.linspace(0, count - 1, 8).tolist()[1:-1]})
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(activation_maps.heat(model, batch, "free", frames)).save(path)
+    Image.fromarray(activation_maps.heat(model, batch, timing, frames)).save(path)
     print(f"{path}: frames {', '.join(map(str, frames))}")
-
-
-def _driver(ckpt_path: Path, model: "GenerativeModel") -> Literal["text", "sound"]:
-    """What makes the model speak.
-
-    Raises:
-        ValueError: It needs more than one of them and a face.
-    """
-    face = {"identity", "identity_landmarks", "durations", "n_frames", "pose", "pose_len"}
-    lacking = model.needs - face - {"tokens", "token_len"}
-    if "free" in model.timings and not lacking and "tokens" in model.needs:
-        return "text"
-    if "free" in model.timings and model.needs - face == {"audio", "audio_len", "fps"}:
-        return "sound"
-    raise ValueError(
-        f"{ckpt_path} holds {type(model).__name__}, which can speak neither from text nor from sound alone: it needs "
-        f"{sorted(model.needs)}, and has the timings {sorted(model.timings)}"
-    )
-
-
-def _check_driver(model: str, driver: str, text: str | None, audio: Path | None, image: Path | None) -> None:
-    """Exactly what the model needs must be given.
-
-    Raises:
-        UsageError: Something else is, or nothing.
-    """
-    if driver == "text":
-        if audio is not None:
-            raise UsageError(f'{model} and hears nothing: leave --audio out, give --text "bin blue at f two now"')
-        if text is None:
-            raise UsageError(f'{model}: give --text "bin blue at f two now"')
-    elif text is not None:
-        raise UsageError(f"{model} and reads nothing: leave --text out, give --audio FILE")
-    elif audio is None and image is not None:
-        raise UsageError(f"{model}, and a picture has none: give --audio FILE")

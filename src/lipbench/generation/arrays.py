@@ -12,7 +12,7 @@ from lipbench.media import audio as sounds
 from lipbench.media import geometry, text
 from lipbench.training import loading
 from lipbench.training.generative import GenerativeModel
-from lipbench.types import ClipBatch, View
+from lipbench.types import ClipBatch, Timing, View
 
 FPS: Final = 25.0
 """Frames a second of what is made: what every corpus so far is prepared at."""
@@ -27,7 +27,7 @@ class ArrayModel:
         model: Ready to generate: in eval mode, on the device where it shall run.
 
     Raises:
-        ValueError: It needs more than a reference frame and a text or audio, or cannot decide its length itself.
+        ValueError: It needs more than a reference frame and a text or audio, or can be driven by neither alone.
     """
 
     def __init__(self, model: "GenerativeModel") -> None:
@@ -35,7 +35,7 @@ class ArrayModel:
         self.view: View = model.clip_spec.frames["video"]
         """What it shows, and its size in pixels."""
         rest = model.needs - _FACE
-        if "free" in model.timings and rest and rest <= {"tokens", "token_len"}:
+        if {"given", "free"} & model.timings and rest and rest <= {"tokens", "token_len"}:
             self.driver: Literal["text", "audio"] = "text"
         elif "free" in model.timings and rest and rest <= {"audio", "audio_len", "fps"}:
             self.driver = "audio"
@@ -51,6 +51,7 @@ class ArrayModel:
         reference: Image,
         *,
         text: str | None = None,
+        durations: Image | Tensor | None = None,
         audio: Image | Tensor | None = None,
         sample_rate: int | None = None,
         frames: Image | Tensor | None = None,
@@ -63,6 +64,7 @@ class ArrayModel:
         reference: Tensor,
         *,
         text: str | None = None,
+        durations: Image | Tensor | None = None,
         audio: Image | Tensor | None = None,
         sample_rate: int | None = None,
         frames: Image | Tensor | None = None,
@@ -75,6 +77,7 @@ class ArrayModel:
         reference: Image | Tensor,
         *,
         text: str | None = None,
+        durations: Image | Tensor | None = None,
         audio: Image | Tensor | None = None,
         sample_rate: int | None = None,
         frames: Image | Tensor | None = None,
@@ -88,6 +91,8 @@ class ArrayModel:
         Args:
             reference: Who speaks: one picture, or as many as the model takes identity images.
             text: What is said, for a model that is driven by text: letters and spaces.
+            durations: (L,) whole frames that each of its tokens lasts, for a model with the timing "given": those of
+                the speech that shall sound with it (`lipbench.generation.speech.espeak`). Default: the model decides.
             audio: (S,) mono in [-1, 1], for a model that is driven by audio; resampled if need be.
             sample_rate: Samples a second of `audio`.
             frames: (N, ...) pictures whose lower halves the model replaces, for models that take poses; the last one
@@ -105,6 +110,7 @@ class ArrayModel:
         references = self.model.clip_spec.references
         if len(identity) not in (1, references):
             raise ValueError(f"reference holds {len(identity)} pictures; expected 1, or {references} for this model")
+        timing: Timing = "free"
         batch: ClipBatch = {"identity": identity.expand(1, references, -1, -1, -1)}  # (1, R, 3, h, w)
         if "identity_landmarks" in self.model.needs:
             batch["identity_landmarks"] = self._points(landmarks).expand(1, references, -1, -1)  # (1, R, 68, 2)
@@ -114,8 +120,17 @@ class ArrayModel:
             self._only("text", text, audio=audio, sample_rate=sample_rate, frames=frames)
             ids = text_ids(str(text))
             batch |= {"tokens": ids[None], "token_len": torch.tensor([len(ids)])}
+            timing = "free" if durations is None else "given"
+            if timing not in self.model.timings:
+                told = (
+                    "decides the durations itself: leave durations out" if timing == "given" else "needs durations=..."
+                )
+                raise ValueError(f"{type(self.model).__name__} {told}; its timings are {sorted(self.model.timings)}")
+            if durations is not None:
+                spans = self._spans(durations, len(ids))
+                batch |= {"durations": spans[None], "n_frames": spans.sum()[None]}
         else:
-            self._only("audio", audio, text=text)
+            self._only("audio", audio, text=text, durations=durations)
             samples, count = self._samples(audio, sample_rate)
             shown = identity[:1] if frames is None else self._pictures("frames", frames)
             shown = shown[torch.arange(count).clamp(max=len(shown) - 1)]  # (N, 3, h, w)
@@ -128,7 +143,7 @@ class ArrayModel:
             }
         device = next(self.model.parameters()).device
         moved = {key: value.to(device) for key, value in batch.items() if isinstance(value, Tensor)}
-        made = self.model.run_generate(moved, "free")  # type: ignore[arg-type]  # a TypedDict put together key by key
+        made = self.model.run_generate(moved, timing)  # type: ignore[arg-type]  # a TypedDict put together key by key
         video = made["video"][0, : int(made["video_len"][0])].float().cpu()  # (N, 3, h, w)
         if isinstance(reference, Tensor):
             return video
@@ -182,6 +197,17 @@ class ArrayModel:
                 "canonical picture"
             )
         return points.float()
+
+    def _spans(self, given: Image | Tensor, tokens: int) -> Tensor:
+        """(L,) int64 frames of each token."""
+        spans = torch.as_tensor(given)
+        whole = spans.shape == (tokens,) and not spans.is_floating_point() and not spans.is_complex()
+        if not whole or int(spans.min()) < 0 or int(spans.sum()) == 0:
+            raise ValueError(
+                f"durations are {spans.dtype} {tuple(spans.shape)}; expected whole numbers of frames, 0 or more, for "
+                f"each of the text's {tokens} tokens, letters and the silences around words"
+            )
+        return spans.long()
 
     def _samples(self, audio: Image | Tensor | None, rate: int | None) -> tuple[Tensor, int]:
         """Audio at the model's rate, and how many frames it lasts."""

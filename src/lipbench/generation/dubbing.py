@@ -9,6 +9,7 @@ import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -246,8 +247,9 @@ class Dubbing:
         landmarker: What finds faces.
         face: Number of the face, from left to right; None is the largest.
         total: Frames to make, where they are known beforehand.
-        speak: Identity (3, h, w) and its landmarks (68, 2), in pixels of the canonical picture -> what is said with
-            that face.
+        speak: Canonical picture (3, 352, 320) uint8 and its landmarks (68, 2) -> what is said with that face.
+        lower: Whether only the lower face is put back, the upper one being given to the model: of models that look at
+            poses, and of those that put lips into a face.
 
     Attributes:
         frames: How many were made.
@@ -263,12 +265,33 @@ class Dubbing:
         face: int | None,
         total: int | None,
         speak: Callable[[Tensor, Tensor], Speech],
+        *,
+        lower: bool,
     ) -> None:
         self._view = model.clip_spec.frames["video"]
-        self._mask = lower_face() if "pose" in model.needs else geometry.feather(self._view, _BORDER)[0].numpy()
+        self._mask = lower_face() if lower else geometry.feather(self._view, _BORDER)[0].numpy()
         self._target, self._landmarker, self._face, self._total, self._speak = target, landmarker, face, total, speak
         self.frames = self.lost = 0
         self.size = (0, 0)
+
+    @cached_property
+    def _seen_first(self) -> Face:
+        """The face where it is seen first."""
+        return find(self._target, self._landmarker, self._face, self._total)
+
+    @cached_property
+    def speech(self) -> Speech:
+        """What is said, which may depend on the face.
+
+        Raises:
+            ValueError: No face is found, or what `speak` raises.
+            UsageError: The number of the face is too large.
+        """
+        face = self._seen_first
+        aligned = geometry.similarity(face.points[None])  # (1, 2, 3)
+        points = torch.from_numpy(geometry.transform_points(face.points[None], aligned)[0]).float()  # (68, 2)
+        canonical = torch.from_numpy(geometry.warp([face.frame], aligned)[0]).permute(2, 0, 1)  # (3, 352, 320)
+        return self._speak(canonical, points)
 
     def __iter__(self) -> Iterator[Frame]:
         """(h, w, 3) RGB each.
@@ -276,16 +299,13 @@ class Dubbing:
         Where the target is too short by half a second or less, its last frame stays; otherwise it starts again.
 
         Raises:
-            ValueError: No face is found, or it cannot be followed.
+            ValueError: See `speech`; or the face cannot be followed.
             UsageError: The number of the face is too large.
         """
         from rich.progress import track as shown
 
-        face = find(self._target, self._landmarker, self._face, self._total)
+        speech, face = self.speech, self._seen_first
         self.size = face.frame.shape[0], face.frame.shape[1]
-        aligned = geometry.similarity(face.points[None])  # (1, 2, 3)
-        points = torch.from_numpy(geometry.transform_points(face.points[None], aligned)[0]).float()  # (68, 2)
-        speech = self._speak(self._seen(geometry.warp([face.frame], aligned))[0], points)
         total = speech.frames
         track = _follow(self._target, face, self._landmarker, total)
         transforms, length = geometry.similarity(track.points), len(track.points)

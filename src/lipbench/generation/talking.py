@@ -4,13 +4,13 @@ import math
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar, cast
 
 import torch
 from torch import Tensor
 
 from lipbench.media import audio, geometry
-from lipbench.types import ClipBatch
+from lipbench.types import ClipBatch, Generated, Timing
 
 if TYPE_CHECKING:
     from lipbench.training.generative import GenerativeModel
@@ -20,6 +20,8 @@ FPS: Final = 25.0
 STEP: Final = 10
 """Frames by which pieces are counted: 0.4 s are whole steps of every front end's spectrogram (hops of 160 and 200
 samples at 16,000 a second), so pieces give what the whole gives. One with another hop needs `context = None`."""
+Watch = Callable[[ClipBatch, Timing], None]
+"""Is shown what drives a model, and the timing."""
 Carried = TypeVar("Carried")
 
 
@@ -48,58 +50,143 @@ class Speech:
         frames: How many there are to make.
         make: A piece -> (n, 3, h, w) its frames in [0, 1].
         context: Frames around a piece that it must be made with; None makes all frames in one piece.
+        durations: (L,) int64 frames of each token of a text, given or decided by the model; None if neither.
     """
 
     frames: int
     make: Callable[[Piece], Tensor]
     context: int | None
+    durations: Tensor | None = None
+
+
+def identity_batch(model: "GenerativeModel", canonical: Tensor, landmarks: Tensor) -> ClipBatch:
+    """The keys of a batch that say who speaks: in every view that the model asks for, out of one canonical picture.
+
+    Args:
+        model: Says views and number of references by its `clip_spec`.
+        canonical: (3, 352, 320) uint8.
+        landmarks: (68, 2) in pixels of the canonical picture.
+
+    Returns:
+        `identity` and the keys of `identity_views` (1, R, 3, h, w) in [0, 1], `identity_landmarks` (1, R, 68, 2).
+    """
+    spec = model.clip_spec
+    views = {"identity": spec.frames["video"], **spec.identity_views}
+    seen = {
+        key: (geometry.crop(canonical, view).float() / 255).expand(1, spec.references, -1, -1, -1)
+        for key, view in views.items()
+    }
+    return cast("ClipBatch", {**seen, "identity_landmarks": landmarks.expand(1, spec.references, -1, -1)})
+
+
+def own_durations(model: "GenerativeModel", identity: ClipBatch, ids: Tensor) -> Tensor:
+    """Frames that a text-driven model gives to each token with timing "free".
+
+    Args:
+        model: Makes lips.
+        identity: Whose lips, from `identity_batch`.
+        ids: (L,) int64 tokens.
+
+    Returns:
+        (L,) int64.
+
+    Raises:
+        ValueError: The model gives the text no time, or does not say which.
+    """
+    made = from_text(model, identity, ids, None, lambda batch, timing: None)
+    return said_durations(type(model).__name__, made)
+
+
+def said_durations(name: str, speech: Speech) -> Tensor:
+    """The durations (L,) by which frames were made.
+
+    Args:
+        name: The model's, for the message.
+        speech: What was made.
+
+    Raises:
+        ValueError: The model returned none, or not those of its frames.
+    """
+    if speech.durations is None or int(speech.durations.sum()) != speech.frames:
+        told = "no durations" if speech.durations is None else f"durations of {int(speech.durations.sum())} frames"
+        raise ValueError(
+            f"{name}.generate returned {told} with {speech.frames} frames of video; expected those of its frames, "
+            "which the speech must share"
+        )
+    return speech.durations
 
 
 def from_text(
-    model: "GenerativeModel", identity: Tensor, landmarks: Tensor, ids: Tensor, watch: Callable[[ClipBatch], None]
+    model: "GenerativeModel", identity: ClipBatch, ids: Tensor, durations: Tensor | None, watch: Watch
 ) -> Speech:
     """What a text-driven model makes: all at once, and handed out piece by piece.
 
     Args:
-        model: Takes its own time: timing "free".
-        identity: (3, h, w) in [0, 1].
-        landmarks: (68, 2) of the identity, in pixels of the canonical picture.
+        model: With durations, has timing "given", or "free" and makes these durations itself; without, "free".
+        identity: Who speaks, from `identity_batch`.
         ids: (L,) int64 tokens.
+        durations: (L,) int64 frames of each token; None lets the model decide.
         watch: Is shown what drives the model.
 
     Raises:
-        ValueError: The model gives the text no time.
+        ValueError: The model gives the text no time, or other times than those given.
     """
     batch: ClipBatch = {
+        **identity,
         "tokens": ids[None],
         "token_len": torch.tensor([len(ids)]),
-        "identity": identity.expand(1, model.clip_spec.references, -1, -1, -1),  # (1, R, 3, h, w)
-        "identity_landmarks": landmarks.expand(1, model.clip_spec.references, -1, -1),  # (1, R, 68, 2)
+        "fps": torch.tensor([FPS]),
     }
-    with torch.inference_mode():
-        made = model.run_generate(batch, "free")
-    count = int(made["video_len"][0])
-    if count == 0:
-        raise ValueError("the model gives this text no time at all: it has hardly been trained. Train it longer")
-    watch(batch)
-    return Speech(count, lambda piece: made["video"][0, piece.first : piece.first + len(piece.shown)], 0)
+    timing: Timing = "free" if durations is None or "given" not in model.timings else "given"
+    if durations is not None:
+        batch |= {"durations": durations[None], "n_frames": durations.sum()[None]}
+
+    def generate(driven: ClipBatch) -> Generated:
+        with torch.inference_mode():
+            made = model.run_generate(driven, timing)
+        count = int(made["video_len"][0])
+        if count == 0:
+            raise ValueError("the model gives this text no time at all: it has hardly been trained. Train it longer")
+        if durations is not None:
+            said = made.get("durations", durations[None])[0].cpu()
+            if count != int(durations.sum()) or not torch.equal(said, durations):
+                raise ValueError(
+                    f"{type(model).__name__}.generate returned {count} frames by the durations {said.tolist()}; "
+                    f"expected {int(durations.sum())} by {durations.tolist()}, which the speech has"
+                )
+        watch(driven, timing)
+        return made
+
+    if durations is not None and "pose" in model.needs:  # the target's frames, which are known when they are asked for
+
+        def make(piece: Piece) -> Tensor:
+            poses = geometry.without_lower_half(piece.shown)[None]  # (1, N, 3, h, w)
+            return generate(batch | {"pose": poses, "pose_len": torch.tensor([len(piece.shown)])})["video"][0]
+
+        return Speech(int(durations.sum()), make, None, durations)
+    made = generate(batch)
+    own = made["durations"][0].cpu() if durations is None and "durations" in made else durations
+    return Speech(
+        int(made["video_len"][0]),
+        lambda piece: made["video"][0, piece.first : piece.first + len(piece.shown)],
+        0,
+        own,
+    )
 
 
 def from_sound(
     model: "GenerativeModel",
-    identity: Tensor,
-    landmarks: Tensor,
+    identity: ClipBatch,
     samples: audio.Samples,
     rate: int,
     total: int,
-    watch: Callable[[ClipBatch], None],
+    watch: Watch,
 ) -> Speech:
     """What a sound-driven model makes of the sound and the poses of a piece and its surroundings.
 
     Args:
         model: Driven by sound alone. Its `context` says how much of the surroundings it needs.
-        identity: (3, h, w) in [0, 1].
-        landmarks: (68, 2) of the identity, in pixels of the canonical picture.
+        identity: Who speaks, from `identity_batch`.
         samples: (S,) mono in [-1, 1].
         rate: Samples a second, as the model wants it.
         total: Frames of the whole sound.
@@ -122,18 +209,17 @@ def from_sound(
         heard = torch.from_numpy(samples[audio.frame_to_sample(begin, rate, FPS) : last])
         poses = geometry.without_lower_half(torch.cat([piece.before, piece.shown, piece.after]))  # (P, 3, h, w)
         batch: ClipBatch = {
+            **identity,
             "audio": heard[None],
             "audio_len": torch.tensor([len(heard)]),
             "fps": torch.tensor([FPS]),
-            "identity": identity.expand(1, model.clip_spec.references, -1, -1, -1),  # (1, R, 3, h, w)
-            "identity_landmarks": landmarks.expand(1, model.clip_spec.references, -1, -1),  # (1, R, 68, 2)
             "pose": poses[None],
             "pose_len": torch.tensor([len(poses)]),
         }
         if encoded is not None:
             batch["audio_embeddings"] = encoded[:, begin:end]
         if piece.first == 0:
-            watch(batch)
+            watch(batch, "free")
         with torch.inference_mode():
             return model.run_generate(batch, "free")["video"][0, len(piece.before) :][: len(piece.shown)]
 

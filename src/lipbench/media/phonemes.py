@@ -3,6 +3,7 @@
 import ctypes
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Final
 
 VOICE: Final = "en"
@@ -24,19 +25,24 @@ def espeak(voice: str, options: int = 0) -> Iterator[ctypes.CDLL]:
     It keeps state between calls that no call resets, so that what it gives would depend on what it was asked before.
 
     Args:
-        voice: Name of one of its voices.
+        voice: Name of one of its voices, such as "en-us", or with a variant, "en-us+f2".
         options: Flags of `espeak_Initialize` beside the one that keeps it from ending the process.
 
     Raises:
         ModuleNotFoundError: The package espeakng-loader, which carries it, is not installed.
         RuntimeError: It does not start.
-        ValueError: It has no such voice.
+        ValueError: It has no such voice or variant.
     """
     import _ctypes
 
     import espeakng_loader
 
     data = espeakng_loader.get_data_path()
+    _, plus, variant = voice.partition("+")
+    variants = Path(data) / "voices" / "!v"
+    if plus and not (variants / variant).is_file():  # eSpeak NG itself would leave it out in silence
+        known = ", ".join(sorted(path.name for path in variants.iterdir()))
+        raise ValueError(f"eSpeak NG has no variant {variant!r} for the voice {voice!r}; it has {known}")
     library = ctypes.CDLL(espeakng_loader.get_library_path())
     try:
         if library.espeak_Initialize(_SYNCHRONOUS, 0, data.encode(), options | _DONT_EXIT) <= 0:

@@ -72,6 +72,8 @@ _BY_SUFFIX: Final = {
     ".mpg": _Codecs("mpeg", "mpeg1video", "yuv420p", "mp2", {}),
     ".avi": _Codecs("avi", "ffv1", "bgr0", "pcm_s16le", {}),
 }
+SUFFIXES: Final = tuple(_BY_SUFFIX)
+"""Ends of the names that `write_video` can write."""
 
 
 def read_video(path: str | Path, fps: float | None = None, times: timeline.Clock | None = None) -> Video:
@@ -212,7 +214,7 @@ def write_video(
         raise ValueError(f"fps is {fps}; expected frames a second, such as 25")
     codecs = _BY_SUFFIX.get(path.suffix.lower())
     if codecs is None:
-        raise ValueError(f"cannot write {path.name}: the suffix must be one of {', '.join(_BY_SUFFIX)}")
+        raise ValueError(f"cannot write {path.name}: the suffix must be one of {', '.join(SUFFIXES)}")
     if (audio is None) != (sample_rate is None):
         raise ValueError("give audio and sample_rate together, or neither")
     rate = Fraction(fps).limit_denominator(1001)

@@ -123,8 +123,12 @@ def speak(words: Sequence[str], voice: Voice) -> Speech:
         ValueError: eSpeak NG has no such voice, or did not report every word.
     """
     # "at a six" would be spoken with the article; in GRID it is the letter.
-    text = " ".join("[['eI]]" if word == "a" else word for word in words)
+    spelled = ["[['eI]]" if word == "a" else word for word in words]
+    text = " ".join(spelled)
     samples, events = _synthesise(text, voice)
+    if sum(kind == _WORD for kind, _, _ in events) != len(words):
+        # Its dictionary holds pairs such as "of the", which it reports as one word. A bar parts them without a pause.
+        samples, events = _synthesise(" | ".join(spelled), voice)
 
     # (sample, label, word) of every phone; silences inside the sentence come with an empty label
     phones: list[tuple[int, str, int]] = []
