@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import pytorch_lightning as pl
@@ -186,3 +186,18 @@ def test_a_checkpoint_is_not_bound_to_a_vocoder(tmp_path: Path, trainer_for: Cal
     loaded = FastSpeech.load_from_checkpoint(tmp_path / "model.ckpt", vocoder=None, weights_only=True)
     trainer_for().test(loaded, FakeData(1))
     assert loaded.frozen == {}
+
+
+class Named(FakeData):
+    """Knows its speakers."""
+
+    speakers: ClassVar[list[str]] = ["s1", "s20"]
+
+
+def test_names_of_speakers_stand_in_the_checkpoint(tmp_path: Path, trainer_for: Callable[..., pl.Trainer]) -> None:
+    trainer = trainer_for(max_steps=1, limit_val_batches=0)
+    trainer.fit(FastSpeech(**SMALL["fastspeech"]), Named(1))
+    trainer.save_checkpoint(tmp_path / "model.ckpt")
+    assert FastSpeech.load_from_checkpoint(tmp_path / "model.ckpt", weights_only=True).speaker_names == ["s1", "s20"]
+    with pytest.raises(ValueError, match=r"has 2 speakers, and the model 1 embeddings; give --model.speakers 2"):
+        trainer_for(max_steps=1).fit(FastSpeech(**{**SMALL["fastspeech"], "speakers": 1}), Named(1))

@@ -102,6 +102,8 @@ class FastSpeech(GenerativeModel):
             raise ValueError(f"speakers is {speakers}; expected how many the training split has, or 0 for one voice")
         self.definition = MelDefinition(rate, fft, fft, hop, mels)
         self.speakers, self.vocoder, self.lr, self.betas = speakers, vocoder, lr, betas
+        self.speaker_names: list[str] = []
+        """Of the training split, in the order of `speaker_id`: known after a fit, and from its checkpoint."""
         self.loss_weights = {"duration": duration_weight}
         self.text_encoder = TextEncoder(tokens, layers, hidden, heads, ffn, kernel, dropout)
         self.speaker_embedding = nn.Embedding(speakers, hidden) if speakers else None
@@ -139,6 +141,44 @@ class FastSpeech(GenerativeModel):
     def build_optimizers(self) -> dict[str, Optimizer]:
         """Adam over everything."""
         return {"speech": Adam(self.parameters(), lr=self.lr, betas=self.betas, eps=1e-9, fused=True)}
+
+    # Speakers
+
+    def on_fit_start(self) -> None:
+        """Take the names of the speakers from the datamodule, if it has any.
+
+        Raises:
+            ValueError: There are more of them than embeddings, or others than in the run that is resumed.
+        """
+        super().on_fit_start()
+        found = list(getattr(self.trainer.datamodule, "speakers", []))  # type: ignore[attr-defined]
+        if not self.speakers or not found:
+            return
+        if len(found) > self.speakers:
+            raise ValueError(
+                f"the training split has {len(found)} speakers, and the model {self.speakers} embeddings; give "
+                f"--model.speakers {len(found)}, or 0 for a single voice"
+            )
+        if self.speaker_names and self.speaker_names != found:
+            raise ValueError("the training split has other speakers than when this training began; start a new run")
+        self.speaker_names = found
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Write the names of the speakers, too."""
+        super().on_save_checkpoint(checkpoint)
+        checkpoint["lipbench"]["speakers"] = self.speaker_names
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Read them back.
+
+        Raises:
+            ValueError: They are no names; see `BenchModule` for more.
+        """
+        super().on_load_checkpoint(checkpoint)
+        names = checkpoint["lipbench"].get("speakers")
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise ValueError("this checkpoint is damaged: its entry 'speakers' is no list of names")
+        self.speaker_names = names
 
     # Training
 
