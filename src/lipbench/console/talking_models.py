@@ -1,6 +1,7 @@
 """The models behind `lipbench generate`: what drives them, how they fit together and to what was typed."""
 
 import sys
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal, Protocol, runtime_checkable
 
@@ -135,7 +136,11 @@ def load_face(path: Path, lips: GenerativeModel, lips_path: Path) -> GenerativeM
     name = f"--face-ckpt {path} holds {type(loaded).__name__}, which"
     if not isinstance(loaded, _FaceOfLips):
         raise ValueError(f"{name} makes no faces of lips; expected a model such as lip2face")
-    loaded.use_lips(lips, sha256(lips_path))
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        loaded.use_lips(lips, sha256(lips_path))
+    for warning in told:  # such as that these lips are not those of the training
+        print(f"warning: {warning.message}", file=sys.stderr)
     views: dict[str, View] = loaded.clip_spec.identity_views
     rest = loaded.needs - _FACE - _TEXT - views.keys()
     if rest or not {"given", "free"} & loaded.timings:
