@@ -104,7 +104,7 @@ def test_the_table_and_the_training_clips_are_told(here, wav2lip, frequent, caps
     [
         (
             ["PARALIP"],
-            "holds ParaLip, which offers no audio embeddings; models that do: talklip, wav2lip. Another model",
+            "holds ParaLip, which offers no audio embeddings; models that do: cran, talklip, wav2lip. Another model",
             1,
         ),
         (["WAV2LIP", "--pairs", "b"], "--pairs b: expected two words with a slash between them, such as b/p", 2),
