@@ -1,4 +1,4 @@
-"""FastSpeech: text to speech in parallel with given durations, for many speakers; the speech of DualLip.
+"""FastSpeech (NeurIPS 2019): text to speech in parallel with given durations, for many speakers; DualLip's speech.
 
 Sources: Ren et al., "FastSpeech", NeurIPS 2019; its public implementations xcmyz/FastSpeech (`hparams.py`, commit
 1e1a61b: 256 channels, 4 blocks of 2 heads on each side, filter 1024, kernels 9 and 1, dropout 0.1, Adam with betas .9
