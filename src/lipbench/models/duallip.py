@@ -30,6 +30,7 @@ from lipbench.nets.ctc import greedy
 from lipbench.nets.duallip import (
     AttentionLipGenerator,
     DurationLipGenerator,
+    LipSizes,
     guided_attention_loss,
     stop_loss,
 )
@@ -123,13 +124,13 @@ class DualLip(GenerativeModel, CTCReader):
         self.frame_dropout, self.monotonic, self.longest = frame_dropout, monotonic, longest
         self.generator_lr, self.generator_decay_factor = generator_lr, generator_decay_factor
         self.loss_weights = {"l1_unpaired": alpha, "ctc_unpaired": alpha}
-        sizes = (self.size, tokens, embedding, hidden, rnn, encoder_widths, decoder_widths, dropout)
+        sizes = LipSizes(self.size, tokens, embedding, hidden, rnn, encoder_widths, decoder_widths, dropout)
         self.generator: DurationLipGenerator | AttentionLipGenerator
         if alignment == "durations":
-            self.generator = DurationLipGenerator(*sizes)
+            self.generator = DurationLipGenerator(sizes)
         else:
             self.first_edge = tokens  # id of the silence before a sentence, `#`; the one after it, `$`, follows
-            self.generator = AttentionLipGenerator(*(self.size, tokens + 2, *sizes[2:]))
+            self.generator = AttentionLipGenerator(sizes._replace(tokens=tokens + 2))
             self.loss_weights["guided_attention"] = guided_attention
         if reader not in _READERS:
             raise ValueError(f"reader is {reader!r}; expected {' or '.join(_READERS)}")
@@ -268,7 +269,7 @@ class DualLip(GenerativeModel, CTCReader):
             if self._weight("guided_attention"):
                 terms["guided_attention"] = guided_attention_loss(unrolled.attention, total, batch["token_len"])
         clip, place = drawn.nonzero(as_tuple=True)  # (M,) each
-        made = self.generator.draw(states[clip, place], skips, clip)  # (M, 3, height, width)
+        made = self.generator.decoder(states[clip, place], None, skips, clip)  # (M, 3, height, width)
         return {"l1": losses.l1(made, batch["video"][clip, place]), **terms}
 
     def _drawn(self, total: Tensor, most: int) -> Tensor:
@@ -364,7 +365,8 @@ class DualLip(GenerativeModel, CTCReader):
             for rows, places in zip(
                 torch.split(clip, _FRAMES_AT_ONCE), torch.split(place, _FRAMES_AT_ONCE), strict=True
             ):
-                video[rows, places] = self.generator.draw(states[rows, places], skips, rows).float().clamp(0, 1)
+                made = self.generator.decoder(states[rows, places], None, skips, rows)  # (m, 3, height, width)
+                video[rows, places] = made.float().clamp(0, 1)
             return {"video": video, "video_len": valid.sum(dim=1), "durations": batch["durations"]}
         encoded = self.generator.encode(self._with_edges(batch), batch["token_len"], guide)
         most = batch["n_frames"] if timing == "length" else torch.full_like(batch["token_len"], self.longest)

@@ -21,66 +21,45 @@ from lipbench.nets.pictures import IdentityEncoder, PictureDecoder
 from lipbench.nets.text_encoder import ConvTextEncoder
 
 
+class LipSizes(NamedTuple):
+    """Sizes of a lip generator."""
+
+    size: tuple[int, int]
+    """(height, width) of the frames."""
+    tokens: int
+    """Of the vocabulary; id 0 is padding."""
+    embedding: int
+    """Channels of a token."""
+    hidden: int
+    """Channels H of text and image features."""
+    rnn: int
+    """Units R of the recurrence."""
+    encoder_widths: Sequence[int]
+    """Channels of the image encoder, one number a halving of the picture."""
+    decoder_widths: Sequence[int]
+    """Channels of the image decoder: first map, one a doubling, last map."""
+    dropout: float
+    """Of the text encoder."""
+
+
 class _LipGenerator(nn.Module):
-    """What both generators have.
+    """What both generators have. `decoder(states, None, skips, clip)` draws frames of (M, R) states."""
 
-    Args:
-        size: (height, width) of the frames.
-        tokens: Size of the vocabulary; id 0 is padding.
-        embedding: Channels of a token.
-        hidden: Channels H of text and image features.
-        rnn: Units R of the recurrence.
-        encoder_widths: Channels of the image encoder, one number a halving of the picture.
-        decoder_widths: Channels of the image decoder: first map, one a doubling, last map.
-        dropout: Of the text encoder.
-    """
-
-    def __init__(
-        self,
-        size: tuple[int, int],
-        tokens: int,
-        embedding: int,
-        hidden: int,
-        rnn: int,
-        encoder_widths: Sequence[int],
-        decoder_widths: Sequence[int],
-        dropout: float,
-    ) -> None:
+    def __init__(self, sizes: LipSizes) -> None:
         super().__init__()
-        self.text_encoder = ConvTextEncoder(tokens, embedding, hidden, dropout=dropout)
-        self.image_encoder = IdentityEncoder(size, encoder_widths, hidden)
-        self.decoder = PictureDecoder(size, encoder_widths, decoder_widths, rnn, with_identity=False)
-
-    def draw(self, states: Tensor, skips: Sequence[Tensor], clip: Tensor | None) -> Tensor:
-        """Draw frames.
-
-        Args:
-            states: (M, R) of the recurrence.
-            skips: Maps of the image encoder, each (B, ...).
-            clip: (M,) int64, the row of `skips` of each frame; None: M / B frames a clip, one clip after the other.
-
-        Returns:
-            (M, 3, height, width) in (-1, 1); the target range is [0, 1].
-        """
-        return self.decoder(states, None, skips, clip)  # type: ignore[no-any-return]
+        self.text_encoder = ConvTextEncoder(sizes.tokens, sizes.embedding, sizes.hidden, dropout=sizes.dropout)
+        self.image_encoder = IdentityEncoder(sizes.size, sizes.encoder_widths, sizes.hidden)
+        self.decoder = PictureDecoder(
+            sizes.size, sizes.encoder_widths, sizes.decoder_widths, sizes.rnn, with_identity=False
+        )
 
 
 class DurationLipGenerator(_LipGenerator):
-    """Lip generation with duration: tokens are repeated for their frames (Figure 3a); arguments as `_LipGenerator`."""
+    """Lip generation with duration: tokens are repeated for their frames (Figure 3a)."""
 
-    def __init__(
-        self,
-        size: tuple[int, int],
-        tokens: int,
-        embedding: int,
-        hidden: int,
-        rnn: int,
-        encoder_widths: Sequence[int],
-        decoder_widths: Sequence[int],
-        dropout: float = 0.5,
-    ) -> None:
-        super().__init__(size, tokens, embedding, hidden, rnn, encoder_widths, decoder_widths, dropout)
-        self.rnn = nn.GRU(2 * hidden, rnn, batch_first=True)
+    def __init__(self, sizes: LipSizes) -> None:
+        super().__init__(sizes)
+        self.rnn = nn.GRU(2 * sizes.hidden, sizes.rnn, batch_first=True)
 
     def forward(self, tokens: Tensor, durations: Tensor, guide: Tensor) -> tuple[Tensor, Tensor, list[Tensor]]:
         """What is drawn in every frame.
@@ -141,14 +120,7 @@ class AttentionLipGenerator(_LipGenerator):
     """Lip generation without duration: attention over the text, frame by frame (Figure 3b).
 
     Args:
-        size: As in `_LipGenerator`, and so are those up to `dropout`.
-        tokens: Same.
-        embedding: Same.
-        hidden: Same.
-        rnn: Same.
-        encoder_widths: Same.
-        decoder_widths: Same.
-        dropout: Same.
+        sizes: Of what both generators have.
         prenet: Channels P of the two layers through which the last frame's features pass, each with a dropout of 0.5.
         attention: Channels of the attention.
         filters: Of the attention's convolution.
@@ -156,21 +128,10 @@ class AttentionLipGenerator(_LipGenerator):
     """
 
     def __init__(
-        self,
-        size: tuple[int, int],
-        tokens: int,
-        embedding: int,
-        hidden: int,
-        rnn: int,
-        encoder_widths: Sequence[int],
-        decoder_widths: Sequence[int],
-        dropout: float = 0.5,
-        prenet: int = 256,
-        attention: int = 128,
-        filters: int = 32,
-        kernel: int = 31,
+        self, sizes: LipSizes, prenet: int = 256, attention: int = 128, filters: int = 32, kernel: int = 31
     ) -> None:
-        super().__init__(size, tokens, embedding, hidden, rnn, encoder_widths, decoder_widths, dropout)
+        super().__init__(sizes)
+        hidden, rnn = sizes.hidden, sizes.rnn
         self.prenet = nn.Sequential(
             nn.Linear(hidden, prenet), nn.ReLU(), nn.Dropout(0.5), nn.Linear(prenet, prenet), nn.ReLU(), nn.Dropout(0.5)
         )
@@ -242,7 +203,7 @@ class AttentionLipGenerator(_LipGenerator):
         video, attention = [], []
         while not bool(ended.all()):
             state, stop = self.step(text, last, state)
-            drawn = self.draw(state.decoder, text.skips, None).float().clamp(0, 1)  # (B, 3, height, width)
+            drawn = self.decoder(state.decoder, None, text.skips, None).float().clamp(0, 1)  # (B, 3, height, width)
             going = ~ended
             video.append(drawn * going[:, None, None, None])
             attention.append(state.weights.last * going[:, None])
