@@ -164,7 +164,7 @@ def test_a_square_three_frames_and_some_of_the_audio_are_erased() -> None:
 
 def test_mixed_windows_have_mixed_losses(monkeypatch: pytest.MonkeyPatch) -> None:
     model = tiny(erase=False, shift=0)
-    model._know(WORDS)
+    model._vocabulary = tuple(WORDS)
     given: dict[str, Any] = {}
     scores = torch.randn(7, 6)
 
@@ -226,7 +226,7 @@ def test_learns_words_and_becomes_a_reader(trainer_for: Callable[..., pl.Trainer
 
 def test_clips_of_one_word_are_read_without_knowing_the_text() -> None:
     model = tiny(words="text").eval()
-    model._know(WORDS)
+    model._vocabulary = tuple(WORDS)
     batch = sentences((["bin"], ["blue"]))
     scores = model.net(batch["video"], batch["video_len"])
     only: Any = {key: batch[key] for key in ("video", "video_len")}  # type: ignore[literal-required]
@@ -238,7 +238,7 @@ def test_clips_of_one_word_are_read_without_knowing_the_text() -> None:
 
 def test_words_that_training_lacked_count_as_wrong(trainer_for: Callable[..., pl.Trainer]) -> None:
     model = tiny(outputs=1)
-    model._know(["bin"])
+    model._vocabulary = ("bin",)
     (logged,) = trainer_for().validate(model, Sentences(), verbose=False)
     assert logged["val/word_accuracy"] == pytest.approx(1 / 7)
     assert logged["val/cross_entropy"] == pytest.approx(0, abs=1e-6)

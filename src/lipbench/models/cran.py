@@ -51,6 +51,7 @@ from lipbench.nets.fastspeech import length_mask
 from lipbench.training.adversarial import AdversarialModel, Adversary, CrossEntropy, Sample, frames, keys
 from lipbench.training.generative import frames_heard
 from lipbench.training.speech_to_face import frames_in_pieces
+from lipbench.training.vocabulary import stored_words, words_of_clips
 from lipbench.types import ClipBatch, ClipSpec, Generated, Timing, View
 
 _FRAMES_AT_ONCE: Final = 64  # made together outside of training, to bound the memory of long clips
@@ -251,24 +252,18 @@ class CRAN(AdversarialModel):
         super().on_fit_start()
         if self.lip_discriminator is None:
             return
-        data = self.trainer.datamodule  # type: ignore[attr-defined]
-        wanted = "speakers" if self.words == "folders" else "training_words"
-        if not hasattr(data, wanted):
-            raise ValueError(
-                f"the lip reader takes its words from the training clips: expected a datamodule with `{wanted}`, such "
-                f"as ClipDataModule, found {type(data).__name__}. Or train without: --model.lip_weight 0"
-            )
-        found = sorted({name.lower() for name in data.speakers}) if self.words == "folders" else data.training_words()
-        if len(found) != self.outputs:
-            raise ValueError(
-                f"the training clips say {len(found)} words, and the lip reader has {self.outputs} outputs; give "
-                f"--model.outputs {len(found)} if every clip says one word, else --model.lip_weight 0"
-            )
-        if self._vocabulary and self._vocabulary != tuple(found):
+        found = words_of_clips(
+            self.trainer.datamodule,  # type: ignore[attr-defined]
+            folders=self.words == "folders",
+            outputs=self.outputs,
+            taker="the lip reader",
+            without="--model.lip_weight 0",
+        )
+        if self._vocabulary and self._vocabulary != found:
             raise ValueError(
                 "the training clips say other words than when this training began; start a new run for the new clips"
             )
-        self._vocabulary = tuple(found)
+        self._vocabulary = found
 
     def _labels(self, batch: ClipBatch) -> Tensor:
         """(B,) int64, the place of each clip's word among all."""
@@ -296,10 +291,8 @@ class CRAN(AdversarialModel):
             ValueError: There is no such list; see `BenchModule` for more.
         """
         super().on_load_checkpoint(checkpoint)
-        words = checkpoint["lipbench"].get("vocabulary")
-        if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
-            raise ValueError("this checkpoint is damaged: its entry 'vocabulary' is no list of words")
-        self._vocabulary = tuple(words)
+        known = checkpoint["lipbench"].get("vocabulary") != []  # none before a fit, and without a lip reader
+        self._vocabulary = stored_words(checkpoint["lipbench"], self.outputs if known else 0)
 
     # Generation
 

@@ -31,6 +31,7 @@ from lipbench.nets import mvm
 from lipbench.pretrained import weights
 from lipbench.training.pieces import word_segments
 from lipbench.training.reading import ReadingModel
+from lipbench.training.vocabulary import stored_words, words_of_clips
 from lipbench.types import ClipBatch, ClipSpec
 
 _ERASED: Final = 3  # frames in a row
@@ -165,25 +166,12 @@ class MVM(ReadingModel):
         super().on_fit_start()
         if self._vocabulary:
             return
-        data = self.trainer.datamodule  # type: ignore[attr-defined]
-        wanted = "speakers" if self.words == "folders" else "training_words"
-        if not hasattr(data, wanted):
-            raise ValueError(
-                f"MVM takes its vocabulary from the training clips: expected a datamodule with `{wanted}`, such as "
-                f"ClipDataModule, found {type(data).__name__}"
-            )
-        if self.words == "folders":
-            self._know(sorted({name.lower() for name in data.speakers}))
-        else:
-            self._know(data.training_words())
-
-    def _know(self, words: list[str]) -> None:
-        if len(words) != self.net.out.out_features:
-            raise ValueError(
-                f"the training clips say {len(words)} words, and MVM has {self.net.out.out_features} outputs; give "
-                f"--model.outputs {len(words)}"
-            )
-        self._vocabulary = tuple(words)
+        self._vocabulary = words_of_clips(
+            self.trainer.datamodule,  # type: ignore[attr-defined]
+            folders=self.words == "folders",
+            outputs=self.net.out.out_features,
+            taker="MVM",
+        )
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Write the words, too."""
@@ -197,11 +185,7 @@ class MVM(ReadingModel):
             ValueError: There are none, or others than the network has outputs; see `BenchModule` for more.
         """
         super().on_load_checkpoint(checkpoint)
-        words = checkpoint["lipbench"].get("vocabulary")
-        outputs = self.net.out.out_features
-        if not isinstance(words, list) or len(words) != outputs or not all(isinstance(word, str) for word in words):
-            raise ValueError(f"this checkpoint is damaged: its entry 'vocabulary' is no list of {outputs} words")
-        self._vocabulary = tuple(words)
+        self._vocabulary = stored_words(checkpoint["lipbench"], self.net.out.out_features)
 
     def build_optimizers(self) -> dict[str, Optimizer]:
         """AdamW over everything but the audio front end, which learns nothing (`lipbench.nets.mvm`)."""
