@@ -5,13 +5,15 @@ are those of convolutions and matrix products (two a multiply-add), counted by P
 optimizer states and what the generator's graph keeps for its backward pass, each tensor once. Files of earlier stages
 are not read: their networks have the published sizes.
 
-Models that train on whole clips (TalkLip, DualLip) need numbers: they run on this machine's CPU with one clip of a
-fifth and one of two fifths of the frames, and a quadratic through the two (attention grows so) is taken at all frames,
-times the clips. TalkLip draws as many frames as it ever may. DualLip is in its second stage: as many texts and as many
-lips as pairs are labeled and learned from, and texts without durations become clips as long as the rest.
+Models that train on whole clips (TalkLip, DualLip) need numbers: they run on this machine's CPU with one clip of one,
+two, and three fifths of the frames, and a quadratic through the three (attention grows so) is taken at all frames,
+times the clips but for its constant (half-precision copies of weights). TalkLip draws as many frames as it ever may.
+DualLip is in its second stage: as many texts and as many lips as pairs are labeled and learned from, and texts without
+durations become clips as long as the rest.
 
     python benchmarks/training_cost.py papers/corrgan/table2/e [RECIPE ...] [--batch 24] [--tflops 400]
     python benchmarks/training_cost.py talklip_grid --batch 8 --frames 250
+    python benchmarks/training_cost.py talklip_grid --batch 8 --frames 250 --precision bf16-mixed
 """
 
 import argparse
@@ -19,6 +21,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import torch
 import yaml
 from torch import Tensor, nn
@@ -89,21 +92,19 @@ def most_frames(model: TalkLip, frames: int) -> None:
 
 
 def whole_clips(model: TalkLip | DualLip, clips: int, frames: int) -> dict[str, float]:
-    """Cost of a batch of whole clips, out of those of two shorter clips."""
-    first, second = frames // 5, 2 * frames // 5
+    """Cost of a batch of whole clips, out of those of three shorter clips."""
+    lengths = [frames // 5, 2 * frames // 5, 3 * frames // 5]
     found = []
-    for length in (first, second):
+    for length in lengths:
         if isinstance(model, TalkLip):
             most_frames(model, length)
             found.append(cost(model, 1, length))
         else:
             found.append(dual_cost(model, length))
-    short, longer = found
-    total = dict(longer)
+    total = dict(found[-1])
     for name in ("operations", "graph"):
-        square = (longer[name] / second - short[name] / first) / (second - first)
-        linear = short[name] / first - square * first
-        total[name] = clips * (linear * frames + square * frames**2)
+        square, linear, constant = np.polyfit(lengths, [one[name] for one in found], 2)
+        total[name] = constant + clips * (linear * frames + square * frames**2)
     return total
 
 
@@ -168,6 +169,7 @@ def main() -> None:
     parser.add_argument("recipes", nargs="+", help="as `lipbench fit --config` takes them")
     parser.add_argument("--batch", type=int, help="clips a batch (default: the recipe's)")
     parser.add_argument("--frames", type=int, default=75, help="of a clip, 25 a second (default: %(default)s)")
+    parser.add_argument("--precision", choices=("32", "bf16-mixed"), help="default: the recipe's")
     parser.add_argument("--tflops", type=float, default=30.0, help="10^12 operations a second (default: %(default)s)")
     arguments = parser.parse_args()
     head = f"{'recipe':34}{'parameters':>14}{'clips':>7}{'10^12 operations':>18}{'GB states':>11}{'GB graph':>10}"
@@ -177,7 +179,10 @@ def main() -> None:
         kind = discovery.load("model", content["model"]["class_path"])
         clips = arguments.batch or content["data"]["batch_size"]
         whole = issubclass(kind, TalkLip | DualLip)
-        with torch.device("cpu" if whole else "meta"):
+        device = "cpu" if whole else "meta"
+        precision = arguments.precision or content.get("trainer", {}).get("precision", "32")
+        half = torch.autocast(device, torch.bfloat16, enabled=precision == "bf16-mixed")
+        with torch.device(device), half:
             model = kind(**content["model"].get("init_args", {}))
             for option, network in STAGES.items():
                 if hasattr(model, option):

@@ -140,6 +140,7 @@ class ClipBatch(TypedDict, total=False):
     text: list[str]  # absent where the corpus has no text
     speech: Tensor  # (B, 2) int64, first frame of speech and the frame after its last; (0, n_frames) where unknown
     face: Tensor  # (B, T, 3, 352, 320) uint8 canonical picture, in scoring only
+    whole: Tensor  # (B, T, 3, 224, 224) uint8 whole frames squeezed to a square, where videos are scored that show them
     sound: Tensor  # (B, S) float32 mono in [-1, 1] at 16,000 samples a second, the whole clip; in scoring only
     sound_len: Tensor  # (B,) int64
     landmarks: Tensor  # (B, T, 68, 2) float32 pixels of the canonical picture

@@ -4,15 +4,21 @@ import shutil
 import wave
 from types import SimpleNamespace
 
+import cv2
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from lipbench import cli
 from lipbench.evaluation.external import evaluate
 from lipbench.evaluation.external_clips import CORPUS_INSTEAD
-from lipbench.media import video
+from lipbench.leaderboard import table as leaderboard
+from lipbench.media import audio, geometry, video
+from lipbench.metrics.lse import lse
+from lipbench.nets import syncnet
 from lipbench.pretrained import bundled
+from lipbench.pretrained.networks import load_syncnet
 from lipbench.synthetic.corpus import render, sentence_ids
 
 FRAMES, LATE = 50, 4
@@ -72,6 +78,35 @@ def test_a_reference_without_sound_is_judged_beside_the_generated_one_and_this_i
     assert "reference: a.avi has no sound; its pictures are judged beside the generated" in found["reason"]
     found = evaluate("made", "true", metrics=["native/psnr"], calibration=False).iloc[0]
     assert found["reason"] == ""  # nobody listens
+
+
+def squeezed_scores(frames, sound):
+    """LSE of frames that OpenCV squeezes to 224x224, as `calculate_scores_LRS.py` does."""
+    network, _ = load_syncnet(FILES["syncnet"])
+    squares = np.stack([cv2.resize(frame, (224, 224)) for frame in frames])
+    pictures = torch.from_numpy(squares).permute(0, 3, 1, 2).float() / 255
+    heard = torch.from_numpy(audio.resample(sound, 44100, 16000))
+    with torch.inference_mode():
+        sound_windows = syncnet.embed_sound(network, heard)
+        found = syncnet.embed_clip(network, geometry.resize(pictures, network.view.size), sound_windows, len(heard))
+        return lse(*found[None].unbind(2), torch.tensor([len(found)]))
+
+
+def test_whole_frames_are_squeezed_to_a_square(shot, tmp_path):
+    """The generated video has half the size of its reference."""
+    small = [np.asarray(Image.fromarray(frame).resize((180, 144), Image.Resampling.BOX)) for frame in shot.frames]
+    write(tmp_path / "true" / "a.avi", shot.frames, shot.sound)
+    write(tmp_path / "made" / "a.avi", small, shot.sound)
+    names = ["lse_c[whole]", "lse_d[whole]", "lse_d"]
+    table = evaluate("made", "true", metrics=names, files=FILES, out=tmp_path / "results")
+    (board,), _ = leaderboard.boards(tmp_path / "results")
+    rows = {line.record.name: line.record.scores for line in board.lines}
+    for name, frames in (("made", small), ("ground-truth", shot.frames), ("frozen-frame", shot.frames[:1] * FRAMES)):
+        expected = squeezed_scores(frames, shot.sound)
+        for column in names[:2]:
+            value = float(getattr(expected, column.removesuffix("[whole]")))
+            assert rows[name][column].value == pytest.approx(value, abs=0.02), (name, column)
+    assert abs(table["lse_d[whole]"][0] - table["lse_d"][0]) > 0.1  # where a face is looked for, it is another number
 
 
 def test_what_was_judged_beside_another_sound_or_a_short_one_is_counted(shot, tmp_path, capsys):

@@ -8,7 +8,7 @@ from lipbench.metrics.csim import CSIM
 from lipbench.metrics.dtw import WarpedLMD, WarpedPSNR, WarpedSSIM
 from lipbench.metrics.jitter import Jitter
 from lipbench.metrics.lmd import LMD, GuideLMD, LandmarkCoverage, NormalizedLMD
-from lipbench.metrics.lse import LSEC, LSED, AVOffset
+from lipbench.metrics.lse import LSEC, LSED, AVOffset, WholeLSEC, WholeLSED
 from lipbench.metrics.motion import MotionInSilence, MotionOutsideLips, OneSidedMotion
 from lipbench.metrics.opening import OpeningCorrelation, OpeningRatio
 from lipbench.metrics.psnr import PSNR, GreyWrapPSNR
@@ -90,6 +90,8 @@ CASES = {
     "csim": Case(CSIM, *embeddings(9, 5), LENGTH),
     "lse_c": Case(LSEC, *embeddings(9, 2, 5), LENGTH),
     "lse_d": Case(LSED, *embeddings(9, 2, 5), LENGTH),
+    "lse_c[whole]": Case(WholeLSEC, *embeddings(9, 2, 5), LENGTH),
+    "lse_d[whole]": Case(WholeLSED, *embeddings(9, 2, 5), LENGTH),
     "av_offset": Case(AVOffset, *embeddings(9, 2, 5), LENGTH),
     "lmd[dtw]": Case(WarpedLMD, *landmarks(), LENGTH, {"pred_len": MADE}),
     "psnr[dtw]": Case(WarpedPSNR, *FRAMES, {"pred_len": MADE}),

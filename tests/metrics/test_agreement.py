@@ -95,6 +95,7 @@ def clips():
     points = torch.from_numpy(geometry.TEMPLATE + np.array([32, 16])).float() + torch.zeros(4, 8, 68, 2)
     video = geometry.crop(face, VIEW).float() / 255
     made = 0.8 * video + 0.2 * torch.from_numpy(rng.random(tuple(video.shape))).float()
+    whole, made_whole = (geometry.resize((shown * 255).to(torch.uint8), (224, 224)) for shown in (video, made))
     for row, (true, own) in enumerate(zip(LENGTH, MADE, strict=True)):
         face[row, true:], video[row, true:], points[row, true:], made[row, own:] = 0, 0, 0, 0
     return {
@@ -103,6 +104,8 @@ def clips():
         "video_len": LENGTH,
         "made": made,
         "made_len": MADE,
+        "made_whole": made_whole,
+        "whole": whole,
         "face": face,
         "landmarks": points,
         "speech": torch.stack([torch.full_like(LENGTH, 2), LENGTH - 1], 1),
@@ -116,12 +119,13 @@ def clips():
 def some(clips, rows):
     """Those clips as a batch of their own, padded to the longest of them."""
     given = {key: [value[k] for k in rows] for key, value in clips.items()}
-    longest = {"sound": max(given["sound_len"]), "made": max(given["made_len"])}
+    own = max(given["made_len"])
+    longest = {"sound": max(given["sound_len"]), "made": own, "made_whole": own}
     frames = max(given["video_len"])
     for key, values in given.items():
         if key != "text":
             stacked = torch.stack(values)
-            cut = longest.get(key, frames if key in ("video", "face", "landmarks") else None)
+            cut = longest.get(key, frames if key in ("video", "face", "landmarks", "whole") else None)
             given[key] = stacked if cut is None else stacked[:, :cut]
     return given
 
@@ -135,7 +139,7 @@ def score(bank, *batches, names=NAMES):
         given = dict(batch)
         video, length = given.pop("made"), given.pop("made_len")
         scene = bank.scene(given, VIEW)
-        row.update(scene.take(video, length), scene)
+        row.update(scene.take(video, length, whole=given.pop("made_whole")), scene)
     return row
 
 

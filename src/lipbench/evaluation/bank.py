@@ -43,6 +43,11 @@ _GROUPS: Final = (
     "legacy",
 )
 """Order of the groups in tables; others come last, by name."""
+_LACKING: Final = {
+    "face": "a packed store keeps the model's view only",
+    "whole": "whole frames are those of videos beside videos: lipbench evaluate MADE REFERENCE without --view",
+}
+"""Batch key -> why it may be absent."""
 DEFAULT: Final = "default"
 """Name of all columns that are computed unless columns are named."""
 
@@ -365,8 +370,8 @@ class ScoreRow:
             return False
         missing = sorted(required_keys(entry, self.observers) - batch.keys())
         if missing:
-            self.reasons[entry.name] = f"the batch has no {' and no '.join(missing)}" + (
-                " (a packed store keeps the model's view only)" if "face" in missing else ""
+            self.reasons[entry.name] = f"the batch has no {' and no '.join(missing)}" + next(
+                (f" ({_LACKING[key]})" for key in missing if key in _LACKING), ""
             )
         elif view is not None and (unsuited := unsuited_view(entry, view)) is not None:
             self.reasons[entry.name] = unsuited

@@ -109,6 +109,7 @@ class _Item:
     facts: dict[str, Any]
     truth: Truth | None = None
     made: Tensor | None = None  # (N, 3, h, w) uint8
+    whole: Tensor | None = None  # (N, 3, 224, 224) uint8
     compared: int = 0  # frames
     sound: Tensor | None = None  # (S,)
     notes: list[str] = field(default_factory=list)
@@ -119,10 +120,12 @@ class Reader:
 
     Args:
         given: What the user chose.
+        whole: Keep whole frames, where both videos show them.
     """
 
-    def __init__(self, given: Given) -> None:
+    def __init__(self, given: Given, whole: bool = False) -> None:
         self.given = given
+        self.whole = whole and given.store is None and given.view is None
 
     def read(self, job: Job) -> _Item:
         """Read both videos of a clip."""
@@ -150,7 +153,8 @@ class Reader:
         given = self.given
         if given.store is None:
             own = job.sound if given.audio else Path(job.reference)
-            return external_videos.from_video(Path(job.reference), given.fps, own, job.said, given.landmarks)
+            path = Path(job.reference)
+            return external_videos.from_video(path, given.fps, own, job.said, given.landmarks, self.whole)
         truth = external_videos.from_store(given.store[str(job.reference)])
         if given.audio:
             truth = _changed(truth, "sound", lambda: external_videos.read_sound(job.sound))
@@ -169,6 +173,8 @@ class Reader:
         }
         item.made, item.compared = external_videos.view_of(clip, truth, given.view, given.landmarks)
         item.facts["compared_frames"] = item.compared
+        if self.whole:
+            item.whole = external_videos.squeezed(clip.frames[: len(item.made)])
         if not item.compared:
             item.notes.append(
                 f"{len(clip.frames)} frames at {truth.fps:g} a second beside {len(truth)} of the reference, more than "
@@ -221,14 +227,13 @@ class Scorer:
         self.bank = Bank(plan.metrics, plan.files, plan.cache)
         self.rows = plan.rows(self.bank)
         clip_scores.keeping(self.rows)
-        self._reader = Reader(plan.given)
         self._scored = False
         self._lacking: dict[str, Counter[str]] = {}
-        self._hears = any(
-            "sound" in required_keys(e, self.bank.observers)
-            for e in self.bank.entries
-            if e.name not in self.bank.reasons
+        needed = set[str]().union(
+            *(required_keys(e, self.bank.observers) for e in self.bank.entries if e.name not in self.bank.reasons)
         )
+        self._hears = "sound" in needed
+        self._reader = Reader(plan.given, "whole" in needed)
 
     def __call__(self, task: tuple[int, Job]) -> Outcome:
         """Read and score a clip, given with its position."""
@@ -245,10 +250,12 @@ class Scorer:
     def _score(self, index: int, item: _Item, truth: Truth) -> None:
         whole = self.bank.scene(self._batch(index, item, truth, len(truth), truth.sound), self.plan.view)
         if self.plan.calibrate:
-            real = whole.reference.native
+            real, shown = whole.reference.native, whole.reference.whole
+            frozen = None if shown is None else shown[:, :1].expand_as(shown)
             for name in CHECKS:
-                still = name == "frozen-frame"
-                take = whole.take(real[:, :1].expand_as(real), cacheable=True) if still else whole.reference
+                take = whole.reference
+                if name == "frozen-frame":
+                    take = whole.take(real[:, :1].expand_as(real), cacheable=True, whole=frozen)
                 self._update(name, item, take, whole)
         lacking = self._lacking[MODEL]
         if item.made is None:
@@ -277,7 +284,8 @@ class Scorer:
                 )
         lacking["length"] += not item.compared
         made = item.made[None].to(self.plan.device).float() / 255  # (1, N, 3, h, w)
-        self._update(MODEL, item, heard.take(made, torch.tensor([made.shape[1]])), scene)
+        shown = None if item.whole is None else item.whole[None].to(self.plan.device)  # (1, N, 3, 224, 224)
+        self._update(MODEL, item, heard.take(made, torch.tensor([made.shape[1]]), whole=shown), scene)
         self._scored = True
 
     def _update(self, row: str, item: _Item, take: VideoViews, scene: ReferenceBatch) -> None:
@@ -310,6 +318,8 @@ class Scorer:
             "face": face,
             "landmarks": truth.landmarks[None, :frames],
         }
+        if truth.whole is not None:
+            batch["whole"] = truth.whole[None, :frames]
         if sound is not None:
             batch |= {"sound": sound[None], "sound_len": torch.tensor([len(sound)])}
         if truth.text is not None:

@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from lipbench.data import jpeg
 from lipbench.data.store import StoredClip
@@ -38,6 +39,8 @@ FACE: Final = View("face", geometry.FACE, geometry.FACE)
 """What whole frames are judged in."""
 RATE: Final = 16_000
 """Samples a second of the sound that observers hear."""
+WHOLE: Final = 224
+"""Pixels a side of whole frames that are squeezed to a square."""
 EVERY: Final = 15
 """Frames between two looks of the face detector, as in prepared stores."""
 
@@ -251,6 +254,7 @@ class Truth:
         stored: Its pictures went through the JPEG coder of a prepared store.
         missing: "sound" or "text" -> why it is None.
         times: When its file shows its frames, if not at a constant rate (`video.Video.times`).
+        whole: (T, 3, 224, 224) uint8 whole frames, where they were asked for.
     """
 
     face: Tensor
@@ -265,6 +269,7 @@ class Truth:
     stored: bool
     missing: dict[str, str]
     times: Clock | None = None
+    whole: Tensor | None = None
 
     def __len__(self) -> int:
         """Frames."""
@@ -289,7 +294,12 @@ def from_store(clip: StoredClip) -> Truth:
 
 
 def from_video(
-    path: Path, pictures_fps: float | None, sound: Path | None, said: str | Path | None, backend: str
+    path: Path,
+    pictures_fps: float | None,
+    sound: Path | None,
+    said: str | Path | None,
+    backend: str,
+    whole: bool = False,
 ) -> Truth:
     """A video as a reference: its face is found, followed and cut out as `lipbench prepare` does.
 
@@ -299,6 +309,7 @@ def from_video(
         sound: File of its sound, which may be the video itself; None if there is none.
         said: See `read_text`; None if it is not known.
         backend: Who finds the 68 points.
+        whole: Keep whole frames too.
 
     Raises:
         FileNotFoundError, ValueError: It cannot be used: it is unreadable, or has no face.
@@ -325,8 +336,30 @@ def from_video(
     face = torch.from_numpy(geometry.warp(clip.frames, transforms)).permute(0, 3, 1, 2)  # (T, 3, 352, 320)
     canonical = torch.from_numpy(geometry.transform_points(points, transforms).astype(np.float32))
     return Truth(
-        face, canonical, transforms, clip.size, clip.fps, speech, heard, what, _sha256(path), False, missing, clip.times
+        face,
+        canonical,
+        transforms,
+        clip.size,
+        clip.fps,
+        speech,
+        heard,
+        what,
+        _sha256(path),
+        stored=False,
+        missing=missing,
+        times=clip.times,
+        whole=squeezed(clip.frames) if whole else None,
     )
+
+
+def squeezed(frames: Sequence[Frame]) -> Tensor:
+    """Whole frames (h, w, 3) as squares (T, 3, 224, 224) uint8; bilinear, not antialiased, as in published scripts."""
+    squares = []
+    for frame in frames:
+        pixels = torch.from_numpy(frame).permute(2, 0, 1)[None].float()  # (1, 3, h, w)
+        square = F.interpolate(pixels, (WHOLE, WHOLE), mode="bilinear", align_corners=False)
+        squares.append(square.round().to(torch.uint8))
+    return torch.cat(squares)
 
 
 def view_of(clip: Clip, truth: Truth, view: View | None, backend: str) -> tuple[Tensor, int]:

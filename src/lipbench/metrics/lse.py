@@ -147,7 +147,7 @@ class LSEC(_LSE):
 
     name = "lse_c"
     higher_is_better = True
-    columns = (
+    columns: ClassVar[tuple[Column, ...]] = (
         Column("lse_c", "sync", 10),
         Column("lse_c[mask]", "legacy", 20, default=False, options={"padding": "mask"}),
     )
@@ -158,10 +158,28 @@ class LSED(_LSE):
 
     name = "lse_d"
     higher_is_better = False
-    columns = (
+    columns: ClassVar[tuple[Column, ...]] = (
         Column("lse_d", "sync", 20),
         Column("lse_d[mask]", "legacy", 30, default=False, options={"padding": "mask"}),
     )
+
+
+class WholeLSEC(LSEC):
+    """LSE-C as Wav2Lip's script for LRS and TalkLip count it: the judge sees the whole frame, squeezed to a square.
+
+    `calculate_scores_LRS.py` brings whole frames to 224x224 without looking for a face: right where these show little
+    else, as those of LRS2 and LRW do. Only `lipbench evaluate` has whole frames, of videos beside videos.
+    """
+
+    observes = "whole_syncnet"
+    columns = (Column("lse_c[whole]", "legacy", 22, default=False),)
+
+
+class WholeLSED(LSED):
+    """LSE-D of whole frames; see `WholeLSEC`."""
+
+    observes = "whole_syncnet"
+    columns = (Column("lse_d[whole]", "legacy", 32, default=False),)
 
 
 class AVOffset(_LSE):

@@ -73,6 +73,11 @@ class Clip(Protocol):
         """Worth keeping on disk: every test over the same corpus looks at it again."""
         ...
 
+    @property
+    def whole(self) -> Tensor:
+        """(T, 3, 224, 224) float in [0, 1]: whole frames as the file shows them, squeezed to a square."""
+        ...
+
     def pictures(self, view: View) -> Tensor:
         """(T, 3, view.height, view.width) float in [0, 1] out of the canonical pictures, on the video's device."""
         ...
@@ -257,14 +262,15 @@ class Sync:
 
     Args:
         path: `syncnet_v2.model`, or a weights file that lipbench wrote.
+        whole: Look at whole frames, squeezed to the network's size, in place of the face.
 
     Raises:
         Unavailable: No file is named, it is absent, or it holds something else.
     """
 
-    needs = frozenset({"face", "sound", "sound_len", "fps"})
-
-    def __init__(self, path: str | None) -> None:
+    def __init__(self, path: str | None, whole: bool = False) -> None:
+        self.needs = frozenset({"whole" if whole else "face", "sound", "sound_len", "fps"})
+        self._whole = whole
         if path is None:
             raise Unavailable(
                 "LSE needs a SyncNet: name syncnet_v2.model, one that comes along (`lipbench weights`) if it knows "
@@ -280,7 +286,9 @@ class Sync:
     def observe(self, clip: Clip) -> Tensor:
         """Embeddings of all windows of the clip at 25 frames a second; 0 windows under 6 frames."""
         shown = syncnet.frames_at_25(len(clip.broken), clip.fps)
-        pictures = clip.pictures(self._net.view)[shown]  # (M, 3, h, w)
+        view = self._net.view
+        pictures = geometry.resize(clip.whole, view.size) if self._whole else clip.pictures(view)  # (T, 3, h, w)
+        pictures = pictures[shown]  # (M, 3, h, w)
         network = self._net.to(pictures.device)
         sound = clip.cached("syncnet", lambda: syncnet.embed_sound(network, clip.sound.to(pictures.device)))
         found = syncnet.embed_clip(network, pictures, sound, len(clip.sound))  # (N, 2, E)
@@ -435,6 +443,7 @@ MAKE: Final[dict[str, Callable[[Mapping[str, str], Path | None], Observer]]] = {
     "second_transcript": lambda files, cache: Reader(files.get("second_transcript"), "second_transcript"),
     "teacher_forced": lambda files, cache: TeacherForced(files.get("teacher_forced", files.get("transcript"))),
     "syncnet": lambda files, cache: Sync(files.get("syncnet")),
+    "whole_syncnet": lambda files, cache: Sync(files.get("syncnet"), whole=True),
     "inception": lambda files, cache: Features(files.get("inception")),
     "identity": lambda files, cache: Identity(files.get("identity")),
     "i3d": lambda files, cache: Motion(files.get("i3d")),

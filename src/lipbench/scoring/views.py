@@ -33,10 +33,19 @@ class VideoViews:
         native: (B, T, 3, h, w) float in [0, 1], in the scene's view.
         length: (B,) valid frames.
         cacheable: Every test over these clips sees it again, so that observations are worth keeping on disk.
+        whole: (B, T, 3, 224, 224) uint8 whole frames; None where the video has none.
     """
 
-    def __init__(self, scene: "ReferenceBatch", native: Tensor, length: Tensor, cacheable: bool = False) -> None:
+    def __init__(
+        self,
+        scene: "ReferenceBatch",
+        native: Tensor,
+        length: Tensor,
+        cacheable: bool = False,
+        whole: Tensor | None = None,
+    ) -> None:
         self.scene = scene
+        self.whole = whole
         self.native = native
         self.length = length
         self.cacheable = cacheable
@@ -185,6 +194,17 @@ class ClipView:
         """(N, 3, h, w) -> the valid frames (T, h, w, 3)."""
         return np.asarray(pictures[: self.length].permute(0, 2, 3, 1).contiguous().cpu().numpy())
 
+    @property
+    def whole(self) -> Tensor:
+        """(T, 3, 224, 224) float in [0, 1], whole frames.
+
+        Raises:
+            ValueError: The video has none.
+        """
+        if self.take.whole is None:
+            raise ValueError("the video shows no whole frames, and its reference does")
+        return self.take.whole[self.row, : self.length].float() / 255
+
     def pictures(self, view: View) -> Tensor:
         """(T, 3, view.height, view.width) float in [0, 1]."""
         return geometry.crop(self.take.canonical(self.row)[: self.length], view).float() / 255
@@ -240,20 +260,25 @@ class ReferenceBatch:
         """What observers made once for all videos of a clip: (name, row of the batch) -> tensor."""
         # Weak, for else the two hold each other, and 100 MB a clip wait for the collector of cycles.
         own = cast(ReferenceBatch, weakref.proxy(self))
-        self.reference: VideoViews = _Reference(own, batch["video"].float(), batch["video_len"], cacheable=True)
+        self.reference: VideoViews = _Reference(
+            own, batch["video"].float(), batch["video_len"], cacheable=True, whole=batch.get("whole")
+        )
 
     @property
     def face(self) -> Tensor:
         """(B, T, 3, 352, 320) uint8 canonical pictures of the reference."""
         return self.batch["face"]
 
-    def take(self, video: Tensor, length: Tensor | None = None, cacheable: bool = False) -> VideoViews:
+    def take(
+        self, video: Tensor, length: Tensor | None = None, cacheable: bool = False, whole: Tensor | None = None
+    ) -> VideoViews:
         """A video made for these clips.
 
         Args:
             video: (B, N, 3, h, w) float in [0, 1] in the scene's view; padded to the reference's T frames if shorter.
             length: (B,) valid frames; None means the reference's.
             cacheable: See `VideoViews`.
+            whole: See `VideoViews`.
 
         Raises:
             ValueError: Size or range is not what the view says.
@@ -272,4 +297,4 @@ class ReferenceBatch:
             video = video.clamp(0, 1)
         video = video.to(self.reference.native.device)
         own = self.reference.length if length is None else length.to(self.reference.length.device)
-        return VideoViews(self, video, own, cacheable)
+        return VideoViews(self, video, own, cacheable, whole)
