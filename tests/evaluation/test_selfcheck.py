@@ -125,11 +125,18 @@ def test_judges_that_hear_or_read_nothing_fail(batch, monkeypatch):
         assert selfcheck._foreign_sound(bank, scene).state == expected
     blind = Reader(batch)
     blind.observe = lambda clip: ""
-    for judge, expected in ((Reader(batch), "ok"), (blind, "FAILED")):
-        monkeypatch.setitem(banks.MAKE, "transcript", lambda files, cache, judge=judge: judge)
-        bank = banks.Bank(["wer", "cer"])
+    echo = Reader(batch)
+    echo.observe = lambda clip: clip.text  # writes whatever it is shown
+    for judge, *expected in (
+        (Reader(batch), "ok", "ok", "ok"),
+        (blind, "FAILED", "FAILED", "FAILED"),
+        (echo, "FAILED", "FAILED", "FAILED"),
+    ):
+        for name in ("transcript", "second_transcript", "teacher_forced"):
+            monkeypatch.setitem(banks.MAKE, name, lambda files, cache, judge=judge: judge)
+        bank = banks.Bank(["wer", "cer", "wer[second]", "cer[second]", "wer[teacher-forced]"])
         found = selfcheck._words(bank, bank.scene(batch, MOUTH))
-        assert [check.state for check in found] == ["ok", expected]
+        assert [check.state for check in found] == ["ok", *expected]
 
 
 def test_a_ladder_must_name_columns_that_there_are(batch, monkeypatch):

@@ -173,6 +173,13 @@ _LADDERS: Final = (
     ),
 )
 
+_READINGS: Final = (
+    ("a reader's WER and CER", ("wer", "cer")),
+    ("a second reader's WER and CER", ("wer[second]", "cer[second]")),
+    ("a reader's WER in teacher forcing", ("wer[teacher-forced]",)),
+)
+"""What another text must raise, and its columns."""
+
 
 def clips(seed: int = 0) -> ClipBatch:
     """Two clips of one rendered speaker as a batch to be scored, with the exact landmarks.
@@ -391,12 +398,16 @@ def _words(bank: Bank, scene: ReferenceBatch) -> list[Check]:
         else:
             wrong.append(f"{metric.name} is not 0 and {shown} ({', '.join(steps)})")
     found = [_check("a wrong sentence raises WER and CER", wrong, "; ".join(right))]
+    return [*found, *(_foreign_text(bank, scene, *reading) for reading in _READINGS)]
 
-    name, columns = "another clip's sentence raises a reader's WER and CER", ("wer", "cer")
+
+def _foreign_text(bank: Bank, scene: ReferenceBatch, reading: str, columns: tuple[str, ...]) -> Check:
+    """Another clip's text must be read worse."""
+    name = f"another clip's sentence raises {reading}"
     if any(column in bank.reasons for column in columns):
-        return [*found, _skipped(bank, name, columns)]
+        return _skipped(bank, name, columns)
     swapped = calibration.with_swapped(bank, scene, "text")
-    own, foreign = (_values(_scored(bank, scene.reference, target, columns)) for target in (scene, swapped))
-    shown_all = {column: f"{column} {own[column]:.4g} < {foreign[column]:.4g}" for column in columns}
-    wrong = [f"not {text}" for column, text in shown_all.items() if not own[column] < foreign[column]]
-    return [*found, _check(name, wrong, "; ".join(shown_all.values()))]
+    own, foreign = (_values(_scored(bank, said.reference, said, columns)) for said in (scene, swapped))
+    shown = {column: f"{column} {own[column]:.4g} < {foreign[column]:.4g}" for column in columns}
+    wrong = [f"not {text}" for column, text in shown.items() if not own[column] < foreign[column]]
+    return _check(name, wrong, "; ".join(shown.values()))
