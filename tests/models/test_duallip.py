@@ -129,6 +129,18 @@ def test_what_is_read_becomes_tokens_with_monotonic_durations(monkeypatch: pytes
     assert losses["l1"] > 0
 
 
+def test_symbols_that_nobody_says_are_not_read() -> None:
+    """An untrained reader prefers "<unk>", then the letter: it says the letter."""
+    net = model()
+    out = net.net.back_end.out
+    with torch.no_grad():
+        out.weight.zero_()
+        for bias, symbol in ((9.0, "<unk>"), (8.0, "<eos>"), (7.0, "b")):
+            out.bias[text.SYMBOLS.index(symbol)] = bias
+    written = net.label_lips(batch_of(net))
+    assert set(written["tokens"].unique().tolist()) == {SILENCE, text.SYMBOLS.index("b")}
+
+
 def test_nothing_read_is_no_loss(monkeypatch: pytest.MonkeyPatch) -> None:
     net = model()
     batch = batch_of(net)

@@ -43,6 +43,7 @@ from lipbench.types import ClipBatch, ClipSpec, Generated, Timing, View
 
 _FRAMES_AT_ONCE = 256  # frames drawn together outside of training, to bound the memory of large batches
 _SILENCE = text.SYMBOLS.index(text.SILENCE)
+_NEVER_SAID = [text.SYMBOLS.index(symbol) for symbol in ("<eos>", "<unk>")]
 _READERS = {"lipnet": lipnet.LipNet, "lipresnet": lipresnet.LipResNet}
 
 
@@ -329,11 +330,13 @@ class DualLip(GenerativeModel, CTCReader):
             batch: `video`, `video_len` and `identity`.
 
         Returns:
-            The clips in which something was read, with `tokens`, `token_len`, and `durations` where they align.
+            The clips in which something was read, with `tokens`, `token_len`, and `durations` where they align. Only
+            letters and silences are read: a reader that knows little may prefer "<unk>", which is no text.
         """
         lengths = batch["video_len"]
         with _evaluating(self.net):
-            log_probs = self.net(batch["video"], lengths)
+            log_probs = self.net(batch["video"], lengths)  # (B, T, V)
+        log_probs[..., _NEVER_SAID] = -torch.inf
         rows, spelled = [], []
         for row, (ids, frames) in enumerate(zip(greedy(log_probs, lengths), lengths.tolist(), strict=True)):
             words = text.decode(ids or ()).split()
