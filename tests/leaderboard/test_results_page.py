@@ -70,7 +70,7 @@ SECTIONS = {
         "grid/s1",
         {
             **DRIVEN,
-            "frozen first frame (of the mouth)": f"frozen-frame/{GRID}",
+            "frozen first frame of the face": "frozen-frame/face-96x96-62a20909",
             "ParaLip, durations given (above)": "paralip/small",
         },
     ),
