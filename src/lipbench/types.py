@@ -8,8 +8,9 @@ from typing import Final, Literal, TypedDict
 
 from torch import Tensor
 
-Timing = Literal["given", "length", "free"]
-"""Who decides when things are said: the truth (durations, or sound), the truth's total length only, or the model."""
+Timing = Literal["given", "speech", "length", "free"]
+"""Who decides when things are said: the truth (durations, or sound); the truth when speech begins and ends and how long
+the clip is, the model what lies in between; the truth's total length only; or the model."""
 
 
 Part = Literal["paired", "text", "lips", "grammar"]

@@ -53,7 +53,7 @@ def make_batch(spec: ClipSpec, seed: int, lengths: tuple[int, ...] = LENGTHS, tr
         "frame": frame,
         "n_frames": torch.tensor(lengths),
         "fps": torch.full((clips,), 25.0),
-        "speech": torch.tensor([[0, frames] for frames in lengths]),
+        "speech": torch.tensor([[1, frames - 1] if frames > 3 else [0, frames] for frames in lengths]),
     }
     for key, view in spec.frames.items():
         sides = [side if side <= _FINEST else 4 for side in view.size]

@@ -66,7 +66,7 @@ def test_audio_is_as_long_as_the_video(fps: float, tmp_path: Path) -> None:
     model = small(vocoder=make_vocoder(tmp_path))
     batch = make_batch(model.clip_spec, 3)
     batch["fps"] = torch.full_like(batch["fps"], fps)
-    for timing in ("given", "length", "free"):
+    for timing in ("given", "speech", "length", "free"):
         with torch.no_grad():
             made = model.run_generate(batch, timing)  # type: ignore[arg-type]
         frames = made["durations"].sum(dim=1)

@@ -55,7 +55,7 @@ def test_sizes_and_settings() -> None:
     assert (model.lr, model.decay_factor, model.masked, model.identity) == (1e-3, 0.1, "fixed", "random")
     assert model.clip_spec.frames == {"video": View("face", 128, 128)}
     assert model.clip_spec.identity_views == {"identity_lips": View("mouth", 64, 128)}
-    assert model.timings == {"given", "length", "free"}
+    assert model.timings == {"given", "speech", "length", "free"}
     assert LipToFace(**SMALL, masked="own").needs - LipToFace(**SMALL).needs == {"pose", "pose_len"}
 
 

@@ -110,7 +110,11 @@ def test_audio_embeddings_are_optional() -> None:
     [
         ("needs", frozenset({"tokens", "video"}), r"Odd\.needs has 'video', .*; expected other keys: 'identity' for"),
         ("needs", frozenset({"words"}), r"Odd needs \['words'\] .* and has \[.*'tokens'.*\]: add them to `clip_spec`"),
-        ("timings", frozenset({"giv"}), r"Odd\.timings is \['giv'\]; expected some of \['given', 'length', 'free'\]"),
+        (
+            "timings",
+            frozenset({"giv"}),
+            r"Odd\.timings is \['giv'\]; expected some of \['given', 'speech', 'length', 'free'\]",
+        ),
         ("generate", lambda *_: None, r"Odd\.generate returned NoneType; expected a dict with 'video' and 'video_len'"),
         ("generate", lambda *_: {"video": torch.zeros(1)}, r"returned \['video'\]; expected a dict with 'video' and"),
         (

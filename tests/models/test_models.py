@@ -252,7 +252,7 @@ class Only(dict[str, Any]):
 
 def test_says_what_it_is(name: str, tmp_path: Path) -> None:
     model = small(name, tmp_path)
-    assert model.timings <= {"given", "length", "free"}
+    assert model.timings <= {"given", "speech", "length", "free"}
     assert model.timings
     assert model.capabilities <= {"video", "audio", "text"}
     assert model.capabilities & {"video", "audio"}
@@ -371,7 +371,12 @@ def test_reads_only_what_it_says_and_keeps_the_lengths(
 
     monkeypatch.setattr(model, "generate", watched)
     for timing in timings(model):
-        hidden = {"given": set(), "length": {"durations"}, "free": {"durations", "n_frames"}}[timing]
+        hidden = {
+            "given": {"speech"},
+            "speech": {"durations"},
+            "length": {"durations", "speech"},
+            "free": {"durations", "speech", "n_frames"},
+        }[timing]
         allowed = model.needs - hidden
         handed.clear()
         with torch.no_grad():

@@ -94,6 +94,18 @@ def test_fit_frames_by_largest_remainder() -> None:
     assert (fitted - exact).abs().max() < 1
 
 
+def test_a_known_span_of_speech_leaves_the_inside_to_the_prediction() -> None:
+    valid = fastspeech.length_mask(torch.tensor([5, 4]), 5)
+    frames = torch.tensor([[9.0, 2.0, 4.0, 2.0, 9.0], [0.0, 1.0, 1.0, 7.0, 8.0]])
+    total, speech = torch.tensor([20, 12]), torch.tensor([[3, 11], [0, 9]])
+    fitted = fastspeech.fit_durations(frames, valid, total, speech)
+    assert fitted.tolist() == [[3, 2, 4, 2, 9], [0, 5, 4, 3, 0]]
+    assert torch.equal(
+        fastspeech.fit_durations(frames, valid, total), fastspeech.rescale_durations(frames, valid, total)
+    )
+    assert torch.equal(fastspeech.fit_durations(frames, valid, None), fastspeech.round_durations(frames, valid))
+
+
 def test_refuses_sizes_that_do_not_fit() -> None:
     with pytest.raises(ValueError, match="divide by heads"):
         fastspeech.FFTBlock(15, 2, 8, 3, 0.0)

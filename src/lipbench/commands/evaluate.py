@@ -54,9 +54,10 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--timing",
-        choices=("given", "length", "free"),
+        choices=("given", "speech", "length", "free"),
         default="free",
-        help="who decided how long each sound lasts: the truth, its length, or the system (default: free)",
+        help="who decided how long each sound lasts: the truth, its length and span of speech, its length, or the "
+        "system (default: free)",
     )
     parser.add_argument(
         "--audio",

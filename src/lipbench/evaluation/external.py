@@ -72,7 +72,8 @@ def evaluate(
         protocol: Score the test clips of a protocol against its prepared store, beside trained models.
         partial: Score those references only that have a generated video.
         view: What generated frames show, a named box of the canonical picture such as "mouth"; None for whole frames.
-        timing: Who decided how long each sound lasts: "given" (the truth), "length" (the truth's length) or "free".
+        timing: Who decided how long each sound lasts: "given" (the truth), "speech" (the truth's length and when
+                speech begins and ends), "length" (the truth's length) or "free".
         audio: Folder of sounds; default: the generated video's own, else the reference's. Beside a prepared store: the
             corpus', as for trained models. Beside videos, each video's pictures are judged beside its own sound.
         text: What is said: see `pairing.find_texts`; default: what the store says, else nothing.

@@ -7,7 +7,7 @@ from lipbench.errors import visible
 from lipbench.evaluation.writing import check_protocol
 
 KINDS: Final = ("model", "control", "calibration")
-TIMINGS: Final = ("given", "length", "free")
+TIMINGS: Final = ("given", "speech", "length", "free")
 TEXT: Final = "text/"
 """Beginning of the columns that score what a model reads itself."""
 LARGEST: Final = 1e9

@@ -18,6 +18,7 @@ from lipbench.leaderboard.lines import Line, gain
 
 _TASKS: Final = {
     "given": "timing given",  # by true durations, or by the sound that drives
+    "speech": "span of speech given",
     "length": "length given",
     "free": "durations free",
 }

@@ -28,10 +28,9 @@ from lipbench.nets.fastspeech import (
     MotionDecoder,
     TextEncoder,
     expand,
+    fit_durations,
     length_mask,
     predicted_frames,
-    rescale_durations,
-    round_durations,
 )
 from lipbench.nets.vocoder import HifiGAN, griffin_lim
 from lipbench.pretrained import weights
@@ -71,7 +70,7 @@ class FastSpeech(GenerativeModel):
         options: Those of `BenchModule`.
     """
 
-    timings = frozenset({"given", "length", "free"})
+    timings = frozenset({"given", "speech", "length", "free"})
     paper: ClassVar[str] = "Ren et al., FastSpeech: Fast, Robust and Controllable Text to Speech, NeurIPS 2019"
     monitor: ClassVar[tuple[str, Literal["min", "max"]]] = ("val/mel_l1", "min")
 
@@ -125,7 +124,7 @@ class FastSpeech(GenerativeModel):
     def needs(self) -> frozenset[str]:
         """Text with its timing, the frame rate that durations are counted in, and who speaks."""
         speaker = {"speaker_id"} if self.speakers else set()
-        return frozenset({"tokens", "token_len", "durations", "n_frames", "fps"} | speaker)
+        return frozenset({"tokens", "token_len", "durations", "speech", "n_frames", "fps"} | speaker)
 
     def setup(self, stage: str) -> None:
         """Open the vocoder where one is named, so that a wrong file is told before anything else.
@@ -219,12 +218,12 @@ class FastSpeech(GenerativeModel):
 
         Args:
             batch: `tokens`, `token_len`, with several speakers `speaker_id`; with `n_frames` too, the durations of
-                each clip are scaled to sum to it.
+                each clip are scaled to sum to it, and with `speech` those of its silences are known.
 
         Returns:
             (B, L) int64, 0 where there is no token.
         """
-        return self._durations(*self._encode(batch), batch.get("n_frames"))
+        return self._durations(*self._encode(batch), batch.get("n_frames"), batch.get("speech"))
 
     def generate(self, batch: ClipBatch, timing: Timing) -> Generated:
         """Spectrograms in parallel, then a waveform a clip: exactly round(frames * rate / fps) samples."""
@@ -232,7 +231,8 @@ class FastSpeech(GenerativeModel):
         if timing == "given":
             durations = batch["durations"]
         else:
-            durations = self._durations(text, valid, batch["n_frames"] if timing == "length" else None)
+            total = None if timing == "free" else batch["n_frames"]
+            durations = self._durations(text, valid, total, batch["speech"] if timing == "speech" else None)
         mels, steps = self._mels(text, durations, batch["fps"])
         frames = durations.sum(dim=1).tolist()
         rate = self.definition.rate
@@ -258,10 +258,10 @@ class FastSpeech(GenerativeModel):
         own = torch.where((ids < 0)[:, None], table.mean(dim=0), table[ids.clamp(min=0)])  # (B, hidden)
         return (text + own[:, None]) * valid[:, :, None], valid
 
-    def _durations(self, text: Tensor, valid: Tensor, total: Tensor | None) -> Tensor:
-        """(B, L) int64 predicted frames of each token, of a known total or not."""
+    def _durations(self, text: Tensor, valid: Tensor, total: Tensor | None, speech: Tensor | None) -> Tensor:
+        """(B, L) int64 predicted frames of each token, see `fit_durations`."""
         frames = predicted_frames(self.duration_predictor(text, valid))  # (B, L)
-        return round_durations(frames, valid) if total is None else rescale_durations(frames, valid, total)
+        return fit_durations(frames, valid, total, speech)
 
     def _mels(self, text: Tensor, durations: Tensor, fps: Tensor) -> tuple[Tensor, Tensor]:
         """(B, L, hidden) text, (B, L) frames, (B,) fps -> (B, N, mels) log-mels, (B,) valid steps."""

@@ -30,7 +30,7 @@ from lipbench.training.generative import GenerativeModel
 from lipbench.training.loading import load_frozen
 from lipbench.types import ClipBatch, ClipSpec, Generated, Timing, View
 
-_LIPS_NEED: Final = frozenset({"tokens", "token_len", "durations", "identity", "n_frames"})
+_LIPS_NEED: Final = frozenset({"tokens", "token_len", "durations", "speech", "identity", "n_frames"})
 _LIPS_VIEW: Final = View("mouth", 64, 128)  # of the paper, while no lip generator is known
 _FRAMES_AT_ONCE: Final = 128  # made together outside training, to bound the memory of large test batches
 _NO_LIPS: Final = (
@@ -165,7 +165,7 @@ class LipToFace(GenerativeModel):
     def timings(self) -> frozenset[str]:  # type: ignore[override]
         """Those of the lip generator; all of them while none is at hand."""
         lips = self._known_lips()
-        return frozenset({"given", "length", "free"}) if lips is None else lips.timings
+        return frozenset({"given", "speech", "length", "free"}) if lips is None else lips.timings
 
     @property
     def clip_spec(self) -> ClipSpec:

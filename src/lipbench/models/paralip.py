@@ -21,10 +21,9 @@ from lipbench.nets.fastspeech import (
     MotionDecoder,
     TextEncoder,
     expand,
+    fit_durations,
     length_mask,
     predicted_frames,
-    rescale_durations,
-    round_durations,
 )
 from lipbench.nets.pictures import IdentityEncoder, PictureDecoder
 from lipbench.training.adversarial import AdversarialModel, Adversary
@@ -62,7 +61,7 @@ class ParaLip(AdversarialModel):
             `init_from`, the second starts from a checkpoint of the first. The discriminator's rate is constant.
     """
 
-    timings = frozenset({"given", "length", "free"})
+    timings = frozenset({"given", "speech", "length", "free"})
     paper: ClassVar[str] = "Liu et al., Parallel and High-Fidelity Text-to-Lip Generation, AAAI 2022"
 
     def __init__(
@@ -122,7 +121,7 @@ class ParaLip(AdversarialModel):
     @property
     def needs(self) -> frozenset[str]:
         """Text with its timing, and the identity frame."""
-        return frozenset({"tokens", "token_len", "identity", "durations", "n_frames"})
+        return frozenset({"tokens", "token_len", "identity", "durations", "speech", "n_frames"})
 
     def generator_losses(self, batch: ClipBatch) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """L1, duration and SSIM losses on the frames drawn; the sample is those frames, (M, 3, H, W) each."""
@@ -153,11 +152,8 @@ class ParaLip(AdversarialModel):
             durations = batch["durations"]
         else:
             frames = predicted_frames(self.duration_predictor(text, valid))  # (B, L)
-            durations = (
-                round_durations(frames, valid)
-                if timing == "free"
-                else rescale_durations(frames, valid, batch["n_frames"])
-            )
+            total = None if timing == "free" else batch["n_frames"]
+            durations = fit_durations(frames, valid, total, batch["speech"] if timing == "speech" else None)
         identity, skips = self.identity_encoder(batch["identity"][:, 0])
         motion, there = self._motion(text, durations, identity)  # (B, N, H), (B, N)
         clip, place = there.nonzero(as_tuple=True)  # (M,) each

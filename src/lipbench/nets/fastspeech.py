@@ -214,6 +214,30 @@ def rescale_durations(frames: Tensor, valid: Tensor, total: Tensor) -> Tensor:
     return whole.long() + (rank < missing[:, None])
 
 
+def fit_durations(frames: Tensor, valid: Tensor, total: Tensor | None, speech: Tensor | None = None) -> Tensor:
+    """Predicted durations as whole frames, of a known total or not, with a known span of speech or not.
+
+    Args:
+        frames: (B, L) float, not negative.
+        valid: (B, L) bool; the first and the last token of each clip are the silences before and after speech.
+        total: (B,) int64 frames of each clip; None rounds each token by itself.
+        speech: (B, 2) int64 first frame of speech and the frame after its last, with `total`.
+
+    Returns:
+        (B, L) int64.
+    """
+    if total is None:
+        return round_durations(frames, valid)
+    if speech is None:
+        return rescale_durations(frames, valid, total)
+    first, last = speech.unbind(1)  # (B,) each
+    place = torch.arange(frames.shape[1], device=frames.device)
+    after = place == valid.sum(dim=1, keepdim=True) - 1  # (B, L)
+    inside = valid & (place > 0) & ~after
+    found = rescale_durations(frames, inside, last - first)  # (B, L), 0 outside
+    return found + torch.where(place == 0, first[:, None], 0) + torch.where(after, (total - last)[:, None], 0)
+
+
 def expand(x: Tensor, durations: Tensor) -> tuple[Tensor, Tensor]:
     """Length regulator: repeat every token for its frames.
 

@@ -12,11 +12,12 @@ from lipbench.media import geometry
 from lipbench.training.base import BenchModule
 from lipbench.types import ClipBatch, Generated, Timing
 
-_TIMINGS: Final[tuple[Timing, ...]] = ("given", "length", "free")
+_TIMINGS: Final[tuple[Timing, ...]] = ("given", "speech", "length", "free")
 _UNKNOWN: Final[dict[Timing, frozenset[str]]] = {
-    "given": frozenset(),
-    "length": frozenset({"durations"}),
-    "free": frozenset({"durations", "n_frames"}),
+    "given": frozenset({"speech"}),  # durations say it
+    "speech": frozenset({"durations"}),
+    "length": frozenset({"durations", "speech"}),
+    "free": frozenset({"durations", "speech", "n_frames"}),
 }
 
 
@@ -27,7 +28,7 @@ class GenerativeModel(BenchModule):
     """
 
     timings: frozenset[str]
-    """Which of "given", "length" and "free" it supports: of the class, or a property of the instance."""
+    """Which of "given", "speech", "length" and "free" it supports: of the class, or a property of the instance."""
     paper: ClassVar[str]
     """Authors, title, venue and year."""
     context: int | None = None
@@ -73,9 +74,11 @@ class GenerativeModel(BenchModule):
         """Make whole clips.
 
         Args:
-            batch: Only `needs`, less "durations" unless timing is "given", less "n_frames" too if it is "free".
-            timing: Who decides how long each token lasts: the truth (its durations, or the sound that drives), the
-                truth's total length, or the model (if it is driven by sound, that is as long as the video).
+            batch: Only `needs`, less "durations" unless timing is "given", less "speech" unless it is "speech", less
+                "n_frames" too if it is "free".
+            timing: Who decides how long each token lasts: the truth ("given": its durations, or the sound that drives),
+                the truth's span of speech and total length ("speech"), its total length ("length"), or the model
+                ("free"; if it is driven by sound, that is as long as the video).
 
         Returns:
             With the capability "video", `video` (B, N, 3, h, w) in [0, 1] in the main view, zero after `video_len`
