@@ -152,8 +152,8 @@ def test_mutated_records_through_compare(good, capsys, monkeypatch):
 @pytest.mark.parametrize(
     ("field", "value", "words"),
     [
-        (("timing",), "sometimes", "timing is 'sometimes'; expected given or length or free or null"),
-        (("timing",), None, "timing is null; expected given or length or free for a model"),
+        (("timing",), "sometimes", "timing is 'sometimes'; expected given or speech or length or free or null"),
+        (("timing",), None, "timing is null; expected given or speech or length or free for a model"),
         (("schema",), True, "schema is true; expected 1"),
         (("schema",), 2, "it has schema 2; lipbench"),
         (("scores", "lmd", "value"), "1", "scores.lmd.value is '1'; expected a number from -1e+09 to 1e+09 or null"),
