@@ -92,7 +92,8 @@ class CausalBlock(nn.Module):
         query, keys_values = qkv[0], qkv[1:]  # (B, heads, N, H / heads), (2, B, heads, N, H / heads)
         if past is not None:
             keys_values = torch.cat([past.keys_values, keys_values], dim=3)
-        seen = F.scaled_dot_product_attention(query, *keys_values, is_causal=past is None)  # (B, heads, N, H / heads)
+        keys, values = keys_values
+        seen = F.scaled_dot_product_attention(query, keys, values, is_causal=past is None)  # (B, heads, N, H / heads)
         x = x + self.dropout(self.attention_out(seen.transpose(1, 2).flatten(2)))
 
         (query,) = self._split(self.text_query(self.text_norm(x)), 1)
@@ -184,7 +185,7 @@ class Generator(nn.Module):
         """(B, L) int64, (B,) int64, (B, 3, height, width) in [0, 1] -> what all frames share."""
         valid = length_mask(token_len, tokens.shape[1])  # (B, L)
         encoded = self.text_encoder(tokens, valid)  # (B, L, H)
-        text = [block.of_text(encoded) for block in self.blocks]  # type: ignore[operator, union-attr]
+        text = [block.of_text(encoded) for block in self.blocks]  # type: ignore[operator]
         padding = torch.zeros(valid.shape, device=valid.device).masked_fill(~valid, -torch.inf)[:, None, None]
         return Clips(text, padding, *self.identity_encoder(identity))
 
