@@ -5,11 +5,12 @@ are those of convolutions and matrix products (two a multiply-add), counted by P
 optimizer states and what the generator's graph keeps for its backward pass, each tensor once. Files of earlier stages
 are not read: their networks have the published sizes.
 
-Models that train on whole clips (TalkLip, DualLip) need numbers: they run on this machine's CPU with one clip of one,
-two, and three fifths of the frames, and a quadratic through the three (attention grows so) is taken at all frames,
-times the clips but for its constant (half-precision copies of weights). TalkLip draws as many frames as it ever may.
-DualLip is in its second stage: as many texts and as many lips as pairs are labeled and learned from, and texts without
-durations become clips as long as the rest.
+Models that train on whole clips (TalkLip, DualLip, TransformerT2L) need numbers: they run on this machine's CPU with
+one clip of one, two, and three fifths of the frames, and a quadratic through the three (attention grows so) is taken at
+all frames, times the clips but for what is there once a batch (half-precision copies of weights), as two clips of a
+fifth tell. A recipe that draws some frames of each clip should draw no more than a fifth of them. TalkLip draws as many
+frames as it ever may, and all that does not grow with them counts once. DualLip is in its second stage: as many texts
+and as many lips as pairs are labeled and learned from, and texts without durations become clips as long as the rest.
 
     python benchmarks/training_cost.py papers/corrgan/table2/e [RECIPE ...] [--batch 24] [--tflops 400]
     python benchmarks/training_cost.py talklip_grid --batch 8 --frames 250
@@ -32,6 +33,7 @@ from lipbench import discovery
 from lipbench.console import recipe_files
 from lipbench.models.duallip import DualLip
 from lipbench.models.talklip import TalkLip
+from lipbench.models.transformert2l import TransformerT2L
 from lipbench.nets.avhubert import AVHubert
 from lipbench.nets.clip_autoencoder import ClipAutoencoder
 from lipbench.nets.duallip import AttentionLipGenerator
@@ -91,26 +93,38 @@ def most_frames(model: TalkLip, frames: int) -> None:
     model.switches = dict.fromkeys(model.switches, 0)
 
 
-def whole_clips(model: TalkLip | DualLip, clips: int, frames: int) -> dict[str, float]:
+def whole_clips(model: TalkLip | DualLip | TransformerT2L, clips: int, frames: int) -> dict[str, float]:
     """Cost of a batch of whole clips, out of those of three shorter clips."""
+    share = 0.0 if isinstance(model, TalkLip) else model.frame_dropout
+    if 0 < share < 1:  # frames are withheld by chance: the mean lies between all of them and none
+        ends = []
+        for model.frame_dropout in (0.0, 1.0):
+            ends.append(whole_clips(model, clips, frames))
+        return {key: (1 - share) * ends[0][key] + share * ends[1][key] for key in ends[0]}
     lengths = [frames // 5, 2 * frames // 5, 3 * frames // 5]
-    found = []
-    for length in lengths:
-        if isinstance(model, TalkLip):
-            most_frames(model, length)
-            found.append(cost(model, 1, length))
-        else:
-            found.append(dual_cost(model, length))
+    found = [shorter_clips(model, 1, length) for length in lengths]
+    # TalkLip's runs are those of one clip; all that does not grow with its frames is once a batch.
+    two = None if isinstance(model, TalkLip) else shorter_clips(model, 2, lengths[0])
     total = dict(found[-1])
     for name in ("operations", "graph"):
         square, linear, constant = np.polyfit(lengths, [one[name] for one in found], 2)
-        total[name] = constant + clips * (linear * frames + square * frames**2)
+        once = constant if two is None else 2 * found[0][name] - two[name]
+        total[name] = once + clips * (constant - once + linear * frames + square * frames**2)
     return total
 
 
-def dual_cost(model: DualLip, frames: int) -> dict[str, float]:
-    """Operations and bytes of DualLip's second stage with a clip of each stream."""
-    batch = made_up(model, 1, frames)
+def shorter_clips(model: TalkLip | DualLip | TransformerT2L, clips: int, frames: int) -> dict[str, float]:
+    """Cost of a batch of whole clips, as it is."""
+    if isinstance(model, DualLip):
+        return dual_cost(model, clips, frames)
+    if isinstance(model, TalkLip):
+        most_frames(model, frames)
+    return cost(model, clips, frames)
+
+
+def dual_cost(model: DualLip, clips: int, frames: int) -> dict[str, float]:
+    """Operations and bytes of DualLip's second stage with so many clips of each stream."""
+    batch = made_up(model, clips, frames)
     model.longest = frames
     if isinstance(model.generator, AttentionLipGenerator):  # untrained, it may stop anywhere
         model.generator.stop.requires_grad_(False).weight.zero_()
@@ -178,7 +192,7 @@ def main() -> None:
         content = yaml.safe_load(recipe_files.find(name).read_text(encoding="utf-8"))
         kind = discovery.load("model", content["model"]["class_path"])
         clips = arguments.batch or content["data"]["batch_size"]
-        whole = issubclass(kind, TalkLip | DualLip)
+        whole = issubclass(kind, TalkLip | DualLip | TransformerT2L)
         device = "cpu" if whole else "meta"
         precision = arguments.precision or content.get("trainer", {}).get("precision", "32")
         half = torch.autocast(device, torch.bfloat16, enabled=precision == "bf16-mixed")

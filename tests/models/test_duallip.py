@@ -11,7 +11,13 @@ from test_models import SMALL
 
 from lipbench.media import text
 from lipbench.models.duallip import DualLip
-from lipbench.nets.duallip import AttentionLipGenerator, guided_attention_loss, stop_loss
+from lipbench.nets.duallip import (
+    AttentionLipGenerator,
+    choose_frames,
+    frames_before,
+    guided_attention_loss,
+    stop_loss,
+)
 from lipbench.types import ClipBatch, ClipSpec, View
 
 SILENCE = text.SYMBOLS.index(text.SILENCE)
@@ -304,8 +310,8 @@ def test_training_sees_what_generation_will() -> None:
         net = free(frame_dropout=dropout).eval()
         batch = batch_of(net)
         guide = batch["identity"][:, 0]
-        before = net._before(batch, guide)  # (B, T, P)
         assert isinstance(net.generator, AttentionLipGenerator)
+        before = frames_before(net.generator.seen, guide, batch["video"], batch["video_len"], net.frame_dropout)
         of_guide = net.generator.seen(guide)
         frames = net.generator.seen(batch["video"][0, :5])
         assert torch.allclose(before[:, 0], of_guide, atol=1e-6)
@@ -313,12 +319,11 @@ def test_training_sees_what_generation_will() -> None:
 
 
 def test_drawn_frames_are_valid_and_as_many_as_asked() -> None:
-    net = model(frames=4)
     total = torch.tensor([6, 3])
-    drawn = net._drawn(total, 6)
+    drawn = choose_frames(total, 6, 4)
     assert drawn.sum(1).tolist() == [4, 3]
     assert not drawn[1, 3:].any()
-    assert model()._drawn(total, 6).sum(1).tolist() == [6, 3]
+    assert choose_frames(total, 6, None).sum(1).tolist() == [6, 3]
 
 
 def test_stop_and_guided_attention_losses() -> None:

@@ -140,6 +140,11 @@ SMALL: dict[str, dict[str, Any]] = {
         "reader_from": 0,
         "lr": 1e-2,
     },
+    "transformert2l": {
+        **{"size": (12, 24), "hidden": 16, "layers": 1, "ffn": 24, "encoder_widths": (6, 8), "frames": 5},
+        **{"decoder_widths": (8, 8, 6, 6), "longest": 12, "discriminator_width": 2, "adversarial_weight": 0.1},
+        "lr": 3e-3,
+    },
     "vgan": {
         "size": 16,
         "width": 4,
@@ -184,6 +189,7 @@ CASES: dict[str, Case] = {
     "speech2vid": Case(SMALL["speech2vid"], lengths=WINDOWS, judged=False),
     "speech2vid_frame": Case(SMALL["speech2vid_frame"], judged=False),
     "talklip": Case(SMALL["talklip"], files={"reader": make_reader}, lengths=(18, 20, 6, 17)),
+    "transformert2l": Case(SMALL["transformert2l"]),
     "vgan": Case(SMALL["vgan"], lengths=WINDOWS, learns="adversarial"),
     "wav2lip": Case(SMALL["wav2lip"], files={"expert": make_expert}),
 }

@@ -52,6 +52,12 @@ def test_skips_computed_once_equal_skips_side_by_side() -> None:
 
     torch.testing.assert_close(decoder(motion, identity, skips, clip), expected)
     torch.testing.assert_close(decoder(motion, identity, skips, None), expected)
+    shared = list(decoder.eval().of_clips(identity, skips))
+    whole = decoder(motion, identity, skips, clip)
+    for frames in ([0, 2, 4], [1, 3, 5]):  # a frame of every clip at a time, as they are drawn one after the other
+        assert torch.equal(decoder.draw(motion[frames], shared, None), decoder(motion[frames], identity, skips, None))
+        torch.testing.assert_close(decoder.draw(motion[frames], shared, None), whole[frames])
+    decoder.train()
     order = torch.tensor([4, 0, 3, 1, 5, 2])  # frames of any clips, in any order
     torch.testing.assert_close(decoder(motion[order], identity, skips, clip[order]), expected[order])
 

@@ -31,6 +31,8 @@ from lipbench.nets.duallip import (
     AttentionLipGenerator,
     DurationLipGenerator,
     LipSizes,
+    choose_frames,
+    frames_before,
     guided_attention_loss,
     stop_loss,
 )
@@ -257,14 +259,15 @@ class DualLip(GenerativeModel, CTCReader):
         guide, total = batch["identity"][:, 0], batch["video_len"]
         if not len(total):
             return {"l1": torch.zeros((), device=total.device)}
-        drawn = self._drawn(total, batch["video"].shape[1])  # (B, T)
+        drawn = choose_frames(total, batch["video"].shape[1], self.frames)  # (B, T)
         terms: dict[str, Tensor] = {}
         if isinstance(self.generator, DurationLipGenerator):
             states, _, skips = self.generator(batch["tokens"], batch["durations"], guide)
         else:
             encoded = self.generator.encode(self._with_edges(batch), batch["token_len"], guide)
             skips = encoded.skips
-            unrolled = self.generator(encoded, self._before(batch, guide))
+            before = frames_before(self.generator.seen, guide, batch["video"], total, self.frame_dropout)  # (B, T, P)
+            unrolled = self.generator(encoded, before)
             states = unrolled.states
             terms["stop"] = stop_loss(unrolled.stop, total)
             if self._weight("guided_attention"):
@@ -272,28 +275,6 @@ class DualLip(GenerativeModel, CTCReader):
         clip, place = drawn.nonzero(as_tuple=True)  # (M,) each
         made = self.generator.decoder(states[clip, place], None, skips, clip)  # (M, 3, height, width)
         return {"l1": losses.l1(made, batch["video"][clip, place]), **terms}
-
-    def _drawn(self, total: Tensor, most: int) -> Tensor:
-        """(B, T) bool, which frames are drawn: all that are valid, or `frames` of each clip."""
-        valid = length_mask(total, most)
-        if self.frames is None:
-            return valid
-        order = torch.rand(valid.shape, device=valid.device).masked_fill(~valid, 2.0).argsort(dim=1)
-        chosen = torch.zeros_like(valid).scatter_(1, order[:, : self.frames], True)
-        return chosen & valid
-
-    def _before(self, batch: ClipBatch, guide: Tensor) -> Tensor:
-        """(B, T, P) what the recurrence takes of the frame before each frame; the guide image before the first."""
-        assert isinstance(self.generator, AttentionLipGenerator)
-        video, total = batch["video"], batch["video_len"]
-        known = length_mask(total - 1, video.shape[1] - 1)  # (B, T - 1), frames that another follows
-        known &= torch.rand(known.shape, device=known.device) >= self.frame_dropout
-        frames = torch.cat([guide, video[:, :-1][known]])  # (B + K, 3, height, width)
-        seen = self.generator.seen(frames)  # (B + K, P)
-        clips = len(guide)
-        before = seen[:clips, None].repeat(1, video.shape[1], 1)  # (B, T, P)
-        clip, place = known.nonzero(as_tuple=True)
-        return before.index_put((clip, place + 1), seen[clips:])
 
     def _with_edges(self, batch: ClipBatch) -> Tensor:
         """(B, L) ids in which the silences before and after a sentence are tokens of their own, `#` and `$`."""

@@ -8,7 +8,7 @@ paper follows Song et al. 2018 for the rest: the image encoder and decoder here 
 of its LSTM cells; what Tacotron 2 calls pre-net, between the last frame's features and the recurrence.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -198,12 +198,12 @@ class AttentionLipGenerator(_LipGenerator):
         Returns:
             (B, N, 3, height, width) in [0, 1], zero after each clip; (B,) int64 frames; (B, N, L) weights, zero there.
         """
-        state, last = self.start(text), self.seen(guide)
+        state, last, shared = self.start(text), self.seen(guide), list(self.decoder.of_clips(None, text.skips))
         ended, frames = most < 1, torch.zeros_like(most)
         video, attention = [], []
         while not bool(ended.all()):
             state, stop = self.step(text, last, state)
-            drawn = self.decoder(state.decoder, None, text.skips, None).float().clamp(0, 1)  # (B, 3, height, width)
+            drawn = self.decoder.draw(state.decoder, shared, None).float().clamp(0, 1)  # (B, 3, height, width)
             going = ~ended
             video.append(drawn * going[:, None, None, None])
             attention.append(state.weights.last * going[:, None])
@@ -211,6 +211,49 @@ class AttentionLipGenerator(_LipGenerator):
             ended = ended | (frames >= most) | ((stop > 0) if stops else torch.zeros_like(ended))
             last = self.seen(drawn)
         return torch.stack(video, dim=1), frames, torch.stack(attention, dim=1)
+
+
+def choose_frames(frames: Tensor, most: int, count: int | None) -> Tensor:
+    """Which frames of whole clips are drawn in training: all that are valid, or some of each clip, at random.
+
+    Args:
+        frames: (B,) int64 valid frames.
+        most: Frames T of the padded clips.
+        count: How many of each clip, or as many as it has; None takes all.
+
+    Returns:
+        (B, T) bool.
+    """
+    valid = length_mask(frames, most)
+    if count is None:
+        return valid
+    order = torch.rand(valid.shape, device=valid.device).masked_fill(~valid, 2.0).argsort(dim=1)
+    chosen = torch.zeros_like(valid).scatter_(1, order[:, :count], True)
+    return chosen & valid
+
+
+def frames_before(
+    see: Callable[[Tensor], Tensor], guide: Tensor, video: Tensor, frames: Tensor, dropout: float
+) -> Tensor:
+    """Teacher forcing: what a generator takes of the frame before each frame; of the guide image before the first.
+
+    Args:
+        see: What it takes of frames, (M, 3, height, width) -> (M, P). It is called once, with valid frames only.
+        guide: (B, 3, height, width) in [0, 1].
+        video: (B, T, 3, height, width) in [0, 1].
+        frames: (B,) int64 valid frames.
+        dropout: Probability with which a frame is withheld and the guide image stands in its place.
+
+    Returns:
+        (B, T, P); after a clip's last frame, of the guide image.
+    """
+    known = length_mask(frames - 1, video.shape[1] - 1)  # (B, T - 1), frames that another follows
+    known &= torch.rand(known.shape, device=known.device) >= dropout
+    seen = see(torch.cat([guide, video[:, :-1][known]]))  # (B + K, P)
+    clips = len(guide)
+    before = seen[:clips, None].repeat(1, video.shape[1], 1)  # (B, T, P)
+    clip, place = known.nonzero(as_tuple=True)
+    return before.index_put((clip, place + 1), seen[clips:])
 
 
 def stop_loss(stop: Tensor, frames: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ Song et al.; kernels of 5, BatchNorm always on. Widths are arguments; any pictur
 stage restores exactly the size that the encoder had there.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -98,13 +98,18 @@ class _Stage(nn.Module):
         self.deconv = nn.ConvTranspose2d(frame_width + skip_width, out_width, _KERNEL, stride=2, padding=_KERNEL // 2)
         self.norm = nn.BatchNorm2d(out_width)
 
-    def forward(self, x: Tensor, skip: Tensor, clip: Tensor | None) -> Tensor:
-        """(M, C, h, w) of frames and (B, S, h, w) of clips -> (M, O, *size)."""
-        weight, padding = self.deconv.weight, _KERNEL // 2
-        extra = [self.size[0] - (2 * x.shape[2] - 1), self.size[1] - (2 * x.shape[3] - 1)]  # 0 or 1 a side
-        ours = F.conv_transpose2d(x, weight[: self.frame_width], None, 2, padding, extra)
-        theirs = F.conv_transpose2d(skip, weight[self.frame_width :], self.deconv.bias, 2, padding, extra)
+    def of_clips(self, skip: Tensor) -> Tensor:
+        """(B, S, h, w) identity maps of clips -> (B, O, *size), their share of the convolution."""
+        return self._transposed(skip, self.deconv.weight[self.frame_width :], self.deconv.bias)
+
+    def forward(self, x: Tensor, theirs: Tensor, clip: Tensor | None) -> Tensor:
+        """(M, C, h, w) of frames and (B, O, *size) of `of_clips` -> (M, O, *size)."""
+        ours = self._transposed(x, self.deconv.weight[: self.frame_width], None)
         return F.relu(self.norm(_add_per_clip(ours, theirs, clip)), inplace=True)
+
+    def _transposed(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        extra = [self.size[0] - (2 * x.shape[2] - 1), self.size[1] - (2 * x.shape[3] - 1)]  # 0 or 1 a side
+        return F.conv_transpose2d(x, weight, bias, 2, _KERNEL // 2, extra)
 
 
 class PictureDecoder(nn.Module):
@@ -136,7 +141,7 @@ class PictureDecoder(nn.Module):
                 f"for {len(identity_widths)} encoder widths, found {len(widths)}: {tuple(widths)}"
             )
         sizes = halved(size, len(identity_widths))[::-1]  # from small to large
-        self.first_map = (widths[0], *sizes[0])
+        self.first_map, self.with_identity = (widths[0], *sizes[0]), with_identity
         self.first = nn.Linear(2 * hidden if with_identity else hidden, widths[0] * sizes[0][0] * sizes[0][1])
         self.stages = nn.ModuleList(
             _Stage(before, skip, after, out)
@@ -164,13 +169,32 @@ class PictureDecoder(nn.Module):
         Returns:
             (M, 3, height, width) in (-1, 1); the target range is [0, 1].
         """
-        if identity is None:
-            x = F.relu(self.first(motion))
-        else:  # one layer over [identity, motion]; the identity's share is computed once a clip, as in the stages
-            of_identity, of_motion = self.first.weight.chunk(2, dim=1)
-            theirs = F.linear(identity, of_identity, self.first.bias)
-            x = F.relu(_add_per_clip(F.linear(motion, of_motion), theirs, clip))
-        x = x.view(-1, *self.first_map).contiguous(memory_format=torch.channels_last)
+        return self.draw(motion, self.of_clips(identity, skips), clip)
+
+    def of_clips(self, identity: Tensor | None, skips: Sequence[Tensor]) -> Iterator[Tensor]:
+        """What all frames of a clip share, for `draw`: a list of it serves frames that are drawn one after the other.
+
+        Args:
+            identity: (B, H) identity vectors; None without.
+            skips: The identity encoder's maps, from large to small, each (B, ...).
+
+        Yields:
+            The shares of the first layer, if there is an identity vector, and of every stage, each (B, ...).
+        """
+        if identity is not None:
+            yield F.linear(identity, self.first.weight.chunk(2, dim=1)[0], self.first.bias)
         for stage, skip in zip(self.stages, reversed(skips), strict=True):
-            x = stage(x, skip, clip)
+            yield stage.of_clips(skip)  # type: ignore[operator]
+
+    def draw(self, motion: Tensor, shared: Iterable[Tensor], clip: Tensor | None) -> Tensor:
+        """`forward` with what `of_clips` gives in place of identity vectors and maps."""
+        theirs = iter(shared)
+        if self.with_identity:  # one layer over [identity, motion]
+            of_motion = F.linear(motion, self.first.weight.chunk(2, dim=1)[1])
+            x = F.relu(_add_per_clip(of_motion, next(theirs), clip))
+        else:
+            x = F.relu(self.first(motion))
+        x = x.view(-1, *self.first_map).contiguous(memory_format=torch.channels_last)
+        for stage, of_clips in zip(self.stages, theirs, strict=True):
+            x = stage(x, of_clips, clip)
         return torch.tanh(self.to_rgb(self.smooth(x)))
