@@ -2,8 +2,9 @@
 
 "attention" is the alignment of a DualLip without durations that makes each clip at its true length: by the largest
 weight of every frame, as in the paper, and by the best monotonic path. "reader" is the monotonic path through the CTC
-outputs of a lip reader (lipnet, lipresnet, or the reader of a DualLip) that looks at the real clip and is told its text
-(ParaLip, section 6). "even" spreads the tokens evenly over the clip: what no model is needed for.
+outputs of a lip reader (lipnet, lipresnet, the reader of a DualLip, or a weights file of one) that looks at the real
+clip and is told its text (ParaLip, section 6); a word keeps the space after it. "even" spreads the tokens evenly over
+the clip: what no model is needed for.
 
 "within k" is the share of words' first and last frames that lie within k frames of the truth, which is that of the
 store's durations (exact on rendered clips). Of an attention also: "focus", the mean over frames of the largest weight,
@@ -18,16 +19,17 @@ from pathlib import Path
 
 import torch
 from held_out import held_out_clips
-from torch import Tensor
+from torch import Tensor, nn
 
 from lipbench.data.loader import ClipDataset, collate, to_float
 from lipbench.media import text
-from lipbench.nets.monotonic import attention_durations, monotonic_durations, reader_scores
+from lipbench.nets.monotonic import attention_durations, reader_durations
+from lipbench.pretrained import weights
 from lipbench.training import loading
 from lipbench.training.ctc_reading import CTCReader
 from lipbench.training.generative import GenerativeModel
 from lipbench.training.pieces import word_segments
-from lipbench.types import ClipBatch
+from lipbench.types import ClipBatch, ClipSpec
 
 SILENCE = text.SYMBOLS.index(text.SILENCE)
 NEAR = (0, 1, 2, 3)  # frames
@@ -49,7 +51,7 @@ def even(batch: ClipBatch) -> Tensor:
 def main() -> None:
     """Go through the clips and print a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("checkpoint", type=Path, help="of a duallip, lipnet or lipresnet")
+    parser.add_argument("checkpoint", type=Path, help="of a duallip, lipnet or lipresnet; or a reader's weights file")
     parser.add_argument("--data", default="rendered", help="corpus (default: %(default)s)")
     parser.add_argument("--store", type=Path, help="another prepared store")
     parser.add_argument("--protocol", help="whose test clips are taken (default: the corpus's own)")
@@ -57,10 +59,16 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
 
-    model = loading.load(arguments.checkpoint, CTCReader)  # type: ignore[type-abstract]
-    attends = isinstance(model, GenerativeModel) and "length" in model.timings
+    model: CTCReader | None = None
+    if arguments.checkpoint.suffix == ".safetensors":
+        net, card = weights.load(arguments.checkpoint, nn.Module)
+        if card.vocabulary != text.SYMBOLS or card.view is None:
+            raise SystemExit(f"{arguments.checkpoint} holds a {card.architecture}, which reads no characters")
+        spec = ClipSpec({"video": card.view}, keys=frozenset({"tokens", "durations"}))
+    else:
+        model = loading.load(arguments.checkpoint, CTCReader)  # type: ignore[type-abstract]
+        net, spec = model.net, model.clip_spec
     store, ids = held_out_clips(arguments.data, arguments.clips, arguments.protocol, arguments.store)
-    spec = model.clip_spec
     dataset = ClipDataset(store, ids, spec, spec.keys, seed=0, training=False, speakers={})
     off: dict[str, list[Tensor]] = {}
     focus, forward = [], []
@@ -68,14 +76,13 @@ def main() -> None:
         batch = to_float(collate([dataset[k]]))
         truth, frames, tokens = edges(batch, batch["durations"]), batch["n_frames"], batch["token_len"]
         found = {"even": even(batch)}
-        scores = reader_scores(model.net(batch["video"], frames), batch["tokens"], tokens, SILENCE)
-        found["reader"] = monotonic_durations(scores, frames, tokens)
-        if isinstance(model, GenerativeModel) and attends:
-            weights = model.run_generate(batch, "length")["attention"]  # (1, N, L)
-            found["attention"] = attention_durations(weights, frames, tokens, monotonic=False)
-            found["attention, monotonic"] = attention_durations(weights, frames, tokens, monotonic=True)
-            focus.append(weights[0].max(dim=1).values)
-            forward.append(weights[0].argmax(dim=1).diff() >= 0)
+        found["reader"] = reader_durations(net(batch["video"], frames), frames, batch["tokens"], tokens, SILENCE)
+        if isinstance(model, GenerativeModel) and "length" in model.timings:
+            seen = model.run_generate(batch, "length")["attention"]  # (1, N, L)
+            found["attention"] = attention_durations(seen, frames, tokens, monotonic=False)
+            found["attention, monotonic"] = attention_durations(seen, frames, tokens, monotonic=True)
+            focus.append(seen[0].max(dim=1).values)
+            forward.append(seen[0].argmax(dim=1).diff() >= 0)
         for name, durations in found.items():
             off.setdefault(name, []).append((edges(batch, durations) - truth).abs())
     print(f"{len(ids)} test clips, {sum(map(len, off['even']))} boundaries; {arguments.checkpoint}")

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from lipbench.nets.monotonic import attention_durations, monotonic_durations, reader_scores
+from lipbench.nets.monotonic import attention_durations, monotonic_durations, reader_durations, reader_scores
 
 
 def tried(scores: np.ndarray, tokens: int) -> tuple[float, set[tuple[int, ...]]]:
@@ -78,6 +78,17 @@ def test_a_reader_gives_silence_its_blanks() -> None:
     assert found[0, 0] == 2
     assert found[0, 3] == 2
     assert found.sum() == 7
+
+
+def test_a_space_between_words_is_no_pause() -> None:
+    """Frames of the space go to the word before; those of the silences at both ends stay, and padding has none."""
+    tokens, count = torch.tensor([[1, 2, 1, 3, 1, 0, 0], [1, 2, 1, 3, 3, 2, 1]]), torch.tensor([5, 7])
+    said = [[1, 2, 1, 1, 3, 1, 1, 1, 0], [1, 2, 1, 3, 3, 3, 2, 1, 1]]
+    log_probs = torch.full((2, 9, 4), -9.0)
+    for row, ids in enumerate(said):
+        log_probs[row, torch.arange(9), torch.tensor(ids)] = 0.0
+    found = reader_durations(log_probs, torch.tensor([8, 9]), tokens, count, silence=1)
+    assert found.tolist() == [[1, 3, 0, 1, 3, 0, 0], [1, 2, 0, 1, 2, 1, 2]]
 
 
 def test_durations_of_an_attention() -> None:

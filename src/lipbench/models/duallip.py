@@ -37,7 +37,7 @@ from lipbench.nets.duallip import (
     stop_loss,
 )
 from lipbench.nets.fastspeech import length_mask
-from lipbench.nets.monotonic import attention_durations, monotonic_durations, reader_scores
+from lipbench.nets.monotonic import attention_durations, reader_durations
 from lipbench.training.ctc_reading import CTCReader
 from lipbench.training.generative import GenerativeModel
 from lipbench.training.schedules import LearningRate
@@ -333,8 +333,9 @@ class DualLip(GenerativeModel, CTCReader):
             return found
         found["tokens"] = nn.utils.rnn.pad_sequence(spelled, batch_first=True).to(device)
         if self.alignment == "durations":
-            scores = reader_scores(log_probs[kept], found["tokens"], found["token_len"], _SILENCE)
-            found["durations"] = monotonic_durations(scores, found["video_len"], found["token_len"])
+            found["durations"] = reader_durations(
+                log_probs[kept], found["video_len"], found["tokens"], found["token_len"], _SILENCE
+            )
         return found
 
     # Generation

@@ -88,6 +88,36 @@ def reader_scores(log_probs: Tensor, tokens: Tensor, token_len: Tensor, silence:
     return torch.where(outer[:, None], quiet, scores)
 
 
+def reader_durations(
+    log_probs: Tensor, frames: Tensor, tokens: Tensor, token_len: Tensor, silence: int, blank: int = 0
+) -> Tensor:
+    """Durations by the best monotonic path through a lip reader's outputs, see `reader_scores`.
+
+    Own choice: the frames of a silence between two words go to the word before. Readers write a space there whether
+    somebody pauses or not, as soon as the word is sure, which is before it ends: without this, words of the rendered
+    corpus end 3 frames early in the mean, with it 0.7.
+
+    Args:
+        log_probs: (B, N, V) log-probabilities of the reader.
+        frames: (B,) int64, valid frames.
+        tokens: (B, L) int64 ids, padded with any id; the first and the last valid one are silences.
+        token_len: (B,) int64, valid tokens.
+        silence: Id of silence.
+        blank: Id of the blank.
+
+    Returns:
+        (B, L) int64; rows sum to `frames`.
+
+    Raises:
+        ValueError: See `monotonic_durations`.
+    """
+    found = monotonic_durations(reader_scores(log_probs, tokens, token_len, silence, blank), frames, token_len)
+    place = torch.arange(tokens.shape[1], device=tokens.device)
+    inner = (tokens == silence) & (place > 0) & (place < token_len[:, None] - 1)  # (B, L)
+    pauses = found * inner
+    return found - pauses + pauses.roll(-1, dims=1)
+
+
 def attention_durations(attention: Tensor, frames: Tensor, tokens: Tensor, *, monotonic: bool) -> Tensor:
     """Durations from an alignment by attention: frames whose largest weight is that of the token.
 
