@@ -87,10 +87,10 @@ def deadly_shard(*arguments: Any) -> Iterator[str]:
     """Makes a shard in a process that is killed at one clip, as by a machine out of memory."""
     make, row = rows.make_shard, rows.make_row
 
-    def deadly(corpus: type[Corpus], clip: RawClip, settings: dict[str, Any]) -> dict[str, Any]:
+    def deadly(corpus: type[Corpus], clip: RawClip, *more: Any) -> dict[str, Any]:
         if clip.clip_id == DEADLY:
             os.kill(os.getpid(), signal.SIGKILL)
-        return row(corpus, clip, settings)
+        return row(corpus, clip, *more)
 
     rows.make_row = deadly  # in this process only
     yield from make(*arguments)

@@ -424,7 +424,7 @@ def test_wrong_word_times_are_found(corpus: Path, tmp_path: Path, times: str) ->
     align = tmp_path / "x.align"
     align.write_text("".join(f"{a * 25000:.0f} {b * 25000:.0f} {w}\n" for a, b, w in [*lines, (1.04, 1.04, "sil")]))
     with pytest.raises(ValueError, match="align"):
-        rows.make_row(Rendered, dataclasses.replace(clip, align=align), {"landmarks": "exact"})
+        rows.make_row(Rendered, dataclasses.replace(clip, align=align), {"landmarks": "exact"}, Rendered.durations)
 
 
 def content(store: Path) -> dict[str, bytes]:

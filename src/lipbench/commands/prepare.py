@@ -9,6 +9,7 @@ from lipbench.errors import UsageError, visible
 from lipbench.paths import home
 
 if TYPE_CHECKING:
+    from lipbench.data.durations import DurationSource
     from lipbench.types import View
 
 GROUP = "Corpora"
@@ -31,6 +32,16 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         choices=("dlib", "face-alignment", "exact"),
         default="dlib",
         help="who finds the 68 points (default: dlib; exact: rendered corpora only)",
+    )
+    parser.add_argument(
+        "--durations",
+        choices=("mas", "mas-words"),
+        help="who says when things are said (default: the corpus's own files). mas: a lip reader that looks at the "
+        "clips and knows their text (monotonic alignment search); mas-words: the corpus's files for words, the reader "
+        "for the letters in each",
+    )
+    parser.add_argument(
+        "--reader", metavar="FILE", help="with --durations: weights file of the reader, or a name (`lipbench weights`)"
     )
     parser.add_argument("--workers", type=int, help="processes (default: one a processor)")
     parser.add_argument("--limit", type=int, help="at most so many clips a speaker")
@@ -61,6 +72,8 @@ def run(
     root: Path | None = None,
     store: Path | None = None,
     landmarks: str = "dlib",
+    durations: str | None = None,
+    reader: str | None = None,
     workers: int | None = None,
     limit: int | None = None,
     part: str | None = None,
@@ -78,6 +91,8 @@ def run(
         root: Its folder.
         store: Folder to write.
         landmarks: Backend.
+        durations: Source of word times and durations.
+        reader: Weights file or name of the lip reader that it needs.
         workers: Processes.
         limit: At most this many clips a speaker.
         part: Such as "3/16": make only these shards, and no manifest.
@@ -100,6 +115,8 @@ def run(
         )
     if pixels and pack is None:
         raise UsageError("--pixels goes with --pack, e.g. --pack face 96 96 --pixels")
+    if (durations is None) != (reader is None):
+        raise UsageError("--durations mas or mas-words and --reader FILE go together: a lip reader says when")
     share = _share(part)
     if share and (finish or pack):
         other = "--finish comes after all parts" if finish else "--pack needs the whole store; give it with --finish"
@@ -123,6 +140,7 @@ def run(
         root,
         store,
         landmarks=landmarks,
+        durations=None if durations is None or reader is None else _seen(durations, reader),
         workers=workers,
         limit=limit,
         verify=verify,
@@ -175,3 +193,13 @@ def _view(pack: list[str] | None) -> "View | None":
             f"--pack {' '.join(pack)}: height and width are whole numbers of pixels, e.g. --pack mouth 80 160"
         )
     return View(name, int(height), int(width))
+
+
+def _seen(how: str, reader: str) -> "DurationSource":
+    """Durations by a lip reader that looks at the clips."""
+    from lipbench.data.durations import SeenLetters, SeenWords
+    from lipbench.pretrained import bundled
+    from lipbench.scoring.aligner import ReaderAligner
+
+    aligner = ReaderAligner(bundled.resolved({"transcript": reader}, home())["transcript"])
+    return SeenWords(aligner) if how == "mas" else SeenLetters(aligner)

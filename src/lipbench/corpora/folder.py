@@ -63,13 +63,19 @@ class Folder(Corpus):
             listed = (", ".join(seen[:8]) + (", ..." if len(seen) > 8 else "")) or "an empty folder"
             raise FileNotFoundError(f"no video files ({', '.join(_VIDEOS)}) in {root} or below it; found {listed}")
         return [
-            RawClip(clip_id, speakers[clip_id], path, problem=_problem(clip_id))
+            RawClip(clip_id, speakers[clip_id], path, text=_text(path), problem=_problem(clip_id))
             for clip_id, path in sorted(found.items())
         ]
 
 
 def _rank(path: Path) -> int:
     return _VIDEOS.index(path.suffix.lower())
+
+
+def _text(video: Path) -> Path | None:
+    """The file beside a video that says what is said in it, if there is one."""
+    path = video.with_suffix(".txt")
+    return path if path.is_file() else None
 
 
 def _problem(clip_id: str) -> str | None:

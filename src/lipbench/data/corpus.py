@@ -31,6 +31,7 @@ class RawClip:
         align: File with word times; None if there is none.
         sentence: The spoken text, if the corpus states it apart from the alignment (GRID's file names): the two are
             compared.
+        text: File with the spoken text and no times; None if there is none.
         exact: File with exact landmarks (rendered corpus).
         problem: Why the clip cannot be used, if that is known already.
     """
@@ -41,6 +42,7 @@ class RawClip:
     align: Path | None = None
     sentence: str | None = None
     exact: Path | None = None
+    text: Path | None = None
     problem: str | None = None
 
 

@@ -1,7 +1,8 @@
 """Where words, their times and the durations of tokens come from."""
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, ClassVar
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, ClassVar, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +23,11 @@ class DurationSource(ABC):
     """
 
     name: ClassVar[str]
+
+    @property
+    def settings(self) -> dict[str, str]:
+        """What the durations of a store depend on."""
+        return {"durations": self.name}
 
     @abstractmethod
     def words(self, clip: "RawClip") -> list[alignment.Word]:
@@ -59,6 +65,96 @@ class AlignmentFile(DurationSource):
         if broken := speech_checks.words_problem(words):
             raise ValueError(broken)
         return words
+
+
+class Aligner(Protocol):
+    """Finds durations of known words by looking at a face, see `lipbench.scoring.aligner.ReaderAligner`; it pickles."""
+
+    judge: str
+    """Whose eyes these are: the settings of a store name it."""
+
+    def durations(self, pictures: npt.NDArray[np.uint8], symbols: Sequence[str]) -> npt.NDArray[np.int64]:
+        """(T, 352, 320, 3) canonical pictures, L symbols -> (L,) frames of each, summing to T."""
+        ...
+
+    def within(
+        self, pictures: npt.NDArray[np.uint8], symbols: Sequence[str], durations: npt.NDArray[np.int64]
+    ) -> npt.NDArray[np.int64]:
+        """The same where durations are right for words and silences: only those inside of words are found anew."""
+        ...
+
+
+class SeenWords(DurationSource):
+    """Monotonic alignment search: the text of a clip is known, when it is said is seen.
+
+    The text is the sentence that the corpus states, else that of a text file beside the video, else that of the
+    alignment, whose times are not used.
+
+    Args:
+        aligner: Who looks.
+    """
+
+    name: ClassVar[str] = "mas"
+
+    def __init__(self, aligner: Aligner) -> None:
+        self.aligner = aligner
+
+    @property
+    def settings(self) -> dict[str, str]:
+        """The name, and whose eyes these are."""
+        return {**super().settings, "reader": self.aligner.judge}
+
+    def words(self, clip: "RawClip") -> list[alignment.Word]:
+        """No times are known before the pictures are."""
+        return []
+
+    def seen(
+        self, clip: "RawClip", pictures: npt.NDArray[np.uint8], fps: float, tokenizer: Tokenizer
+    ) -> tuple[list[alignment.Word], npt.NDArray[np.int64]]:
+        """Words with their times in seconds, silences at both ends included, and (L,) frames of each symbol.
+
+        Args:
+            clip: Whose text is said.
+            pictures: (T, 352, 320, 3) canonical pictures.
+            fps: Frames a second.
+            tokenizer: That of the corpus.
+
+        Raises:
+            ValueError, OSError: No text is known, it cannot be spelled, or it has more symbols than the clip frames.
+        """
+        said = tokenizer.normalize(_text(clip)).split()
+        symbols = tokenizer.symbols(said)
+        frames = self.aligner.durations(pictures, symbols)
+        return alignment.timed(said, symbols, frames, fps), frames
+
+
+class SeenLetters(AlignmentFile):
+    """Word times of the alignment file; inside of each word, letters last as long as monotonic search sees them.
+
+    Args:
+        aligner: Who looks.
+    """
+
+    name: ClassVar[str] = "mas-words"
+
+    def __init__(self, aligner: Aligner) -> None:
+        self.aligner = aligner
+
+    @property
+    def settings(self) -> dict[str, str]:
+        """The name, and whose eyes these are."""
+        return {**super().settings, "reader": self.aligner.judge}
+
+
+def _text(clip: "RawClip") -> str:
+    """What is said in a clip, without times."""
+    if clip.sentence is not None:
+        return clip.sentence
+    if clip.text is not None:
+        return clip.text.read_text(encoding="utf-8-sig")
+    if clip.align is not None:
+        return " ".join(word.word for word in alignment.spoken(alignment.read_align(clip.align)))
+    raise ValueError(f"no text: expected {clip.video.stem}.txt beside the video")
 
 
 class NoDurations(DurationSource):

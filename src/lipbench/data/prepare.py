@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from lipbench.data import jpeg, manifest, process_pool, rows, sources
 from lipbench.data.corpus import Corpus, RawClip
+from lipbench.data.durations import DurationSource
 from lipbench.data.lock import alone
 from lipbench.data.progress import Summary, bar, print_part, print_table
 from lipbench.data.shards import shard_metadata
@@ -31,6 +32,7 @@ def prepare(
     store: str | Path | None = None,
     *,
     landmarks: str = "dlib",
+    durations: DurationSource | None = None,
     workers: int | None = None,
     limit: int | None = None,
     verify: bool = False,
@@ -55,6 +57,7 @@ def prepare(
         root: Its folder; by default from the environment (`LIPBENCH_GRID` and so on).
         store: Folder to write; by default `$LIPBENCH_HOME/stores/<corpus>`.
         landmarks: "dlib", "face-alignment", or "exact" (rendered corpus only).
+        durations: Source of word times and durations; by default the corpus's own.
         workers: Processes; by default one a processor.
         limit: At most this many clips a speaker, the first by name.
         verify: Compare every row that is there with its hash first, and make damaged shards anew.
@@ -90,7 +93,8 @@ def prepare(
     folder = Path(store) if store is not None else default_store(corpus.name)
     if landmarks == "exact" and not any(clip.exact for clip in clips):
         raise ValueError("landmarks 'exact' need a corpus that knows them (--data rendered); use 'dlib'")
-    settings = settings_of(corpus, landmarks, limit)
+    source = corpus.durations if durations is None else durations
+    settings = settings_of(corpus, landmarks, limit, source)
     shards_folder = folder / "shards"
     shards_folder.mkdir(parents=True, exist_ok=True)
     with alone(folder, "prepare", f".part-{part[0]}of{part[1]}.lock" if part else None):
@@ -125,7 +129,7 @@ def prepare(
             with bar(progress, done, total - done) as advance:
                 process_pool.run(
                     pending,
-                    partial(rows.make_shard, folder, settings, corpus),
+                    partial(rows.make_shard, folder, settings, corpus, source),
                     workers or process_pool.processors(),
                     finished=lambda name: seen.append(name, sources.stamps(pending[name])),
                     advance=advance,
@@ -160,7 +164,7 @@ def prepare(
     return summary
 
 
-def settings_of(corpus: type[Corpus], landmarks: str, limit: int | None) -> dict[str, Any]:
+def settings_of(corpus: type[Corpus], landmarks: str, limit: int | None, source: DurationSource) -> dict[str, Any]:
     """What rows depend on beside the files; a store is made with one set of settings.
 
     What a corpus chooses is named where it differs from GRID's, so that stores that were made before still fit.
@@ -169,10 +173,11 @@ def settings_of(corpus: type[Corpus], landmarks: str, limit: int | None) -> dict
         corpus: Which.
         landmarks: Backend.
         limit: Clips a speaker.
+        source: Of word times and durations.
     """
     chosen: dict[str, Any] = {}
-    if corpus.durations.name != "alignment":
-        chosen["durations"] = corpus.durations.name
+    if source.name != "alignment":
+        chosen |= source.settings
     if corpus.tokenizer.name != "characters":
         chosen["tokenizer"] = corpus.tokenizer.name
     if not corpus.still_camera:

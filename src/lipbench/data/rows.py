@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from lipbench.data import frame_checks, jpeg, shards, sources, speech_checks
 from lipbench.data.corpus import Corpus, RawClip
+from lipbench.data.durations import DurationSource, SeenLetters, SeenWords
 from lipbench.errors import visible
 from lipbench.files import sha256
 from lipbench.media import alignment, audio, geometry, video
@@ -23,20 +24,21 @@ _LONGEST_GAP: Final = 0.1  # s between the ends of alignment and picture; up to 
 _LEAST_COVERAGE: Final = 0.9  # share of frames with a face
 
 
-def make_row(corpus: type[Corpus], clip: RawClip, settings: dict[str, Any]) -> dict[str, Any]:
+def make_row(corpus: type[Corpus], clip: RawClip, settings: dict[str, Any], source: DurationSource) -> dict[str, Any]:
     """All columns of a clip.
 
     Args:
         corpus: Whose.
         clip: As it was found.
         settings: The store's.
+        source: Of word times and durations.
 
     Raises:
         ValueError, OSError: The clip cannot be used; the message is the reason.
     """
     if clip.problem:
         raise ValueError(clip.problem)
-    words = corpus.durations.words(clip)
+    words = source.words(clip)
     pictures = video.read_video(clip.video)
     frames, fps = pictures.frames, pictures.fps
     seconds = len(frames) / fps
@@ -55,19 +57,27 @@ def make_row(corpus: type[Corpus], clip: RawClip, settings: dict[str, Any]) -> d
     if broken := speech_checks.problem(samples, rate, words, seconds):
         raise ValueError(broken)
     points = _points(clip, frames, settings)
+    transforms = geometry.similarity(points)
+    canonical = geometry.warp(frames, transforms)
+    durations: npt.NDArray[np.int64] | None = None
+    if isinstance(source, SeenWords):
+        words, durations = source.seen(clip, canonical, fps, corpus.tokenizer)
     speech = alignment.speech_frames(words, len(frames), fps)
     if broken := frame_checks.face_problem(frames, points, speech, fps, still_camera=corpus.still_camera):
         raise ValueError(broken)
-    transforms = geometry.similarity(points)
     said = [w.word for w in alignment.spoken(words)]
     symbols = corpus.tokenizer.symbols(said) if said else []
+    if durations is None:
+        durations = source.durations(words, symbols, len(frames), fps, corpus.tokenizer)
+    if isinstance(source, SeenLetters):
+        durations = source.aligner.within(canonical, symbols, durations)
     row: dict[str, Any] = {
         "clip_id": clip.clip_id,
         "speaker": clip.speaker,
         "text": corpus.tokenizer.normalize(" ".join(said)) if said else "",
         "words": [w._asdict() for w in words],
         "symbols": symbols,
-        "durations": corpus.durations.durations(words, symbols, len(frames), fps, corpus.tokenizer),
+        "durations": durations,
         "speech": list(speech),
         "fps": fps,
         "n_frames": len(frames),
@@ -76,7 +86,7 @@ def make_row(corpus: type[Corpus], clip: RawClip, settings: dict[str, Any]) -> d
         "sound": np.rint(samples * 32767).astype(np.int16),
         "transforms": transforms,
         "landmarks": geometry.transform_points(points, transforms).astype(np.float32),
-        "pictures": [jpeg.encode(picture) for picture in geometry.warp(frames, transforms)],
+        "pictures": [jpeg.encode(picture) for picture in canonical],
         "source_sha256": sha256(clip.video),
     }
     return {**row, "hash": shards.row_hash(row)}
@@ -106,6 +116,7 @@ def make_shard(
     folder: Path,
     settings: dict[str, Any],
     corpus: type[Corpus],
+    source: DurationSource,
     name: str,
     clips: list[RawClip],
     fatal: dict[str, str],
@@ -116,6 +127,7 @@ def make_shard(
         folder: The store.
         settings: The store's.
         corpus: Whose clips they are.
+        source: Of word times and durations.
         name: The shard.
         clips: Its clips.
         fatal: Clips that ended a worker process before, with the reason: they are not opened again.
@@ -129,7 +141,7 @@ def make_shard(
         try:
             if clip.clip_id in fatal:
                 raise ValueError(fatal[clip.clip_id])
-            row = make_row(corpus, clip, settings)
+            row = make_row(corpus, clip, settings, source)
         except Exception as error:  # whatever a broken file sets off becomes its reason; it must not stop the others
             known = isinstance(error, ValueError | OSError)
             reason = visible(str(error) if known else f"unexpected {type(error).__name__}: {error}")

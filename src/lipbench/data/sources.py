@@ -41,7 +41,7 @@ def limited(clips: Iterable[RawClip], limit: int) -> list[RawClip]:
 
 
 def _files(clip: RawClip) -> list[Path]:
-    return [path for path in (clip.video, clip.align, clip.exact) if path is not None]
+    return [path for path in (clip.video, clip.align, clip.exact, clip.text) if path is not None]
 
 
 def identity(clip: RawClip) -> dict[str, Any]:

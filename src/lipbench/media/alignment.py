@@ -123,6 +123,32 @@ def durations(
     return np.diff(edges, prepend=0, append=n_frames).astype(np.int64)
 
 
+def timed(said: Sequence[str], symbols: Sequence[str], frames: npt.NDArray[np.int64], fps: float) -> list[Word]:
+    """Words with times, from the frames of their symbols.
+
+    Args:
+        said: W words.
+        symbols: `Tokenizer.symbols` of them, L.
+        frames: (L,) frames of each.
+        fps: Frames a second.
+
+    Returns:
+        The words with the silence before and after; silences between words that last no frame are left out.
+    """
+    found, begin, spoken_words = list[Word](), 0, iter(said)
+    ends = np.cumsum(frames).tolist()
+    for k, symbol in enumerate(symbols):
+        if symbol != text.SILENCE:
+            continue
+        first = ends[k] - int(frames[k])
+        if k:
+            found.append(Word(begin / fps, first / fps, next(spoken_words)))
+        if ends[k] > first:
+            found.append(Word(first / fps, ends[k] / fps, "sil" if k in (0, len(symbols) - 1) else "sp"))
+        begin = ends[k]
+    return found
+
+
 def speech_frames(words: Sequence[Word], n_frames: int, fps: float) -> tuple[int, int]:
     """First frame of speech and the frame after its last, by frame centers, as in `durations`.
 
