@@ -11,6 +11,7 @@ from test_models import SMALL
 
 from lipbench.media import text
 from lipbench.models.duallip import DualLip
+from lipbench.nets import duallip
 from lipbench.nets.duallip import (
     AttentionLipGenerator,
     choose_frames,
@@ -276,6 +277,23 @@ def test_length_is_kept_and_free_generation_stops() -> None:
     with torch.no_grad():
         bias.fill_(1.0)
     assert net.run_generate(batch, "free")["video_len"].tolist() == [1] * 4  # fewer frames than tokens: no search
+
+
+def test_generation_stops_the_same_however_often_it_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on an accelerator, where a clip that has ended is drawn on for some frames."""
+    net = free().eval()
+    batch = batch_of(net)
+    assert isinstance(net.generator, AttentionLipGenerator)
+    with torch.no_grad():
+        net.generator.stop.weight.zero_()
+        net.generator.stop.bias.fill_(1.0)
+    found = []
+    for every in (1, 5):
+        monkeypatch.setattr(duallip, "FRAMES_BETWEEN_CHECKS", {"cpu": every})
+        found.append(net.run_generate(batch, "free"))
+    assert found[0]["video_len"].tolist() == [1] * 4
+    for key in ("video", "video_len", "attention"):
+        assert torch.equal(found[0][key], found[1][key])  # type: ignore[literal-required]
 
 
 def test_clips_in_a_batch_are_made_as_alone() -> None:

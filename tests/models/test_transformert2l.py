@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from lipbench.models.transformert2l import TransformerT2L
-from lipbench.nets import transformert2l
+from lipbench.nets import duallip
 from lipbench.nets.duallip import frames_before
 from lipbench.nets.transformert2l import CausalBlock, Clips, Generator, most_focused
 from lipbench.types import ClipBatch
@@ -192,7 +192,7 @@ def test_the_processor_seldom_waits(batch_for: Callable[..., ClipBatch], monkeyp
 
     assert times(8, "length") == times(24, "length") <= 4
     assert times(24, "free") == times(8, "length") + 24
-    monkeypatch.setattr(transformert2l, "_FRAMES_BETWEEN_CHECKS", {})  # as on an accelerator
+    monkeypatch.setattr(duallip, "FRAMES_BETWEEN_CHECKS", {})  # as on an accelerator
     assert times(24, "free") == times(8, "length") + 24 // 8
 
 
@@ -214,7 +214,7 @@ def test_clips_end_with_the_frame_that_says_so(
     every: int, batch_for: Callable[..., ClipBatch], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """However often it is asked; `longest` ends those that never say so."""
-    monkeypatch.setattr(transformert2l, "_FRAMES_BETWEEN_CHECKS", {"cpu": every})
+    monkeypatch.setattr(duallip, "FRAMES_BETWEEN_CHECKS", {"cpu": every})
     net = lively(longest=10)
     batch = batch_for(net.clip_spec, 0)
     whole = net.run_generate(batch | {"n_frames": torch.full((4,), 10)}, "length")

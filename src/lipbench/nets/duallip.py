@@ -9,7 +9,7 @@ of its LSTM cells; what Tacotron 2 calls pre-net, between the last frame's featu
 """
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -77,6 +77,11 @@ class DurationLipGenerator(_LipGenerator):
         image, skips = self.image_encoder(guide)
         hybrid = torch.cat([image[:, None].expand(-1, text.shape[1], -1), text], dim=2)  # (B, N, 2 H)
         return self.rnn(hybrid)[0], valid, skips
+
+
+FRAMES_BETWEEN_CHECKS: Final = {"cpu": 1}
+"""Frames made before it is asked again whether all clips have stopped, by device; elsewhere 8, since to ask is to wait
+until an accelerator has done all it was given."""
 
 
 class Text(NamedTuple):
@@ -201,7 +206,10 @@ class AttentionLipGenerator(_LipGenerator):
         state, last, shared = self.start(text), self.seen(guide), list(self.decoder.of_clips(None, text.skips))
         ended, frames = most < 1, torch.zeros_like(most)
         video, attention = [], []
-        while not bool(ended.all()):
+        every = FRAMES_BETWEEN_CHECKS.get(most.device.type, 8)
+        for place in range(int(most.max())):
+            if stops and place % every == 0 and bool(ended.all()):
+                break
             state, stop = self.step(text, last, state)
             drawn = self.decoder.draw(state.decoder, shared, None).float().clamp(0, 1)  # (B, 3, height, width)
             going = ~ended
@@ -210,7 +218,8 @@ class AttentionLipGenerator(_LipGenerator):
             frames = frames + going
             ended = ended | (frames >= most) | ((stop > 0) if stops else torch.zeros_like(ended))
             last = self.seen(drawn)
-        return torch.stack(video, dim=1), frames, torch.stack(attention, dim=1)
+        count = int(frames.max())
+        return torch.stack(video[:count], dim=1), frames, torch.stack(attention[:count], dim=1)
 
 
 def choose_frames(frames: Tensor, most: int, count: int | None) -> Tensor:

@@ -12,18 +12,15 @@ motion decoder has them; the identity frame stands before the first frame; a lin
 """
 
 from collections.abc import Sequence
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from lipbench.nets import duallip
 from lipbench.nets.fastspeech import TextEncoder, length_mask, positions
 from lipbench.nets.pictures import IdentityEncoder, PictureDecoder
-
-_FRAMES_BETWEEN_CHECKS: Final = {"cpu": 1}
-"""Frames made before it is asked again whether all clips have stopped, by device; elsewhere 8, since to ask is to wait
-until an accelerator has done all it was given."""
 
 
 class Past(NamedTuple):
@@ -240,7 +237,7 @@ class Generator(nn.Module):
             (B, N, 3, height, width) in [0, 1], zero after each clip; (B,) int64 frames; (B, N, L) weights of the tokens
             by the most focused head, zero there.
         """
-        limit, every = int(most.max()), _FRAMES_BETWEEN_CHECKS.get(most.device.type, 8)
+        limit, every = int(most.max()), duallip.FRAMES_BETWEEN_CHECKS.get(most.device.type, 8)
         shared, shifts = list(self.picture_decoder.of_clips(clips.identity, clips.skips)), self.shifts(clips, limit)
         frame, past, ended = identity, None, torch.zeros_like(most, dtype=torch.bool)
         frames, stop, weights = [], [], []
