@@ -116,6 +116,38 @@ def test_words_and_timing_of_each_row(data: ClipDataModule) -> None:
     assert len(free.video) == FRAMES + 9
 
 
+class Loud(Flat):
+    """As bright as its sound is loud, throughout."""
+
+    needs = frozenset({"audio", "n_frames", "identity"})
+
+    @property
+    def clip_spec(self):
+        return ClipSpec(frames={"video": self.view}, audio_rate=16_000, keys=frozenset({"identity", "audio"}))
+
+    def generate(self, batch, timing):
+        self.heard = batch["audio"][0]
+        return super().generate(batch | {"tokens": None}, timing)
+
+
+def test_another_clips_sound_drives_the_face_of_the_last_row(data: ClipDataModule) -> None:
+    model = Loud(View("mouth", 8, 16), "given")
+    view = strips.view_of("mouth")
+    rows = strips.rows(data, IDS[0], [("a", model)], view, heard=IDS[4])
+    assert [row.label for row in rows] == ["heard", "a", "identity"]
+    for row, clip in ((rows[0], 4), (rows[2], 0)):
+        expected = torch.tensor([color(clip, frame) for frame in range(FRAMES)])
+        assert (row.video.mean((2, 3)) * 255 - expected).abs().max() < 2
+    assert (model.seen[1] * 255 - torch.tensor(color(0, 0))).abs().max() < 2
+    sound = torch.from_numpy(data.store[IDS[4]].audio(16_000))
+    own = data.one_clip(IDS[0], model.clip_spec)["audio"][0]
+    assert torch.equal(model.heard[: len(sound)], sound[: len(own)])
+    assert not torch.equal(model.heard, own)
+    assert rows[0].words == strips.words(data.store[IDS[4]])
+    with pytest.raises(ValueError, match="b is not driven by sound: it needs durations, identity, n_frames, tokens"):
+        strips.rows(data, IDS[0], [("b", Flat(View("mouth", 8, 16), "given"))], view, heard=IDS[4])
+
+
 def test_what_cannot_be_shown_is_said(data: ClipDataModule, tmp_path: Path) -> None:
     view = strips.view_of("mouth")
     with pytest.raises(ValueError, match=f"a run makes no frame of {IDS[0]}: it has hardly been trained"):

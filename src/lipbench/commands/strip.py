@@ -47,6 +47,12 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--frozen-frame", action="store_true", help="a row of the clip's first frame throughout, for comparison"
     )
+    parser.add_argument(
+        "--heard",
+        metavar="ID",
+        help="another clip whose sound drives the models in place of the clip's own, such as another speaker's: it "
+        "becomes the first row, and the clip whose identity they are given the last",
+    )
     parser.add_argument("--out", type=Path, default=_OUT, metavar="FILE", help=f"png to write (default: {_OUT})")
 
 
@@ -63,6 +69,7 @@ def run(
     stop: float | None = None,
     view: str | None = None,
     frozen_frame: bool = False,
+    heard: str | None = None,
     out: Path = _OUT,
 ) -> None:
     """Generate, draw, write a PNG file a clip.
@@ -80,6 +87,7 @@ def run(
         stop: Its end.
         view: Name of the view that is shown.
         frozen_frame: Add a row of the first frame.
+        heard: Clip whose sound drives the models in place of each clip's own.
         out: File to write.
 
     Raises:
@@ -107,7 +115,8 @@ def run(
     systems = compared.load(checkpoints, labels, model)
     corpus = compared.datamodule(systems, data, store, protocol)
     clips = [corpus.store[clip_id] for clip_id in _clips(corpus, clip)]
-    columns = [_columns(own, frames, start, stop) for own in clips]
+    spoken = None if heard is None else corpus.store[_known(corpus, heard, "--heard")]
+    columns = [_columns(spoken or own, frames, start, stop) for own in clips]
     models = [(system.label, system.model) for system in systems]
     if shown is None:
         shown = strips.common_view([system.model for system in systems])
@@ -116,7 +125,7 @@ def run(
             if own.clip_id in compared.training_clips(system, corpus):
                 print(f"{own.clip_id} is a training clip of {system.line} ({system.origin.protocol})")
         picture = captions.strip(
-            strips.rows(corpus, own.clip_id, models, shown, frozen_frame), places, own.text, own.fps
+            strips.rows(corpus, own.clip_id, models, shown, frozen_frame, heard), places, own.text, own.fps
         )
         path = out if len(clips) == 1 else out.with_stem(f"{out.stem}_{own.clip_id.replace('/', '_')}")
         with written_whole(path) as aside:
@@ -137,15 +146,23 @@ def _clips(data: "ClipDataModule", asked: Sequence[str] | None) -> list[str]:
                 f"{data.store.clip_ids[0]}"
             )
         return data.test_ids[:1]
-    for clip_id in asked:
-        if clip_id not in data.store:
-            reason = data.store.manifest["rejected"].get(clip_id, {}).get("reason")
-            name = clip_id.rpartition("/")[2]
-            near = [known for known in data.store.clip_ids if known.rpartition("/")[2] == name]
-            known = ", ".join((near or data.test_ids or data.store.clip_ids)[:3])
-            why = f" ({reason})" if reason else ""
-            raise UsageError(f"--clip {clip_id}: it is not in the store {data.store.path}{why}; in it are {known}, ...")
-    return list(dict.fromkeys(asked))
+    return list(dict.fromkeys(_known(data, clip_id, "--clip") for clip_id in asked))
+
+
+def _known(data: "ClipDataModule", clip_id: str, option: str) -> str:
+    """A clip's id, if it is in the store.
+
+    Raises:
+        UsageError: It is not; the message says which are.
+    """
+    if clip_id not in data.store:
+        reason = data.store.manifest["rejected"].get(clip_id, {}).get("reason")
+        name = clip_id.rpartition("/")[2]
+        near = [known for known in data.store.clip_ids if known.rpartition("/")[2] == name]
+        known = ", ".join((near or data.test_ids or data.store.clip_ids)[:3])
+        why = f" ({reason})" if reason else ""
+        raise UsageError(f"{option} {clip_id}: it is not in the store {data.store.path}{why}; in it are {known}, ...")
+    return clip_id
 
 
 def _columns(clip: "StoredClip", count: int, start: float | None, stop: float | None) -> list[int]:

@@ -7,13 +7,14 @@ view is cut out of all rows, so that models of different views and sizes stand o
 from collections.abc import Sequence
 
 import torch
+from torch import Tensor
 
 from lipbench.data.datamodule import ClipDataModule
 from lipbench.data.store import StoredClip
 from lipbench.media import alignment, captions, geometry, text
 from lipbench.scoring.views import ClipView, ReferenceBatch
 from lipbench.training.generative import GenerativeModel
-from lipbench.types import View
+from lipbench.types import ClipBatch, View
 
 _SEED = 0  # of models that draw noise while they generate
 
@@ -47,8 +48,12 @@ def rows(
     systems: Sequence[tuple[str, GenerativeModel]],
     view: View,
     frozen_frame: bool = False,
+    heard: str | None = None,
 ) -> list[captions.Row]:
     """The rows of a strip: the reference, and what each system makes of the clip.
+
+    With another clip's sound (`heard`), the clip that is heard is the first row and the reference, whose identity the
+    systems are given, the last one: their mouths should be those of the first row in the face of the last.
 
     A system generates with the timing that is closest to the truth of those that it supports. A line of its label says
     which, unless that is "given".
@@ -59,19 +64,26 @@ def rows(
         systems: Label and model, in eval mode.
         view: What is shown, such as `common_view` gives. Where a model makes less than it, the reference stands around.
         frozen_frame: Add the reference's first frame throughout: what a model must do better than.
+        heard: A clip whose sound drives the systems in place of the clip's own; cut to its length, or with silence
+            after it.
 
     Raises:
-        KeyError: The clip is not in the store.
-        ValueError: The store is packed, or lacks what a model needs; or a model makes no frame.
+        KeyError: A clip is not in the store.
+        ValueError: The store is packed, or lacks what a model needs; a model makes no frame; or a model that another
+            clip's sound is to drive hears none.
     """
     clip = data.store[clip_id]
-    whole = torch.from_numpy(clip.pictures(range(clip.n_frames))).permute(0, 3, 1, 2)  # (T, 3, 352, 320)
-    reference = geometry.crop(whole, view).float() / 255  # (T, 3, h, w)
+    reference = _seen(clip, view)
     found = [captions.Row("reference", reference, words(clip))]
+    if heard is not None:
+        other = data.store[heard]
+        found = [captions.Row("heard", _seen(other, view), words(other))]
     if frozen_frame:
         found.append(captions.Row("frozen frame", reference[:1]))
     for label, model in systems:
         batch = data.one_clip(clip_id, model.clip_spec, frozenset({"face"}))
+        if heard is not None:
+            batch = _driven(batch, data.store[heard], label, model)
         torch.manual_seed(_SEED)
         with torch.inference_mode():
             made = model.run_generate(batch, model.timing)
@@ -85,4 +97,25 @@ def rows(
             if data.corpus.tokenizer is text.CHARACTERS:
                 timed = captions.batch_words(batch, 0, made)
         found.append(captions.Row(label, video, timed))
-    return found
+    return found if heard is None else [*found, captions.Row("identity", reference)]
+
+
+def _seen(clip: StoredClip, view: View) -> Tensor:
+    """(T, 3, h, w) in [0, 1], a view of a real clip."""
+    whole = torch.from_numpy(clip.pictures(range(clip.n_frames))).permute(0, 3, 1, 2)  # (T, 3, 352, 320)
+    return geometry.crop(whole, view).float() / 255
+
+
+def _driven(batch: ClipBatch, heard: StoredClip, label: str, model: GenerativeModel) -> ClipBatch:
+    """A clip's batch with another clip's sound, as long as its own.
+
+    Raises:
+        ValueError: The model hears nothing.
+    """
+    rate = model.clip_spec.audio_rate
+    if rate is None or "audio" not in model.needs:
+        raise ValueError(f"{' '.join(label.split())} is not driven by sound: it needs {', '.join(sorted(model.needs))}")
+    sound, own = torch.zeros_like(batch["audio"]), torch.from_numpy(heard.audio(rate))
+    count = min(len(own), sound.shape[1])
+    sound[0, :count] = own[:count]
+    return {**batch, "audio": sound}
