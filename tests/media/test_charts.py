@@ -26,6 +26,25 @@ def test_several_lines_have_a_legend():
     assert not (colored(charts.line_chart(lines[:1], "", "x", "y", (200, 300)), charts.BLUE)[0] < 40).any()
 
 
+def test_many_labels_take_several_lines_above_the_axes():
+    lines = [charts.Series(f"system number {k}", [0, 1], [0, 1], charts.ORANGE if k else charts.BLUE) for k in range(9)]
+    pixels = charts.line_chart(lines, "", "x", "y", (300, 500))
+    first, others = (colored(pixels, color)[0] for color in (charts.BLUE, charts.ORANGE))
+    assert first.min() < 40
+    assert others[others < 80].max() > first[first < 80].max() + 20  # the last label is lines below the first one
+    assert colored(pixels, charts.ORANGE)[1].min() > 20  # and none runs out on the left
+
+
+def test_a_logarithmic_axis_shows_equal_factors_as_equal_distances():
+    line = charts.Series("a", [0, 1, 2], [1, 10, 100])
+    rows, columns = colored(charts.line_chart([line], "title", "x", "y", (200, 300), log=True), charts.BLUE)
+    left, middle, right = (rows[np.abs(columns - place) < 2].mean() for place in (49, 166, 283))
+    assert abs(left - 2 * middle + right) < 3
+    assert left - right > 80
+    assert np.allclose([10**power for power in charts._powers(0.2, 1.4)], [2, 5, 10, 20])
+    assert charts._powers(-0.5, 4.1) == [0, 1, 2, 3, 4]
+
+
 def test_a_constant_line_and_a_single_point_can_be_drawn():
     for x in ([0, 1], [3]):
         rows, _ = colored(charts.line_chart([charts.Series("", x, [5] * len(x))], "", "", "", (200, 300)), charts.BLUE)

@@ -22,8 +22,8 @@ _SPEECH: Final = _TEXT | {"durations", "n_frames", "fps", "speaker_id"}
 
 
 @runtime_checkable
-class _FaceOfLips(Protocol):
-    """What a model of --face-ckpt must have: it makes faces out of the lips of another model."""
+class FaceOfLips(Protocol):
+    """A model that makes faces out of the lips of another one, as that of --face-ckpt."""
 
     def use_lips(self, lips: GenerativeModel, sha256: str) -> None:
         """Take the model that makes lips, and the hash of its checkpoint."""
@@ -44,7 +44,7 @@ def load_driven(path: Path, model: str | None) -> tuple[GenerativeModel, Literal
     name = f"{path} holds {type(loaded).__name__}, which"
     if "video" not in loaded.capabilities:
         raise ValueError(f"{name} generates no video: give it as --speech-ckpt, and a model of lips as --ckpt_path")
-    if isinstance(loaded, _FaceOfLips):
+    if isinstance(loaded, FaceOfLips):
         raise ValueError(f"{name} makes faces of lips: give it as --face-ckpt, and the model of lips as --ckpt_path")
     rest = loaded.needs - _FACE
     if "tokens" in rest and rest <= _TEXT and {"given", "free"} & loaded.timings:
@@ -134,7 +134,7 @@ def load_face(path: Path, lips: GenerativeModel, lips_path: Path) -> GenerativeM
     """
     loaded = loading.load(path, GenerativeModel)  # type: ignore[type-abstract]
     name = f"--face-ckpt {path} holds {type(loaded).__name__}, which"
-    if not isinstance(loaded, _FaceOfLips):
+    if not isinstance(loaded, FaceOfLips):
         raise ValueError(f"{name} makes no faces of lips; expected a model such as lip2face")
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")

@@ -21,6 +21,8 @@ _AROUND: Final = (_TOP, 16, 38, 48)  # px above, right of, below and left of the
 _MARGIN: Final = 10  # px beside and below the frame of a scatter chart
 _DOT: Final = 4.5  # px: radius of a point
 _TICKS: Final = 6  # at most, for each axis
+_LINE: Final = 16  # px: height of a line of the legend
+_BETWEEN: Final = 16  # px between two labels of the legend
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,7 @@ class Series:
 
 
 def line_chart(
-    curves: Sequence[Series], title: str, x_label: str, y_label: str, size: tuple[int, int]
+    curves: Sequence[Series], title: str, x_label: str, y_label: str, size: tuple[int, int], *, log: bool = False
 ) -> npt.NDArray[np.uint8]:
     """Draw curves over one pair of axes.
 
@@ -51,14 +53,18 @@ def line_chart(
         x_label: Below them, with the unit.
         y_label: Above the vertical axis, with the unit.
         size: (height, width) px.
+        log: Whether the vertical axis is logarithmic; all values are then above 0.
 
     Returns:
         (height, width, 3) RGB.
     """
     x = np.concatenate([np.asarray(curve.x, np.float64) for curve in curves])
     y = np.concatenate([np.asarray(curve.y, np.float64) for curve in curves])
+    y = np.log10(y) if log else y
     margin = 0.08 * float(np.ptp(y)) or 1.0
-    chart = _Chart(size, (float(x.min()), float(x.max())), (float(y.min()) - margin, float(y.max()) + margin))
+    ranges = (float(x.min()), float(x.max())), (float(y.min()) - margin, float(y.max()) + margin)
+    more = len(_legend_lines(curves, size[1])) - 1 if len(curves) > 1 else 0
+    chart = _Chart(size, *ranges, (_TOP + more * _LINE, *_AROUND[1:]), log=log)
     chart.axes()
     chart.label(title, x_label, y_label)
     for place in _steps(*chart.x_range):
@@ -130,6 +136,30 @@ def scatter_chart(groups: Sequence[Series], title: str, note: str, size: tuple[i
     return chart.pixels()
 
 
+def _legend_lines(series: Sequence[Series], width: int) -> list[list[Series]]:
+    """The legend's labels line by line, each as full as a chart of so many px allows."""
+    from PIL import ImageFont
+
+    font = ImageFont.load_default(_FONT)
+    lines: list[list[Series]] = [[]]
+    left = room = 0.85 * width  # the name of the vertical axis is beside the last line
+    for own in series:
+        needed = font.getlength(own.label) + _BETWEEN
+        if needed > left and lines[-1]:
+            lines.append([])
+            left = room
+        lines[-1].append(own)
+        left -= needed
+    return lines
+
+
+def _powers(low: float, high: float) -> list[float]:
+    """Logarithms of round numbers between two logarithms: 1, 2 and 5 times powers of ten, or these powers alone."""
+    powers = range(math.floor(low), math.ceil(high) + 1)
+    found = [power + math.log10(factor) for power in powers for factor in ((1, 2, 5) if high - low < 3 else (1,))]
+    return [value for value in found if low <= value <= high]
+
+
 def _steps(low: float, high: float) -> list[float]:
     """Round numbers from `low` to `high`, evenly spaced."""
     rough = (high - low) / _TICKS
@@ -148,6 +178,7 @@ class _Chart:
         x_range: Values at the left and the right end of the axes.
         y_range: Values at their lower and upper end.
         around: px above, right of, below and left of the axes.
+        log: Whether `y_range` holds logarithms to base 10 of values, all of which are given as they are.
     """
 
     def __init__(
@@ -156,10 +187,12 @@ class _Chart:
         x_range: tuple[float, float],
         y_range: tuple[float, float],
         around: tuple[int, int, int, int] = _AROUND,
+        *,
+        log: bool = False,
     ) -> None:
         from PIL import Image, ImageDraw, ImageFont
 
-        self.x_range, self._y_range = x_range, y_range
+        self.x_range, self._y_range, self._log = x_range, y_range, log
         self._height, self._width = size
         self._top, self._right, self._bottom, self._left = around
         self._image = Image.new("RGB", (self._width * _FINE, self._height * _FINE), (255, 255, 255))
@@ -169,9 +202,11 @@ class _Chart:
     def axes(self) -> None:
         """Draw both axes, and a line across with its value at each of the vertical one's steps."""
         (left, right), (low, high) = self.x_range, self._y_range
-        for value in _steps(low, high):
+        steps = [10**power for power in _powers(low, high)] if self._log else _steps(low, high)
+        for value in steps:
             self.draw.line([self.at(left, value), self.at(right, value)], _GRAY, _FINE)
-            self.text(self._left - 6, self.at(left, value)[1] / _FINE, f"{value:g}", "rm")
+            self.text(self._left - 6, self.at(left, value)[1] / _FINE, f"{value:.6g}", "rm")
+        low, high = (10**low, 10**high) if self._log else (low, high)
         self.draw.line([self.at(left, high), self.at(left, low), self.at(right, low)], _BLACK, _FINE)
 
     def frame(self) -> None:
@@ -183,7 +218,7 @@ class _Chart:
         """Place of a pair of values on the enlarged canvas."""
         (left, right), (low, high) = self.x_range, self._y_range
         across = (x - left) / ((right - left) or 1.0)
-        up = (y - low) / (high - low)
+        up = ((math.log10(y) if self._log else y) - low) / (high - low)
         px = self._left + across * (self._width - self._left - self._right)
         py = self._height - self._bottom - up * (self._height - self._top - self._bottom)
         return px * _FINE, py * _FINE
@@ -201,13 +236,15 @@ class _Chart:
 
     def legend(self, series: Sequence[Series]) -> None:
         """Write the labels in their colors above the axes, on the right."""
-        right = self._width - self._right
-        for own in reversed(series):
-            right -= self.text(right, self._top - 10, own.label, "rm", own.color) + 16
+        for line, labels in enumerate(reversed(_legend_lines(series, self._width))):
+            right = self._width - self._right
+            for own in reversed(labels):
+                right -= self.text(right, self._top - 10 - line * _LINE, own.label, "rm", own.color) + _BETWEEN
 
     def x_tick(self, x: float, words: str) -> None:
         """Mark a place on the horizontal axis."""
-        px, py = self.at(x, self._y_range[0])
+        low = self._y_range[0]
+        px, py = self.at(x, 10**low if self._log else low)
         self.draw.line([(px, py), (px, py + 4 * _FINE)], _BLACK, _FINE)
         self.text(px / _FINE, py / _FINE + 12, words, "mm")
 

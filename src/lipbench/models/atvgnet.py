@@ -88,6 +88,7 @@ class ATVGnet(AdversarialModel):
     )
     timings = frozenset({"given", "free"})
     context = None  # recurrent over time
+    frame_by_frame = True
     takes: ClassVar[dict[str, str]] = {"landmarks": "atvgnet_landmarks"}
 
     def __init__(

@@ -104,6 +104,7 @@ class CRAN(AdversarialModel):
     )
     timings = frozenset({"given", "free"})
     context = None  # recurrent over time
+    frame_by_frame = True
     optional_init_prefixes: ClassVar[tuple[str, ...]] = (
         "frame_discriminator.",
         "video_discriminator.",

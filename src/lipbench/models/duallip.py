@@ -134,6 +134,7 @@ class DualLip(GenerativeModel, CTCReader):
         else:
             self.first_edge = tokens  # id of the silence before a sentence, `#`; the one after it, `$`, follows
             self.generator = AttentionLipGenerator(sizes._replace(tokens=tokens + 2))
+            self.frame_by_frame = True
             self.loss_weights["guided_attention"] = guided_attention
         if reader not in _READERS:
             raise ValueError(f"reader is {reader!r}; expected {' or '.join(_READERS)}")

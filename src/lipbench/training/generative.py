@@ -44,6 +44,10 @@ class GenerativeModel(BenchModule):
     embedding alone. A long clip can then be made in pieces of the embeddings, which `generate` takes where the batch
     holds them."""
 
+    frame_by_frame: bool = False
+    """Whether no frame depends on how many follow it: with `n_frames` 1 and the rest of the batch unchanged, `generate`
+    gives the clip's first frame, timing "length" or "given". `lipbench latency` times the first frame so."""
+
     def __init__(self, **options: Any) -> None:  # noqa: ANN401 - BenchModule's arguments
         super().__init__(**options)
         self._timing: Timing | None = None
