@@ -202,8 +202,8 @@ def test_what_cannot_be_timed_says_why(timed, monkeypatch):
     monkeypatch.setattr(short, "generate", lambda batch, timing: torch.zeros(5).unfold(0, 7, 1))
     with pytest.raises(NoLatency, match=r"^RuntimeError: maximum size for tensor at dimension 0 is 5 but size is 7$"):
         measured(short, 5)
-    with pytest.raises(NoLatency, match=r"needs \['speech'\] for timing 'free'; the batch lacks them"):
-        measured(timed(driven=AUDIO | {"speech"}), 5)
+    with pytest.raises(NoLatency, match=r"needs \['landmarks'\] for timing 'free'; the batch lacks them"):
+        measured(timed(driven=AUDIO | {"landmarks"}), 5)
 
 
 def test_half_precision_is_autocast(timed):

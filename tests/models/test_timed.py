@@ -22,6 +22,7 @@ FIRST = {
     "speech2vid_frame": "a piece of 11 frames",
     "talklip": "embeddings of the audio, then 1 frame",
     "talklip local": "a piece of 11 frames",
+    "transformert2l": "frame by frame",
     "wav2lip": "a piece of 11 frames",
 }
 """Model -> what is made for the first frame; of all others the whole clip."""

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final, Literal, Protocol, runtime_checkable
 
 from lipbench.errors import UsageError
 from lipbench.files import sha256
+from lipbench.generation.arrays import FACE_AND_TIMING
 from lipbench.generation.speech import SpeechModel
 from lipbench.media import phonemes
 from lipbench.training import loading
@@ -16,9 +17,8 @@ if TYPE_CHECKING:
     from lipbench.types import View
 
 _EXAMPLE: Final = 'give --text "bin blue at f two now"'
-_FACE: Final = frozenset({"identity", "identity_landmarks", "durations", "n_frames", "pose", "pose_len"})
 _TEXT: Final = frozenset({"tokens", "token_len"})
-_SPEECH: Final = _TEXT | {"durations", "n_frames", "fps", "speaker_id"}
+_SPEECH: Final = _TEXT | {"durations", "speech", "n_frames", "fps", "speaker_id"}
 
 
 @runtime_checkable
@@ -46,7 +46,7 @@ def load_driven(path: Path, model: str | None) -> tuple[GenerativeModel, Literal
         raise ValueError(f"{name} generates no video: give it as --speech-ckpt, and a model of lips as --ckpt_path")
     if isinstance(loaded, FaceOfLips):
         raise ValueError(f"{name} makes faces of lips: give it as --face-ckpt, and the model of lips as --ckpt_path")
-    rest = loaded.needs - _FACE
+    rest = loaded.needs - FACE_AND_TIMING
     if "tokens" in rest and rest <= _TEXT and {"given", "free"} & loaded.timings:
         return loaded, "text"
     if rest == {"audio", "audio_len", "fps"} and "free" in loaded.timings:
@@ -142,7 +142,7 @@ def load_face(path: Path, lips: GenerativeModel, lips_path: Path) -> GenerativeM
     for warning in told:  # such as that these lips are not those of the training
         print(f"warning: {warning.message}", file=sys.stderr)
     views: dict[str, View] = loaded.clip_spec.identity_views
-    rest = loaded.needs - _FACE - _TEXT - views.keys()
+    rest = loaded.needs - FACE_AND_TIMING - _TEXT - views.keys()
     if rest or not {"given", "free"} & loaded.timings:
         raise ValueError(
             f"{name} needs {sorted(rest) or 'the timing length'} beside a text, durations and a face; its timings are "

@@ -17,7 +17,10 @@ from lipbench.types import ClipBatch, Timing, View
 FPS: Final = 25.0
 """Frames a second of what is made: what every corpus so far is prepared at."""
 Image = npt.NDArray[np.generic]
-_FACE: Final = frozenset({"identity", "identity_landmarks", "durations", "n_frames", "pose", "pose_len"})
+FACE_AND_TIMING: Final = frozenset(
+    {"identity", "identity_landmarks", "pose", "pose_len", "durations", "speech", "n_frames"}
+)
+"""What a model may need beside its text or audio: what a reference frame gives, and what timings may withhold."""
 
 
 class ArrayModel:
@@ -34,7 +37,7 @@ class ArrayModel:
         self.model = model
         self.view: View = model.clip_spec.frames["video"]
         """What it shows, and its size in pixels."""
-        rest = model.needs - _FACE
+        rest = model.needs - FACE_AND_TIMING
         if {"given", "free"} & model.timings and rest and rest <= {"tokens", "token_len"}:
             self.driver: Literal["text", "audio"] = "text"
         elif "free" in model.timings and rest and rest <= {"audio", "audio_len", "fps"}:

@@ -55,6 +55,7 @@ class TransformerT2L(AdversarialModel):
     """
 
     timings = frozenset({"length", "free"})
+    frame_by_frame = True
     paper: ClassVar[str] = "Liu et al., Parallel and High-Fidelity Text-to-Lip Generation, AAAI 2022 (its baseline)"
 
     def __init__(
