@@ -19,6 +19,8 @@ PUBLISHED: Final = {
     "duallip": "299 ms a clip of GRID, 650 ms of TCD-TIMIT, 13.09 and 19.12 times ParaLip; 41.483 million parameters "
     "(Liu et al. 2022, Tables 3 and 5)",
     "paralip": "22 ms a clip of GRID, 34 ms of TCD-TIMIT; 35.224 million parameters (Liu et al. 2022, Tables 3 and 5)",
+    "transformert2l": "689 ms a clip of GRID, 1,278 ms of TCD-TIMIT; 37.780 million parameters "
+    "(Liu et al. 2022, Tables 3 and 5)",
 }
 """Model -> what papers report, by protocols of their own."""
 _ROWS: Final = (
