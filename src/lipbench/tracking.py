@@ -144,10 +144,7 @@ def wandb_logger(
         ValueError: "online" was asked for and this machine knows no W&B key.
     """
     if mode == "online":
-        import wandb as service
-
-        if not (os.environ.get("WANDB_API_KEY") or service.api.api_key):
-            raise ValueError('W&B knows no key on this machine. Type: wandb login, or take "offline" for "online"')
+        check_wandb_key('take "offline" for "online"')
     folder = folder.absolute()  # W&B's own process may have started in another folder
     folder.mkdir(parents=True, exist_ok=True)  # W&B falls back to a temporary folder if it is missing
     return WandbLogger(
@@ -159,6 +156,21 @@ def wandb_logger(
         group=group,
         job_type=job,
     )
+
+
+def check_wandb_key(otherwise: str) -> None:
+    """Refuse to talk to W&B's server without a key.
+
+    Args:
+        otherwise: What can be done without one.
+
+    Raises:
+        ValueError: This machine knows none.
+    """
+    import wandb
+
+    if not (os.environ.get("WANDB_API_KEY") or wandb.api.api_key):
+        raise ValueError(f"W&B knows no key on this machine. Type: wandb login, or {otherwise}")
 
 
 def finish_wandb(*, failed: bool) -> None:
