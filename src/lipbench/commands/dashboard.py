@@ -12,7 +12,7 @@ for `wandb sync`. The workspace itself needs an account and the package wandb-wo
 
 import argparse
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
@@ -181,16 +181,16 @@ def _table(board: "Board", results: Path) -> object:
 
     from lipbench.leaderboard import table
 
-    header, rows = table.rows(board)
-    place = header.index("model") + 1
-    header.insert(place, "media")
+    names, rows = table.rows(board)
+    place = names.index("model") + 1
+    header: list[str | int] = [*names[:place], "media", *names[place:]]  # as wandb has it: lists are invariant
+    data: list[Iterable[object]] = []
     for line, row in zip(board.lines, rows, strict=True):
-        path = _media(results, (line.path, *line.others))
-        if path is None:
-            row.insert(place, None)
-        else:
-            row.insert(place, (wandb.Video if path.suffix in _VIDEOS else wandb.Image)(str(path)))
-    return wandb.Table(columns=header, data=rows)
+        path, shown = _media(results, (line.path, *line.others)), None
+        if path is not None:
+            shown = wandb.Video(str(path)) if path.suffix in _VIDEOS else wandb.Image(str(path))
+        data.append([*row[:place], shown, *row[place:]])
+    return wandb.Table(columns=header, data=data)  # columns keep their types, by which W&B shows pictures
 
 
 def _media(results: Path, records: Sequence[Path]) -> Path | None:

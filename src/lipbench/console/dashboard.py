@@ -4,14 +4,11 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from lipbench import discovery
 from lipbench.console import recipe_files
 from lipbench.errors import UsageError
-
-if TYPE_CHECKING:
-    from wandb_workspaces.workspaces import Workspace
 
 LEADERBOARD: Final = "leaderboard"
 """What the names of the tables begin with; also the id and the job type of the run that holds them."""
@@ -261,7 +258,7 @@ def told(definition: Definition, boards: Sequence[str]) -> list[str]:
     return lines
 
 
-def workspace(definition: Definition, entity: str, project: str, boards: Sequence[str]) -> "Workspace":
+def workspace(definition: Definition, entity: str, project: str, boards: Sequence[str]) -> Any:  # noqa: ANN401 - no types without the package
     """The workspace as wandb-workspaces holds it; nothing is sent.
 
     Args:
@@ -275,7 +272,7 @@ def workspace(definition: Definition, entity: str, project: str, boards: Sequenc
     """
     workspaces, _ = packages()
     grouped = [workspaces.Metric("Group")] if definition.group else []
-    made: Workspace = workspaces.Workspace(
+    return workspaces.Workspace(
         entity=entity,
         project=project,
         name=definition.name,
@@ -291,7 +288,6 @@ def workspace(definition: Definition, entity: str, project: str, boards: Sequenc
         runset_settings=workspaces.RunsetSettings(groupby=grouped),
         auto_generate_panels=definition.others,
     )
-    return made
 
 
 def _built(panel: Panel, x: str, boards: Sequence[str]) -> list[Any]:
