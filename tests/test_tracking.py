@@ -1,7 +1,7 @@
 """What a run leaves behind, read back from the files."""
 
 import csv
-import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from PIL import Image
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
+import wandb_files
 from lipbench import tracking
 from lipbench.media import captions
 from lipbench.training.generative import GenerativeModel
@@ -87,9 +88,7 @@ def run(tmp_path_factory):
         log_every_n_steps=1,
     )
     trainer.fit(Grey(), DataLoader(Clips(), 2), DataLoader(Clips(), 2))
-    import wandb
-
-    wandb.finish()
+    tracking.finish_wandb(failed=False)
     patch.undo()
     return folder / "grey_toy" / version
 
@@ -161,42 +160,51 @@ def test_tensorboard_has_losses_and_pictures(run):
     assert [event.step for event in events.Images("images/curve")] == [1, 2, 3, 4]
 
 
-def records(file):
-    """Records of a .wandb file: LevelDB's log format (blocks of 32 KiB, 7-byte headers) after a 7-byte file header."""
-    data = file.read_bytes()
-    assert data[:4] == b":W&B"
-    place, parts = 7, b""
-    while place + 7 <= len(data):
-        left = 32768 - place % 32768
-        length, kind = int.from_bytes(data[place + 4 : place + 6], "little"), data[place + 6]
-        if left < 7 or kind == 0:  # padding at the end of a block
-            place += left
-            continue
-        parts += data[place + 7 : place + 7 + length]
-        place += 7 + length
-        if kind in (1, 4):  # whole, last part
-            yield parts
-            parts = b""
-
-
 def test_offline_wandb_run_holds_losses_and_strips(run):
-    from wandb.proto import wandb_internal_pb2
-
-    (file,) = run.rglob("*.wandb")
+    (logged,) = wandb_files.read(run)
     assert list(run.rglob("offline-run-*"))
-    logged = {}
-    for data in records(file):
-        record = wandb_internal_pb2.Record()
-        record.ParseFromString(data)
-        for item in record.history.item:
-            name = item.key or "/".join(item.nested_key)
-            logged.setdefault(name, []).append(json.loads(item.value_json))
-    assert logged["train/l1"] == pytest.approx([np.abs(np.arange(FRAMES) / 10 - 0.25).mean()] * 4)
-    assert len(logged["val/l1"]) == 2
-    (name,), _ = logged["strips/toy/s1/clip0/filenames"]  # of two validations
-    (kept,) = file.parent.rglob(Path(name).name)
+    assert logged.history["train/l1"] == pytest.approx([np.abs(np.arange(FRAMES) / 10 - 0.25).mean()] * 4)
+    assert len(logged.history["val/l1"]) == 2
+    first, _ = logged.history["strips/0"]  # of two validations
+    assert first["captions"] == ["toy/s1/clip0"]
+    (kept,) = logged.file.parent.rglob(Path(first["filenames"][0]).name)
     shown = np.asarray(Image.open(run / "strips" / "toy_s1_clip0" / "0000002.png"))
     assert np.array_equal(np.asarray(Image.open(kept)), shown)
+
+
+def test_pictures_have_the_same_names_in_wandb_whatever_the_clips_are_called(run):
+    (logged,) = wandb_files.read(run)
+    steps = {key: len(values) for key, values in logged.history.items() if key.startswith(("strips", "images"))}
+    assert steps == {f"{kind}/{k}": 2 for kind in ("strips", "images/alignment") for k in range(2)} | {
+        "images/curve": 4
+    }
+    assert [picture["captions"] for picture in logged.history["images/alignment/1"]] == [["alignment/clip1"]] * 2
+
+
+def test_a_resumed_run_goes_on_in_wandb_and_its_tests_join_its_group(run, tmp_path, monkeypatch):
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    copy = tmp_path / "grey_toy" / "version_0"
+    shutil.copytree(run, copy, ignore=shutil.ignore_patterns("wandb"))
+    (first,) = wandb_files.read(run)
+    for version, more in (
+        ("version_0", {"batches": 4}),
+        ("test_0", {"trained": copy}),
+        ("version_1", {}),
+        ("test_1", {}),  # of a checkpoint that lies in no run folder
+    ):
+        *_, logger = tracking.loggers(tmp_path, "grey_toy", version, "offline", **more)
+        logger.log_metrics({"train/l1": 0.5}, step=4)
+        tracking.finish_wandb(failed=False)
+    (resumed,) = wandb_files.read(copy)
+    (tested,), (other,), (alone,) = (
+        wandb_files.read(copy.with_name(name)) for name in ("test_0", "version_1", "test_1")
+    )
+    assert first.run_id == resumed.run_id == (copy / tracking.WANDB_ID).read_text().strip()
+    assert (first.history["trainer/global_step"][-1], resumed.history["trainer/global_step"]) == (3, [4])
+    assert first.group == resumed.group == tested.group == f"grey_toy/version_0 {first.run_id}"
+    assert (first.job, resumed.job, tested.job) == ("fit", "fit", "test")
+    assert len({first.run_id, tested.run_id, other.run_id, alone.run_id}) == 4
+    assert (other.group, alone.group) == (f"grey_toy/version_1 {other.run_id}", "")
 
 
 def test_wandb_online_without_a_key_says_what_to_type(tmp_path, monkeypatch):

@@ -30,6 +30,7 @@ FOLDERS = {"model": "models", "data": "corpora", "metric": "metrics", "command":
 GROUPS: Final = {"model": "lipbench.models", "data": "lipbench.corpora", "metric": "lipbench.metrics"}
 """Kind -> group of the entry points by which other packages add to it; commands cannot be added."""
 _STAGES: Final = "stages"  # folder below `experiments`
+_WORKSPACE: Final = "wandb.yaml"  # no recipe
 _BASES: Final = {
     "model": ("lipbench.training.base:BenchModule",),
     "data": ("lipbench.data.corpus:Corpus",),
@@ -299,12 +300,17 @@ def _base(path: str) -> type:
 
 def recipes() -> list[Path]:
     """All recipes, of the installed package or of the checkout; relative paths where those are shorter."""
-    return [path for path in _experiment_files() if path.parent.name != _STAGES]
+    return [path for path in _experiment_files() if path.parent.name != _STAGES and path.name != _WORKSPACE]
 
 
 def experiments() -> list[Path]:
     """All experiments of several stages, which `lipbench run` takes by name; paths as from `recipes`."""
     return [path for path in _experiment_files() if path.parent.name == _STAGES]
+
+
+def workspace() -> Path | None:
+    """The definition of W&B's workspace beside the recipes, for `lipbench dashboard`; path as from `recipes`."""
+    return next((path for path in _experiment_files() if path.name == _WORKSPACE), None)
 
 
 def _experiment_files() -> list[Path]:

@@ -8,6 +8,9 @@ imported otherwise.
 import csv
 import json
 import os
+import secrets
+import sys
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final, Literal, cast
@@ -30,6 +33,8 @@ from lipbench.training.generative import GenerativeModel
 from lipbench.types import ClipBatch, Generated
 
 Mode = Literal["off", "offline", "online"]
+WANDB_ID: Final = "wandb_id.txt"
+"""File in the folder of a training run: the id of its run in W&B, which is the same whenever it is resumed."""
 _VOCABULARY: Final = 1000  # words at most: a corpus with more is an open vocabulary
 
 
@@ -54,8 +59,18 @@ def claim(folder: Path, stage: str) -> str:
             return name
 
 
-def loggers(root: Path, name: str, version: str, wandb: Mode = "off", batches: int | None = None) -> list[Logger]:
+def loggers(
+    root: Path,
+    name: str,
+    version: str,
+    wandb: Mode = "off",
+    batches: int | None = None,
+    trained: Path | None = None,
+) -> list[Logger]:
     """CSV and TensorBoard loggers, and W&B's if asked, all writing to `root/name/version`.
+
+    In W&B a training run that is resumed goes on under its id, and so in one curve over "trainer/global_step". A
+    training run and the runs that test its checkpoints are one group; their job types are "fit", "test" and so on.
 
     Args:
         root: Folder of all runs.
@@ -64,7 +79,9 @@ def loggers(root: Path, name: str, version: str, wandb: Mode = "off", batches: i
         wandb: "offline" writes W&B's files below the run's folder without a key, to be sent later by `wandb sync`;
             "online" sends them now.
         batches: For a run that goes on in its folder: batches that are done. What was logged of later ones, which will
-            be trained again, is dropped.
+            be trained again, is dropped from the CSV file and from TensorBoard. W&B cannot drop: after a kill those
+            batches are there twice, with the same values, since a resumed run repeats them exactly.
+        trained: For another run than a fit: folder of the training run whose checkpoint it takes, if any.
 
     Raises:
         ValueError: "online" was asked for and this machine knows no W&B key.
@@ -77,29 +94,94 @@ def loggers(root: Path, name: str, version: str, wandb: Mode = "off", batches: i
     board = TensorBoardLogger(root, name=name, version=version, default_hp_metric=False, purge_step=batches)
     found: list[Logger] = [table, board]
     if wandb != "off":
-        found.append(wandb_logger(root / name / version, f"{name}/{version}", wandb))
+        folder, job = root / name / version, version.rpartition("_")[0]
+        if job == "version":
+            number = _wandb_id(folder, goes_on=batches is not None)
+            logger = wandb_logger(folder, f"{name}/{version}", wandb, "fit", _group(folder), number)
+        else:
+            logger = wandb_logger(folder, f"{name}/{version}", wandb, job, None if trained is None else _group(trained))
+        found.append(logger)
     return found
 
 
-def wandb_logger(folder: Path, name: str, mode: Literal["offline", "online"]) -> WandbLogger:
+def _wandb_id(folder: Path, *, goes_on: bool) -> str:
+    """The id of a training run in W&B: a new one, kept in its folder, or that of the run that goes on."""
+    path = folder / WANDB_ID
+    if not (goes_on and path.is_file()):
+        folder.mkdir(parents=True, exist_ok=True)
+        with written_whole(path) as aside:
+            aside.write_text(f"{secrets.token_hex(8)}\n", encoding="utf-8")
+    return path.read_text(encoding="utf-8").strip()
+
+
+def _group(folder: Path) -> str:
+    """How W&B calls a training run together with its tests; the id tells it from those of other machines."""
+    folder = folder.resolve()
+    path = folder / WANDB_ID
+    number = f" {path.read_text(encoding='utf-8').strip()}" if path.is_file() else ""
+    return f"{folder.parent.name}/{folder.name}{number}"
+
+
+def wandb_logger(
+    folder: Path,
+    name: str,
+    mode: Literal["offline", "online"],
+    job: str,
+    group: str | None = None,
+    number: str | None = None,
+) -> WandbLogger:
     """A run of W&B in the project "lipbench".
 
     Args:
         folder: Where its files go; made if need be.
         name: Of the run.
         mode: See `loggers`.
+        job: Its job type, such as "fit".
+        group: Name that it shares with other runs.
+        number: Its id; a run of that id goes on. None makes a new one.
 
     Raises:
         ValueError: "online" was asked for and this machine knows no W&B key.
     """
     if mode == "online":
-        import wandb as service
-
-        if not (os.environ.get("WANDB_API_KEY") or service.api.api_key):
-            raise ValueError('W&B knows no key on this machine. Type: wandb login, or take "offline" for "online"')
+        check_wandb_key('take "offline" for "online"')
     folder = folder.absolute()  # W&B's own process may have started in another folder
     folder.mkdir(parents=True, exist_ok=True)  # W&B falls back to a temporary folder if it is missing
-    return WandbLogger(name=name, save_dir=folder, project="lipbench", offline=mode == "offline")
+    return WandbLogger(
+        name=name,
+        save_dir=folder,
+        project="lipbench",
+        offline=mode == "offline",
+        id=number,
+        group=group,
+        job_type=job,
+    )
+
+
+def check_wandb_key(otherwise: str) -> None:
+    """Refuse to talk to W&B's server without a key.
+
+    Args:
+        otherwise: What can be done without one.
+
+    Raises:
+        ValueError: This machine knows none.
+    """
+    import wandb
+
+    if not (os.environ.get("WANDB_API_KEY") or wandb.api.api_key):
+        raise ValueError(f"W&B knows no key on this machine. Type: wandb login, or {otherwise}")
+
+
+def finish_wandb(*, failed: bool) -> None:
+    """End the run of W&B that this process has begun, if any: the next command's run must not be written into it.
+
+    Args:
+        failed: What the server is told.
+    """
+    service = sys.modules.get("wandb")
+    if service is not None and service.run is not None:
+        service.finish(exit_code=int(failed))
 
 
 class _Rows(ExperimentWriter):
@@ -150,7 +232,10 @@ class Tracking(_Writer):
     """Writes strips of the first validation clips, reference over generated, each time validation runs.
 
     The frames are spread over the speech span: over the whole clip a third of them would show silence. What a model
-    logs with `log_image` in training or validation lies beside the strips, in the folder `images`.
+    logs with `log_image` in training or validation lies beside the strips, in the folder `images`. TensorBoard shows
+    them as "strips/<clip id>" and "images/<name>"; W&B, whose panels need names that are the same in every corpus, as
+    "strips/0", "strips/1" and so on, and as "images/<name>/0" and so on where a name has parts, with the clip or the
+    last parts as the caption.
 
     Args:
         wandb: "off", "offline" (files only, no key) or "online".
@@ -226,7 +311,7 @@ class Tracking(_Writer):
                 rows["text"][row] if "text" in rows else "",
                 float(rows["fps"][row]) if "fps" in rows else None,
             )
-            self._write(trainer, "strips", picture, rows["clip_id"][row])
+            self._write(trainer, "strips", picture, rows["clip_id"][row], f"strips/{self._shown + row}")
         self._shown += count
 
     def on_train_batch_end(
@@ -243,8 +328,11 @@ class Tracking(_Writer):
         assert isinstance(pl_module, BenchModule)
         images, pl_module.images = pl_module.images, {}
         if trainer.is_global_zero and not trainer.sanity_checking:
+            seen: Counter[str] = Counter()
             for name, image in images.items():
-                self._write(trainer, "images", image.numpy(), name)
+                kind, _, rest = name.partition("/")
+                self._write(trainer, "images", image.numpy(), name, f"images/{kind}{f'/{seen[kind]}' if rest else ''}")
+                seen[kind] += bool(rest)
 
     def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Hand the record that the evaluator has written to the loggers that keep texts."""
@@ -257,7 +345,7 @@ class Tracking(_Writer):
                     elif isinstance(target, WandbLogger):
                         target.experiment.summary["record"] = json.loads(record)
 
-    def _write(self, trainer: pl.Trainer, folder: str, picture: npt.NDArray[np.uint8], name: str) -> None:
+    def _write(self, trainer: pl.Trainer, folder: str, picture: npt.NDArray[np.uint8], name: str, place: str) -> None:
         """Save a picture as a PNG file, in one folder with those of other batches, and hand it to the loggers."""
         from PIL import Image
 
@@ -265,10 +353,10 @@ class Tracking(_Writer):
         path = path / f"{trainer.global_step:07d}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(picture).save(path)
-        show(trainer.loggers, f"{folder}/{name}", path, trainer.global_step)
+        show(trainer.loggers, f"{folder}/{name}", path, trainer.global_step, place)
 
 
-def show(targets: Sequence[Logger], key: str, path: Path, step: int) -> None:
+def show(targets: Sequence[Logger], key: str, path: Path, step: int, place: str | None = None) -> None:
     """Hand a PNG file to every logger that shows pictures (TensorBoard, W&B).
 
     Args:
@@ -276,6 +364,7 @@ def show(targets: Sequence[Logger], key: str, path: Path, step: int) -> None:
         key: Under which name.
         path: The PNG file; W&B copies the file itself.
         step: Optimizer step, the x-axis.
+        place: Under which name W&B shows it instead, with the other one as its caption.
     """
     from PIL import Image
 
@@ -283,7 +372,10 @@ def show(targets: Sequence[Logger], key: str, path: Path, step: int) -> None:
         if isinstance(target, TensorBoardLogger):
             target.experiment.add_image(key, np.asarray(Image.open(path)), step, dataformats="HWC")
         elif isinstance(target, WandbLogger):
-            target.log_image(key, [str(path)], step=step)
+            if place is None:
+                target.log_image(key, [str(path)], step=step)
+            else:
+                target.log_image(place, [str(path)], step=step, caption=[key.partition("/")[2]])
 
 
 class Videos(_Writer):

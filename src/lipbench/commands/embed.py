@@ -111,7 +111,7 @@ def run(
     perplexities = [_perplexity(pair, said, perplexity, part) for pair in chosen]
     folder = out or Path("embeddings") / corpus.corpus.name
     output_folder.probe(folder)
-    logger = None if wandb == "off" else tracking.wandb_logger(folder, f"embed_{corpus.corpus.name}", wandb)
+    logger = None if wandb == "off" else tracking.wandb_logger(folder, f"embed_{corpus.corpus.name}", wandb, "embed")
     every = sorted({one for own in said.values() for one in own}, key=lambda one: (one.clip_id, one.first))
     place = {one: k for k, one in enumerate(every)}
     clips = {one.clip_id for one in every}

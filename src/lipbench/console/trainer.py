@@ -3,6 +3,7 @@
 import logging
 import re
 import shlex
+import sys
 import warnings
 from argparse import ArgumentError
 from collections.abc import Iterator
@@ -73,6 +74,7 @@ def run(command: str, words: list[str]) -> None:
         raise UsageError(str(error)) from error
     finally:
         run_folders.release()
+        tracking.finish_wandb(failed=sys.exc_info()[0] is not None)
 
 
 def _print_data_arguments(command: str) -> None:
@@ -401,7 +403,7 @@ class Cli(LightningCLI):
         options = self._options
         folder, wandb = _runs_of(options), options.tracking.wandb
         if not _first_process():
-            return tracking.loggers(folder.parent, folder.name, "other", wandb)  # never used
+            return tracking.loggers(folder.parent, folder.name, "other")  # never used
         why = ""
         if self.subcommand == "fit" and options.ckpt_path is not None:
             checkpoint = Path(options.ckpt_path)
@@ -419,7 +421,10 @@ class Cli(LightningCLI):
         if why:
             rank_zero_info(f"goes on in a new run folder: {why}")
         batches = self._content["lipbench"]["batches"] if self._going_on else None
-        return tracking.loggers(folder.parent, folder.name, self._folder.name, wandb, batches)
+        trained = None
+        if self.subcommand != "fit" and Path(options.ckpt_path).resolve().parent.name == "checkpoints":
+            trained = Path(options.ckpt_path).resolve().parents[1]
+        return tracking.loggers(folder.parent, folder.name, self._folder.name, wandb, batches, trained)
 
 
 def _first_process() -> bool:
