@@ -18,9 +18,9 @@ def test_files_are_those_that_the_loaders_look_for():
     assert KNOWN["inception"].file == WEIGHTS
     assert (KNOWN["fan"].file, KNOWN["s3fd"].file) == landmarks._FaceAlignment._FILES
     used = {known.observer for known in KNOWN.values() if known.observer}
-    # The second reader takes what "transcript" takes, and the guide face's landmarks what "landmarks" takes; small
-    # pictures of the face are made without weights.
-    assert used == {"lpips", *observers.MAKE} - {"second_transcript", "guide_landmarks", "lower_face"}
+    # The second reader takes what "transcript" takes, the guide face's landmarks what "landmarks" takes, and the judge
+    # of whole frames what "syncnet" takes; small pictures of the face are made without weights.
+    assert used == {"lpips", *observers.MAKE} - {"second_transcript", "guide_landmarks", "whole_syncnet", "lower_face"}
 
 
 def test_places_are_those_where_the_loaders_look(tmp_path, monkeypatch):
