@@ -24,6 +24,8 @@ COLUMNS = {
     "AV offset": "av_offset",
     "WER": "wer",
     "CER": "cer",
+    "WER, second reader": "wer[second]",
+    "CER, second reader": "cer[second]",
     "CPBD": "mouth/cpbd",
     "native CPBD": "native/cpbd",
 }
@@ -82,6 +84,21 @@ SECTIONS = {
             "ground truth at 96×96 and back": f"resized-truth/{FACES}",
             "ground truth": f"ground-truth/{FACES}",
             "ground truth, another clip's sound": f"shuffled-audio/{FACES}",
+        },
+    ),
+    "TalkLip's Table 1, small, on `rendered/seen`": (
+        "rendered/seen",
+        {
+            "L1 alone": "talklip/table1-no-lip-gan",
+            "+ discriminator (without lip-reading loss)": "talklip/table1-no-lip",
+            "TalkLip (l)": "talklip/table1-l",
+            "TalkLip (g)": "talklip/table1-g",
+            "TalkLip (g + c)": "talklip/table1-gc",
+            "TalkLip (g + c), another clip's sound": "talklip/table1-gc.wrong-audio",
+            "TalkLip (g + c), silence": "talklip/table1-gc.silent-audio",
+            "frozen first frame": "frozen-frame/face-96x96-5c5be6c6",
+            "ground truth at 96×96 and back": "resized-truth/face-96x96-5c5be6c6",
+            "ground truth": "ground-truth/face-96x96-5c5be6c6",
         },
     ),
     "LipGAN's two improvements, one by one": (
