@@ -11,8 +11,9 @@ from lipbench import cli
 from lipbench.corpora.rendered import Rendered
 from lipbench.data.store import Store, StoredClip
 from lipbench.media import alignment, text
+from lipbench.media.alignment import Span
 from lipbench.pretrained import bundled
-from lipbench.scoring.aligner import ReaderAligner, Span, spans
+from lipbench.scoring.aligner import ReaderAligner
 
 READER = "lipnet-small[rendered]"
 FILE = str(bundled.FOLDER / f"{READER}.safetensors")
@@ -45,7 +46,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Store]:
 
 def edges(clip: StoredClip) -> np.ndarray:
     """First and last frames of words."""
-    return np.array([word[2:] for word in spans(clip.symbols, clip.durations)])
+    return np.array([word[2:] for word in alignment.spans([s == "|" for s in clip.symbols], clip.durations)])
 
 
 def test_words_are_where_the_lips_say_them(prepared: dict[str, Store]) -> None:
@@ -87,7 +88,9 @@ def test_own_videos_have_their_text_beside_them(prepared: dict[str, Store]) -> N
 
 def test_spans_of_words() -> None:
     symbols = ["|", "a", "t", "|", "f", "|"]
-    assert spans(symbols, np.array([2, 1, 3, 0, 4, 5])) == [Span(1, 3, 2, 6), Span(4, 5, 6, 10)]
+    silent = [symbol == "|" for symbol in symbols]
+    assert alignment.spans(silent, np.array([2, 1, 3, 0, 4, 5])) == [Span(1, 3, 2, 6), Span(4, 5, 6, 10)]
+    assert alignment.spans([False, True, True, False, False], [1, 2, 0, 3, 4]) == [Span(0, 1, 0, 1), Span(3, 5, 3, 10)]
     words = alignment.timed(["at", "f"], symbols, np.array([2, 1, 3, 0, 4, 5]), 10.0)
     assert words == [(0.0, 0.2, "sil"), (0.2, 0.6, "at"), (0.6, 1.0, "f"), (1.0, 1.5, "sil")]
     words = alignment.timed(["at", "f"], symbols, np.array([0, 1, 3, 2, 4, 0]), 10.0)

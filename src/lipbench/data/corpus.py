@@ -31,9 +31,9 @@ class RawClip:
         align: File with word times; None if there is none.
         sentence: The spoken text, if the corpus states it apart from the alignment (GRID's file names): the two are
             compared.
-        text: File with the spoken text and no times; None if there is none.
         exact: File with exact landmarks (rendered corpus).
         problem: Why the clip cannot be used, if that is known already.
+        text: File with the spoken text and no times; None if there is none.
     """
 
     clip_id: str
@@ -42,8 +42,8 @@ class RawClip:
     align: Path | None = None
     sentence: str | None = None
     exact: Path | None = None
-    text: Path | None = None
     problem: str | None = None
+    text: Path | None = None
 
 
 class Corpus(ABC):

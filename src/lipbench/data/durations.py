@@ -84,17 +84,12 @@ class Aligner(Protocol):
         ...
 
 
-class SeenWords(DurationSource):
-    """Monotonic alignment search: the text of a clip is known, when it is said is seen.
-
-    The text is the sentence that the corpus states, else that of a text file beside the video, else that of the
-    alignment, whose times are not used.
+class _Seen(DurationSource):
+    """A source that has somebody look at the pictures.
 
     Args:
         aligner: Who looks.
     """
-
-    name: ClassVar[str] = "mas"
 
     def __init__(self, aligner: Aligner) -> None:
         self.aligner = aligner
@@ -103,6 +98,16 @@ class SeenWords(DurationSource):
     def settings(self) -> dict[str, str]:
         """The name, and whose eyes these are."""
         return {**super().settings, "reader": self.aligner.judge}
+
+
+class SeenWords(_Seen):
+    """Monotonic alignment search: the text of a clip is known, when it is said is seen.
+
+    The text is the sentence that the corpus states, else that of a text file beside the video, else that of the
+    alignment, whose times are not used.
+    """
+
+    name: ClassVar[str] = "mas"
 
     def words(self, clip: "RawClip") -> list[alignment.Word]:
         """No times are known before the pictures are."""
@@ -128,22 +133,10 @@ class SeenWords(DurationSource):
         return alignment.timed(said, symbols, frames, fps), frames
 
 
-class SeenLetters(AlignmentFile):
-    """Word times of the alignment file; inside of each word, letters last as long as monotonic search sees them.
-
-    Args:
-        aligner: Who looks.
-    """
+class SeenLetters(_Seen, AlignmentFile):
+    """Word times of the alignment file; inside of each word, letters last as long as monotonic search sees them."""
 
     name: ClassVar[str] = "mas-words"
-
-    def __init__(self, aligner: Aligner) -> None:
-        self.aligner = aligner
-
-    @property
-    def settings(self) -> dict[str, str]:
-        """The name, and whose eyes these are."""
-        return {**super().settings, "reader": self.aligner.judge}
 
 
 def _text(clip: "RawClip") -> str:

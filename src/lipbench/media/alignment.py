@@ -123,6 +123,39 @@ def durations(
     return np.diff(edges, prepend=0, append=n_frames).astype(np.int64)
 
 
+class Span(NamedTuple):
+    """A word among the symbols of a clip."""
+
+    first_symbol: int
+    last_symbol: int
+    """The one after its last."""
+    first_frame: int
+    last_frame: int
+    """The one after its last."""
+
+
+def spans(silent: Sequence[bool], durations: Sequence[int] | npt.NDArray[np.int64]) -> list[Span]:
+    """The words among symbols: what stands between silences.
+
+    Args:
+        silent: Whether each symbol is silence.
+        durations: Frames of each.
+
+    Raises:
+        ValueError: There are not as many durations as symbols.
+    """
+    found: list[Span] = []
+    frame, inside = 0, False
+    for k, (quiet, frames) in enumerate(zip(silent, durations, strict=True)):
+        end = frame + int(frames)
+        if inside and not quiet:
+            found[-1] = found[-1]._replace(last_symbol=k + 1, last_frame=end)
+        elif not quiet:
+            found.append(Span(k, k + 1, frame, end))
+        frame, inside = end, not quiet
+    return found
+
+
 def timed(said: Sequence[str], symbols: Sequence[str], frames: npt.NDArray[np.int64], fps: float) -> list[Word]:
     """Words with times, from the frames of their symbols.
 

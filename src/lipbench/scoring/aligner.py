@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -10,22 +9,11 @@ import torch
 from torch import Tensor
 
 from lipbench.errors import UsageError
-from lipbench.media import geometry, text
+from lipbench.media import alignment, geometry, text
 from lipbench.nets.monotonic import monotonic_durations, reader_durations
 from lipbench.scoring.readers import LipReader
 
 _SILENCE = text.SYMBOLS.index(text.SILENCE)
-
-
-class Span(NamedTuple):
-    """A word whose time is known."""
-
-    first_token: int
-    last_token: int
-    """The one after its last."""
-    first_frame: int
-    last_frame: int
-    """The one after its last."""
 
 
 class ReaderAligner:
@@ -101,24 +89,11 @@ class ReaderAligner:
         """
         found = durations.copy()
         ids, log_probs = torch.tensor(text.encode(symbols)), self.log_probs(pictures)[0]  # (T, V)
-        for word in spans(symbols, durations):
-            tokens, frames = word.last_token - word.first_token, word.last_frame - word.first_frame
+        for word in alignment.spans([symbol == text.SILENCE for symbol in symbols], durations):
+            tokens, frames = word.last_symbol - word.first_symbol, word.last_frame - word.first_frame
             if 1 < tokens <= frames:
-                spelled = ids[word.first_token : word.last_token]
+                spelled = ids[word.first_symbol : word.last_symbol]
                 scores = log_probs[word.first_frame : word.last_frame][:, spelled]  # (frames, tokens)
                 own = monotonic_durations(scores[None], torch.tensor([frames]), torch.tensor([tokens]))[0]
-                found[word.first_token : word.last_token] = own.numpy()
+                found[word.first_symbol : word.last_symbol] = own.numpy()
         return found
-
-
-def spans(symbols: Sequence[str], durations: npt.NDArray[np.int64]) -> list[Span]:
-    """The words among symbols: what stands between silences, with its frames."""
-    ends = np.cumsum(durations).tolist()
-    found: list[Span] = []
-    first = 0
-    for k, symbol in enumerate(symbols):
-        if symbol == text.SILENCE:
-            if k > first:
-                found.append(Span(first, k, ends[first] - int(durations[first]), ends[k - 1]))
-            first = k + 1
-    return found

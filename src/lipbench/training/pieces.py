@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import AdamW, Optimizer
 
-from lipbench.media import text
+from lipbench.media import alignment, text
 from lipbench.pretrained import weights
 from lipbench.training.reading import ReadingModel
 from lipbench.types import ClipBatch, View
@@ -52,17 +52,8 @@ def word_segments(tokens: list[int], durations: list[int]) -> list[Word]:
         tokens: Positions in `SYMBOLS`, without padding.
         durations: Frames of each.
     """
-    words: list[Word] = []
-    frame, open_word = 0, False
-    for token, frames in zip(tokens, durations, strict=True):
-        spoken = token != _SILENCE
-        if spoken and open_word:
-            words[-1] = Word(words[-1].start, frame + frames, [*words[-1].ids, token])
-        elif spoken:
-            words.append(Word(frame, frame + frames, [token]))
-        open_word = spoken
-        frame += frames
-    return words
+    found = alignment.spans([token == _SILENCE for token in tokens], durations)
+    return [Word(own.first_frame, own.last_frame, tokens[own.first_symbol : own.last_symbol]) for own in found]
 
 
 def spell(words: list[Word]) -> list[int]:
